@@ -1,0 +1,46 @@
+"""Logs are one JSON object a line, each with the service and, inside a call, its correlation id."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+from dinemesh.kit.call import current
+
+
+class _WithCall(logging.Filter):
+    """Adds what travels with the call; a filter of the handler, so that other libraries' lines have it too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        call = current.get()
+        if call.correlation_id:
+            record.correlation_id = call.correlation_id
+        if call.causation_id:
+            record.causation_id = call.causation_id
+        if call.method:
+            record.method = call.method
+        return True
+
+
+def setup(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Sends all logs of the process to `stream` (standard output unless told) as JSON lines."""
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.addFilter(_WithCall())
+    handler.setFormatter(
+        JsonFormatter(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp="time",
+            static_fields={"service": service},
+            rename_fields={"levelname": "level", "name": "logger"},
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Their INFO is a line for every reconnect and every channel, the reason is in our own lines.
+    for noisy in ("aiormq", "aio_pika", "alembic.runtime.plugins"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
