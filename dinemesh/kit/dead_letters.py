@@ -1,0 +1,93 @@
+"""Dead letters: what no subscriber could read or take. Listed without touching them, sent round by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from aio_pika.abc import AbstractIncomingMessage
+from google.protobuf.message import DecodeError
+
+from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit.bus import Bus, dead_letter_queue
+
+# An operator's look or pass ends, however much arrives meanwhile.
+MOST = 10_000
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One dead letter. `type` is empty where the message cannot be read; `reason` is the broker's."""
+
+    queue: str
+    event_id: str
+    type: str
+    reason: str
+    count: int
+    since: datetime | None
+    size_bytes: int
+
+
+async def list_dead(bus: Bus, queue: str, *, most: int = MOST) -> list[DeadLetter]:
+    """The dead letters of `queue`, oldest first; they stay where they are."""
+    found: list[DeadLetter] = []
+    async with bus.channel(0) as channel:
+        dead = await channel.declare_queue(dead_letter_queue(queue), passive=True)
+        # Held unacknowledged until the channel closes, which puts them back in their order.
+        while len(found) < most and (message := await dead.get(fail=False)) is not None:
+            found.append(_describe(queue, message))
+    return found
+
+
+async def redrive(bus: Bus, queue: str, *, most: int = MOST) -> int:
+    """Send each dead letter of `queue` back to it once; returns how many. Acknowledged after the confirm,
+    so none is lost; a second copy is absorbed by the inbox."""
+    sent = 0
+    async with bus.channel(1) as channel:
+        dead = await channel.declare_queue(dead_letter_queue(queue), passive=True)
+        # Those that die again at once come back behind the ones counted here.
+        for _ in range(min(most, dead.declaration_result.message_count or 0)):
+            message = await dead.get(fail=False)
+            if message is None:
+                break
+            await bus.publish_to_queue(message.body, queue, event_id=message.message_id or "unreadable")
+            await message.ack()
+            sent += 1
+    return sent
+
+
+async def count_dead(bus: Bus, queue: str) -> int:
+    """How many dead letters `queue` has."""
+    async with bus.channel(1) as channel:
+        dead = await channel.declare_queue(dead_letter_queue(queue), passive=True)
+        return dead.declaration_result.message_count or 0
+
+
+def _describe(queue: str, message: AbstractIncomingMessage) -> DeadLetter:
+    try:
+        envelope = envelope_pb2.Envelope.FromString(message.body)
+        event_id, kind = envelope.event_id, envelope.type
+    except DecodeError:
+        event_id, kind = "", ""
+    death = _first_death(message)
+    since = death.get("time")
+    return DeadLetter(
+        queue=queue,
+        event_id=event_id or message.message_id or "",
+        type=kind,
+        reason=str(death.get("reason", "unknown")),
+        count=int(death.get("count", 1)),
+        since=since.replace(tzinfo=UTC) if isinstance(since, datetime) and since.tzinfo is None else since,
+        size_bytes=len(message.body),
+    )
+
+
+def _first_death(message: AbstractIncomingMessage) -> dict[str, Any]:
+    deaths = message.headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
+        return dict(deaths[0])
+    return {}
+
+
+__all__ = ["DeadLetter", "count_dead", "list_dead", "redrive"]

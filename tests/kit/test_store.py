@@ -1,0 +1,346 @@
+"""The store's promises, on both engines with the same bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    select,
+    update,
+)
+
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreInUse, StoreUnavailable, Transaction
+
+metadata = MetaData()
+seats = Table(
+    "seats",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sold", Integer, CheckConstraint("sold >= 0"), nullable=False),
+    Column("at", Instant),
+)
+
+
+def put(name: str, sold: int = 0, at: datetime | None = None) -> Callable[[Transaction], int]:
+    return lambda tx: tx.changed(
+        tx.insert(seats).values(name=name, sold=sold, at=at).on_conflict_do_nothing()
+    )
+
+
+def sell(name: str, capacity: int) -> Callable[[Transaction], None]:
+    def change(tx: Transaction) -> None:
+        guarded = (
+            update(seats).where(seats.c.name == name, seats.c.sold < capacity).values(sold=seats.c.sold + 1)
+        )
+        if tx.changed(guarded) == 0:
+            raise Refusal("SLOT_UNAVAILABLE", "sold out")
+
+    return change
+
+
+def names(tx: Transaction) -> set[str]:
+    return set(tx.execute(select(seats.c.name)).scalars())
+
+
+class Gate:
+    """Holds the writer, so that what is written meanwhile stands in one group."""
+
+    def __init__(self, store: Store) -> None:
+        self._entered, self._open = threading.Event(), threading.Event()
+        self._held = asyncio.ensure_future(store.write(self._hold))
+
+    def _hold(self, _: Transaction) -> None:
+        self._entered.set()
+        assert self._open.wait(10)
+
+    async def closed(self) -> None:
+        assert await asyncio.to_thread(self._entered.wait, 10)
+
+    async def open(self) -> None:
+        self._open.set()
+        await self._held
+
+
+@pytest.fixture
+def url(fresh_database: Callable[[str], str]) -> str:
+    url = fresh_database("")
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    store = Store.open(url)
+    yield store
+    await store.close()
+
+
+async def grouped(store: Store, *changes: Callable[[Transaction], object]) -> list[object]:
+    """The outcomes of `changes`, which waited together."""
+    gate = Gate(store)
+    await gate.closed()
+    waiting = [asyncio.ensure_future(store.write(change)) for change in changes]
+    await asyncio.sleep(0)  # each has put itself into the queue
+    await gate.open()
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_what_is_written_can_be_read(store: Store) -> None:
+    assert await store.write(put("a")) == 1
+    assert await store.write(put("a")) == 0
+    assert await store.read(names) == {"a"}
+
+
+async def test_an_instant_comes_back_to_the_microsecond(store: Store) -> None:
+    at = datetime(2031, 3, 30, 1, 2, 3, 456789, tzinfo=UTC)
+    await store.write(put("a", at=at))
+    assert await store.read(lambda tx: tx.execute(select(seats.c.at)).scalar_one()) == at
+
+
+async def test_the_clock_is_the_database_and_stands_still_in_a_transaction(store: Store) -> None:
+    first, second = await store.write(lambda tx: (tx.now, tx.now))
+    assert first == second
+    assert abs(first - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+async def test_a_clock_can_be_given(url: str) -> None:
+    noon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    store = Store.open(url, clock=lambda _: noon)
+    assert await store.write(lambda tx: tx.now) == noon
+    await store.close()
+
+
+async def test_eighty_callers_for_the_last_ten_buy_exactly_ten(store: Store) -> None:
+    await store.write(put("last"))
+    outcomes = await asyncio.gather(
+        *(store.write(sell("last", 10)) for _ in range(80)), return_exceptions=True
+    )
+    assert outcomes.count(None) == 10
+    assert sum(isinstance(outcome, Refusal) for outcome in outcomes) == 70
+
+
+async def test_what_waits_is_committed_together(store: Store) -> None:
+    commits = 0
+
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    event.listen(store._writer_engine, "commit", count)
+    await grouped(store, *(put(f"n{i}") for i in range(20)))
+    assert commits == 2  # the gate's own, and one for all twenty
+    assert len(await store.read(names)) == 20
+
+
+async def test_without_groups_each_change_has_its_own_commit(url: str) -> None:
+    store = Store.open(url, group=False)
+    commits = 0
+
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    event.listen(store._writer_engine, "commit", count)
+    await grouped(store, *(put(f"n{i}") for i in range(20)))
+    await store.close()
+    assert commits == 21
+
+
+async def test_a_refusal_in_a_group_does_not_touch_its_neighbours(store: Store) -> None:
+    def refuse(_: Transaction) -> None:
+        raise Refusal("NO", "no")
+
+    first, refused, last = await grouped(store, put("a"), refuse, put("b"))
+    assert (first, last) == (1, 1)
+    assert isinstance(refused, Refusal)
+    assert await store.read(names) == {"a", "b"}
+
+
+async def test_a_refusal_after_a_write_leaves_nothing_of_it_and_all_of_its_neighbours(store: Store) -> None:
+    def half_done(tx: Transaction) -> None:
+        put("half")(tx)
+        raise Refusal("NO", "no")
+
+    outcomes = await grouped(store, put("a"), half_done, put("b"))
+    assert [type(outcome) for outcome in outcomes] == [int, Refusal, int]
+    assert await store.read(names) == {"a", "b"}
+
+
+async def test_a_failure_in_a_group_is_the_failers_alone(store: Store) -> None:
+    def below_zero(tx: Transaction) -> None:
+        tx.execute(seats.insert(), {"name": "bad", "sold": -1})
+
+    def broken(_: Transaction) -> None:
+        raise KeyError("a mistake")
+
+    outcomes = await grouped(store, put("a"), below_zero, broken, put("b"))
+    assert [type(outcome).__name__ for outcome in outcomes] == ["int", "IntegrityError", "KeyError", "int"]
+    assert await store.read(names) == {"a", "b"}
+
+
+async def test_outcomes_are_released_after_the_commit_and_in_doubt_when_it_fails(store: Store) -> None:
+    runs = 0
+
+    def counted(tx: Transaction) -> int:
+        nonlocal runs
+        runs += 1
+        return put("a")(tx)
+
+    def no_commit(_: object) -> None:
+        raise OSError("the disk is gone")
+
+    event.listen(store._writer_engine, "commit", no_commit)
+    try:
+        with pytest.raises(CommitInDoubt):
+            await store.write(counted)
+    finally:
+        event.remove(store._writer_engine, "commit", no_commit)
+    assert runs == 1  # nothing is run again
+    assert await store.write(put("b")) == 1  # and the store goes on
+    assert await store.read(names) == {"b"}
+
+
+async def test_after_commit_calls_come_only_after_a_commit(store: Store) -> None:
+    told: list[str] = []
+
+    def change(tx: Transaction) -> None:
+        put("a")(tx)
+        tx.after_commit(lambda: told.append("a"))
+
+    def refused(tx: Transaction) -> None:
+        tx.after_commit(lambda: told.append("never"))
+        put("b")(tx)
+        raise Refusal("NO", "no")
+
+    await grouped(store, change, refused)
+    assert told == ["a"]
+
+
+async def test_a_cancelled_caller_does_not_stop_its_change(store: Store) -> None:
+    gate = Gate(store)
+    await gate.closed()
+    waiting = asyncio.ensure_future(store.write(put("a")))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await gate.open()
+    await store.write(put("b"))  # stands behind it
+    assert await store.read(names) == {"a", "b"}
+
+
+async def test_a_change_runs_in_its_callers_context(store: Store) -> None:
+    who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+    who.set("alice")
+    assert await store.write(lambda _: who.get()) == "alice"
+    assert await store.read(lambda _: who.get()) == "alice"
+
+
+async def test_a_long_queue_sheds_what_may_be_shed(url: str) -> None:
+    store = Store.open(url, queue_limit=2)
+    gate = Gate(store)
+    await gate.closed()
+    waiting = [asyncio.ensure_future(store.write(put(name))) for name in ("a", "b", "c")]
+    await asyncio.sleep(0)
+    with pytest.raises(Refusal) as refused:
+        await store.write(put("d"), shed=True)
+    assert refused.value.reason == "TRY_AGAIN_LATER"
+    assert refused.value.retry_after is not None
+    await gate.open()
+    assert await asyncio.gather(*waiting) == [1, 1, 1]
+    await store.close()
+
+
+async def test_a_query_cannot_write(store: Store) -> None:
+    with pytest.raises(TypeError):
+        await store.read(put("a"))
+
+
+async def test_close_finishes_what_waits(url: str) -> None:
+    store = Store.open(url)
+    waiting = [asyncio.ensure_future(store.write(put(f"n{i}"))) for i in range(10)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert await asyncio.gather(*waiting) == [1] * 10
+    with pytest.raises(StoreUnavailable):
+        await store.write(put("late"))
+
+
+async def test_a_database_that_is_away_is_named_so_and_comes_back(postgres: object) -> None:
+    server = postgres
+    name = server.create()  # type: ignore[attr-defined]
+    url = server.url(name)  # type: ignore[attr-defined]
+    store = Store.open(url)
+    await store.write(lambda tx: metadata.create_all(tx._connection))
+    server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # type: ignore[attr-defined]
+    server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailable):
+        await store.write(put("a"))
+    with pytest.raises(StoreUnavailable):
+        await store.read(names)
+    server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")  # type: ignore[attr-defined]
+    assert await store.write(put("b")) == 1
+    assert await store.read(names) == {"b"}
+    await store.close()
+
+
+async def test_a_deadlock_victim_runs_again(postgres: object) -> None:
+    url = postgres.fresh("")  # type: ignore[attr-defined]
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    one, other = Store.open(url), Store.open(url)
+    await one.write(lambda tx: (put("a")(tx), put("b")(tx)))
+    both = threading.Barrier(2)
+
+    def cross(first: str, second: str) -> Callable[[Transaction], None]:
+        met = False
+
+        def change(tx: Transaction) -> None:
+            nonlocal met
+            sell(first, 100)(tx)
+            if not met:
+                met = True
+                both.wait(10)
+            sell(second, 100)(tx)
+
+        return change
+
+    await asyncio.gather(one.write(cross("a", "b")), other.write(cross("b", "a")))
+    assert await one.read(lambda tx: list(tx.execute(select(seats.c.sold)).scalars())) == [2, 2]
+    await one.close()
+    await other.close()
+    engine.dispose()
+
+
+async def test_a_second_process_is_told_that_the_file_is_in_use(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    store = Store.open(url)
+    with pytest.raises(StoreInUse, match="in use by another process"):
+        Store.open(url)
+    await store.close()
+    await Store.open(url).close()
+
+
+async def test_durability_is_asked_for(store: Store, engine_name: str) -> None:
+    from sqlalchemy import text
+
+    if engine_name == "sqlite":
+        query, durable = "PRAGMA synchronous", 2
+    else:
+        query, durable = "SHOW synchronous_commit", "on"
+    assert await store.write(lambda tx: tx.execute(text(query)).scalar_one()) == durable
