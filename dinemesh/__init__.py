@@ -1,0 +1,1 @@
+"""The contracts of Dinemesh, generated from `protos/`, and the kit that its services stand on."""
