@@ -1,0 +1,1 @@
+"""The whole mesh on one machine: no containers, no root, nothing changed outside the project folder."""
