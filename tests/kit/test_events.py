@@ -1,0 +1,391 @@
+"""Outbox, bus and inbox over a real broker: what is committed arrives, takes effect once, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from google.protobuf.wrappers_pb2 import Int64Value, StringValue
+from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select
+
+from dinemesh.kit import call, dead_letters
+from dinemesh.kit.bus import Bus
+from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecodable, forget, inbox_tables
+from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, backlog, mark_unsent, outbox_table
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import Store, Transaction
+from local_mesh.broker import RunningBroker
+
+metadata = MetaData()
+outbox_rows = outbox_table(metadata)
+tables = inbox_tables(metadata)
+heard = Table("heard", metadata, Column("position", Text, primary_key=True), Column("text", Text))
+
+QUEUE = "test.words"
+
+
+def encode(event: tuple[str, int]) -> OutgoingEvent:
+    text, version = event
+    return OutgoingEvent(StringValue(value=text), "words.v1.said", "word-1", version, "alice", "r-1")
+
+
+def on_said(tx: Transaction, event: Received[StringValue]) -> None:
+    if event.message.value == "poison":
+        raise KeyError("cannot swallow this")
+    tx.execute(heard.insert(), {"position": f"{event.aggregate_version:05}", "text": event.message.value})
+
+
+def words(newest_only: bool = False, queue: str = QUEUE) -> Subscription:
+    return Subscription(queue, ["words.v1.*"], {StringValue: on_said}, newest_only=newest_only)
+
+
+def texts(tx: Transaction) -> list[str]:
+    return list(tx.execute(select(heard.c.text).order_by(heard.c.position)).scalars())
+
+
+def count(table: Table) -> Callable[[Transaction], int]:
+    return lambda tx: tx.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Polls until `condition` (sync or async) is true."""
+    async with asyncio.timeout(seconds):
+        while True:
+            result = condition()
+            if asyncio.iscoroutine(result):
+                result = await result
+            if result:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def store(fresh_database: Callable[[str], str]) -> AsyncIterator[Store]:
+    url = fresh_database("")
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    store = Store.open(url)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def sqlite_store(tmp_path: Path) -> AsyncIterator[Store]:
+    url = f"sqlite:///{tmp_path}/words.db"
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    store = Store.open(url)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox(outbox_rows, encode, "words")
+
+
+@asynccontextmanager
+async def running(*workers: object) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(worker.run()) for worker in workers]  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def say(store: Store, outbox: Outbox, *said: str, first: int = 1) -> list[str]:
+    def change(tx: Transaction) -> list[str]:
+        return [outbox.add(tx, (text, first + n)) for n, text in enumerate(said)]
+
+    return await store.write(change)
+
+
+def unsent(store: Store) -> Callable[[], object]:
+    async def none_left() -> bool:
+        return (await store.read(lambda tx: backlog(tx, outbox_rows)))[0] == 0
+
+    return none_left
+
+
+def hears(store: Store, *expected: str) -> Callable[[], object]:
+    async def check() -> bool:
+        return await store.read(texts) == list(expected)
+
+    return check
+
+
+# Without a broker.
+
+
+async def bodies(store: Store) -> list[bytes]:
+    query = select(outbox_rows.c.envelope).order_by(outbox_rows.c.position)
+    return await store.read(lambda tx: list(tx.execute(query).scalars()))
+
+
+async def test_an_event_and_its_change_are_one_transaction(store: Store, outbox: Outbox) -> None:
+    def refused(tx: Transaction) -> None:
+        outbox.add(tx, ("a", 1))
+        raise Refusal("NO", "no")
+
+    with pytest.raises(Refusal):
+        await store.write(refused)
+    assert await store.read(count(outbox_rows)) == 0
+
+
+async def test_an_envelope_says_who_what_and_why(store: Store, outbox: Outbox) -> None:
+    with call.working_on(call.Call("corr-1", causation_id="cause-1", traceparent="00-ab-cd-01")):
+        (event_id,) = await say(store, outbox, "hello")
+    event = Inbox(store, tables, words()).decode((await bodies(store))[0])
+    assert event.event_id == event_id
+    assert (event.type, event.source) == ("google.protobuf.StringValue", "words")
+    assert (event.aggregate_id, event.aggregate_version) == ("word-1", 1)
+    assert (event.customer_id, event.reservation_id) == ("alice", "r-1")
+    assert (event.correlation_id, event.causation_id, event.traceparent) == (
+        "corr-1",
+        "cause-1",
+        "00-ab-cd-01",
+    )
+    assert event.message == StringValue(value="hello")
+
+
+async def test_a_duplicate_has_no_second_effect(store: Store, outbox: Outbox) -> None:
+    await say(store, outbox, "a")
+    inbox = Inbox(store, tables, words())
+    event = inbox.decode((await bodies(store))[0])
+    assert await inbox.take(event) is True
+    assert await inbox.take(event) is False
+    assert await store.read(texts) == ["a"]
+
+
+async def test_an_older_version_has_no_effect_where_only_the_newest_counts(
+    store: Store, outbox: Outbox
+) -> None:
+    await say(store, outbox, "one", "two", "three")
+    inbox = Inbox(store, tables, words(newest_only=True))
+    one, two, three = (inbox.decode(body) for body in await bodies(store))
+    for event in (two, one, three):
+        assert await inbox.take(event) is True  # it is recorded all the same
+    assert await store.read(texts) == ["two", "three"]
+
+
+async def test_an_effect_and_its_record_are_one_transaction(store: Store, outbox: Outbox) -> None:
+    await say(store, outbox, "poison")
+    inbox = Inbox(store, tables, words())
+    with pytest.raises(KeyError):
+        await inbox.take(inbox.decode((await bodies(store))[0]))
+    assert await store.read(count(tables.inbox)) == 0
+
+
+async def test_what_a_handler_says_names_what_it_heard(store: Store) -> None:
+    outbox = Outbox(outbox_rows, encode, "words")
+    (first,) = await say(store, outbox, "a")
+
+    def answer(tx: Transaction, event: Received[StringValue]) -> None:
+        outbox.add(tx, ("answer", 2))
+
+    inbox = Inbox(store, tables, Subscription(QUEUE, ["#"], {StringValue: answer}))
+    await inbox.take(inbox.decode((await bodies(store))[0]))
+    assert inbox.decode((await bodies(store))[1]).causation_id == first
+
+
+@pytest.mark.parametrize("junk", [b"\xff\xff", b"", b"\x0a\x01x"])
+async def test_junk_is_undecodable(sqlite_store: Store, junk: bytes) -> None:
+    with pytest.raises(Undecodable):
+        Inbox(sqlite_store, tables, words()).decode(junk)
+
+
+# Over the real broker.
+
+
+async def test_what_is_committed_arrives(store: Store, outbox: Outbox, broker: RunningBroker) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    consumer = Consumer(store, bus, tables, words())
+    async with running(bus, Relay(store, outbox, bus), consumer):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        await say(store, outbox, *(f"w{n}" for n in range(250)))
+        await until(hears(store, *(f"w{n}" for n in range(250))))
+        await until(unsent(store))
+
+
+async def test_two_relays_send_each_event_and_the_inbox_absorbs_the_rest(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    consumer = Consumer(sqlite_store, bus, tables, words())
+    relays = [Relay(sqlite_store, outbox, bus, sweep_seconds=0.05) for _ in range(2)]
+    async with running(bus, consumer, *relays):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        for n in range(20):
+            await say(sqlite_store, outbox, f"w{n}", first=n + 1)
+        await until(hears(sqlite_store, *(f"w{n}" for n in range(20))))
+
+
+async def test_events_written_without_a_broker_are_sent_when_it_is_there(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    await say(sqlite_store, outbox, "early")
+    bus = Bus(broker.fresh_url(), "test")
+    relay, consumer = (
+        Relay(sqlite_store, outbox, bus, sweep_seconds=0.05),
+        Consumer(sqlite_store, bus, tables, words()),
+    )
+    async with running(relay, consumer):
+        async with running(bus):
+            await until(hears(sqlite_store, "early"))
+
+
+async def test_a_message_that_cannot_be_read_is_a_dead_letter_blocks_nothing_and_can_be_redriven(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    consumer = Consumer(sqlite_store, bus, tables, words())
+    async with running(bus, Relay(sqlite_store, outbox, bus), consumer):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        await bus.publish(b"\xff\xffjunk", "words.v1.said", event_id="junk-1")
+        await say(sqlite_store, outbox, "after")
+        await until(hears(sqlite_store, "after"))
+
+        async def dead() -> int:
+            return len(await dead_letters.list_dead(bus, QUEUE))
+
+        await until(dead)
+        (letter,) = await dead_letters.list_dead(bus, QUEUE)
+        assert (letter.queue, letter.event_id, letter.type, letter.reason) == (
+            QUEUE,
+            "junk-1",
+            "",
+            "rejected",
+        )
+        assert letter.since is not None
+        assert await dead_letters.redrive(bus, QUEUE) == 1
+        await until(dead)  # it cannot be read the second time either, and is still not lost
+
+
+async def test_a_message_that_always_fails_becomes_a_dead_letter_and_takes_effect_after_the_cause_is_gone(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    bus = Bus(broker.fresh_url(), "test")
+    sick = True
+
+    def handle(tx: Transaction, event: Received[StringValue]) -> None:
+        if sick and event.message.value == "hard":
+            raise KeyError("not yet")
+        on_said(tx, event)
+
+    subscription = Subscription(QUEUE, ["words.v1.*"], {StringValue: handle}, newest_only=False)
+    consumer = Consumer(sqlite_store, bus, tables, subscription)
+    async with running(bus, Relay(sqlite_store, outbox, bus), consumer):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        await say(sqlite_store, outbox, "hard", "easy")
+        await until(hears(sqlite_store, "easy"))
+        await until(lambda: dead_letters.count_dead(bus, QUEUE))
+        (letter,) = await dead_letters.list_dead(bus, QUEUE)
+        assert letter.reason == "delivery_limit"
+        sick = False
+        assert await dead_letters.redrive(bus, QUEUE) == 1
+        await until(hears(sqlite_store, "hard", "easy"))
+        assert await dead_letters.count_dead(bus, QUEUE) == 0
+
+
+async def test_a_guest_reads_all_that_was_said_before_it_came(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    async with running(bus, Relay(sqlite_store, outbox, bus)):
+        await say(sqlite_store, outbox, "before", "poison", "between")
+        await until(unsent(sqlite_store))
+        guest = Consumer(sqlite_store, bus, tables, words(queue="guest.words"))
+        async with running(guest):
+            await asyncio.wait_for(guest.caught_up.wait(), 30)
+            assert await sqlite_store.read(texts) == ["before", "between"]
+            # What fails in the log blocks nothing and is not lost.
+            assert await dead_letters.count_dead(bus, "guest.words") == 1
+            await say(sqlite_store, outbox, "after", first=9)
+            await until(hears(sqlite_store, "before", "between", "after"))
+
+
+async def test_a_deleted_queue_heals_and_misses_nothing(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    relay, consumer = (
+        Relay(sqlite_store, outbox, bus, sweep_seconds=0.05),
+        Consumer(sqlite_store, bus, tables, words()),
+    )
+    async with running(bus, relay):
+        async with running(consumer):
+            await asyncio.wait_for(consumer.caught_up.wait(), 30)
+            await say(sqlite_store, outbox, "a")
+            await until(hears(sqlite_store, "a"))
+            async with bus.channel(1) as channel:
+                await channel.queue_delete(QUEUE)
+            await say(sqlite_store, outbox, "lost?", first=2)
+            await until(hears(sqlite_store, "a", "lost?"))
+        # The same while nobody listens.
+        async with bus.channel(1) as channel:
+            await channel.queue_delete(QUEUE)
+        await say(sqlite_store, outbox, "again?", first=3)
+        await until(unsent(sqlite_store))
+        async with running(Consumer(sqlite_store, bus, tables, words())):
+            await until(hears(sqlite_store, "a", "lost?", "again?"))
+
+
+async def test_forgetting_makes_the_next_start_read_the_log_again(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    async with running(bus, Relay(sqlite_store, outbox, bus)):
+        async with running(Consumer(sqlite_store, bus, tables, words())):
+            await say(sqlite_store, outbox, "a", "b")
+            await until(hears(sqlite_store, "a", "b"))
+
+        def drop(tx: Transaction) -> None:
+            tx.execute(heard.delete())
+            forget(tx, tables, QUEUE)
+
+        await sqlite_store.write(drop)
+        async with running(Consumer(sqlite_store, bus, tables, words())):
+            await until(hears(sqlite_store, "a", "b"))
+
+
+async def test_replay_fills_a_broker_that_lost_everything(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    old = Bus(broker.fresh_url(), "test")
+    async with running(old, Relay(sqlite_store, outbox, old)):
+        await say(sqlite_store, outbox, "a", "b")
+        await until(unsent(sqlite_store))
+    new = Bus(broker.fresh_url(), "test")  # an empty broker
+    assert await sqlite_store.write(lambda tx: mark_unsent(tx, outbox_rows)) == 2
+    async with running(new, Relay(sqlite_store, outbox, new), Consumer(sqlite_store, new, tables, words())):
+        await until(hears(sqlite_store, "a", "b"))
+
+
+async def test_a_type_without_a_handler_is_taken_without_effect_or_goes_to_whoever_wants_the_rest(
+    sqlite_store: Store,
+) -> None:
+    outbox = Outbox(
+        outbox_rows,
+        lambda n: OutgoingEvent(Int64Value(value=n), "numbers.v1.counted", f"n-{n}", 1),
+        "numbers",
+    )
+    await sqlite_store.write(lambda tx: outbox.add(tx, 7))
+    (body,) = await bodies(sqlite_store)
+    plain = Inbox(sqlite_store, tables, words())
+    assert await plain.take(plain.decode(body)) is True
+    rest: list[str] = []
+    curious = Inbox(
+        sqlite_store,
+        tables,
+        Subscription("other", ["#"], {}, other=lambda tx, event: rest.append(event.type)),
+    )
+    await curious.take(curious.decode(body))
+    assert rest == ["google.protobuf.Int64Value"]
