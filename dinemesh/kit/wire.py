@@ -72,6 +72,11 @@ def from_duration(value: Duration, field: str) -> dt.timedelta:
         raise invalid(field, "is too long") from None
 
 
+def decimals(currency: str) -> int:
+    """Digits after the decimal point of an amount in this currency."""
+    return _EXPONENTS.get(currency, 2)
+
+
 def to_money(minor_units: int, currency: str) -> Money:
     """An amount in the currency's smallest unit (cents) as Money."""
     scale = 10 ** _EXPONENTS.get(currency, 2)
