@@ -62,7 +62,7 @@ class ServiceSettings(BaseSettings):
     """A watch is told to start anew after this, so that streams spread over pods again."""
 
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def load(cls: type[S]) -> S:

@@ -1,0 +1,93 @@
+"""grpc.health.v1: "" and each service's name are ready or not; "live" says only that the event loop runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+LIVE = "live"
+
+_Status = health_pb2.HealthCheckResponse
+
+
+class Health:
+    """The health service of one server. Not ready until told so, and never ready again once it stops.
+
+    Written here because the library's servicer starts with "" SERVING, and because its watches never end by
+    themselves, so that each would hold up a stop for the whole grace.
+    """
+
+    def __init__(self) -> None:
+        self._ready = False
+        self._stopping = False
+        self._names = {""}
+        self._changed = asyncio.Event()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        add: Any = health_pb2_grpc.add_HealthServicer_to_server
+        add(self, server)
+
+    def name(self, service: str) -> None:
+        """Answers for a service's full name as for ""."""
+        self._names.add(service)
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    def set_ready(self, ready: bool) -> None:
+        """Tells whether calls should come here. Without effect once the server stops."""
+        self._set(ready and not self._stopping)
+
+    def stop(self) -> None:
+        """Not ready for good, and watches end. "live" stays true: a draining process must not be killed."""
+        self._stopping = True
+        self._set(False)
+
+    def _set(self, ready: bool) -> None:
+        self._ready = ready
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _status(self, service: str) -> str | None:
+        if service == LIVE:
+            return "SERVING"
+        if service not in self._names:
+            return None
+        return "SERVING" if self._ready else "NOT_SERVING"
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthCheckResponse:
+        status = self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return _Status(status=status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        last: str | None = None
+        while True:
+            changed = self._changed
+            status = self._status(request.service)
+            if status is None:
+                status = "SERVICE_UNKNOWN"
+            if status != last:
+                yield _Status(status=status)
+            last = status
+            if self._stopping:
+                return
+            await changed.wait()
+
+    async def List(
+        self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthListResponse:
+        answer = health_pb2.HealthListResponse()
+        for name in sorted({*self._names, LIVE}):
+            answer.statuses[name].CopyFrom(_Status(status=self._status(name)))
+        return answer

@@ -1,0 +1,64 @@
+"""Schema changes: each service keeps its alembic migrations in `<package>/migrations`."""
+
+from __future__ import annotations
+
+from alembic import command, context
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, create_engine, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import NullPool
+
+_URL = "database_url"
+_CONNECT_SECONDS = 5
+# Any number will do, as long as all pods of a service take the same one.
+_LOCK = 0x64696E65
+
+
+def upgrade(url: str, package: str) -> None:
+    """Brings the database to the newest schema of `package`. Blocks; safe with several pods at once."""
+    command.upgrade(_config(url, package), "head")
+
+
+def is_current(url: str, package: str) -> bool:
+    """Whether the database has the newest schema of `package`. Blocks."""
+    heads = set(ScriptDirectory.from_config(_config(url, package)).get_heads())
+    engine = _engine(url)
+    with engine.connect() as connection:
+        return set(MigrationContext.configure(connection).get_current_heads()) == heads
+
+
+def run_env(metadata: MetaData) -> None:
+    """The whole of a service's `migrations/env.py`: runs the migrations in one transaction."""
+    with _engine(context.config.attributes[_URL]).connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            # SQLite changes a table by making it anew.
+            render_as_batch=connection.dialect.name == "sqlite",
+        )
+        with context.begin_transaction():
+            _one_at_a_time(connection)
+            context.run_migrations()
+        connection.commit()
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+def _config(url: str, package: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", f"{package}:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes[_URL] = url  # not an option: a % in a password would be taken for interpolation
+    return config
+
+
+def _engine(url: str) -> Engine:
+    postgres = url.startswith("postgresql")
+    return create_engine(
+        url, poolclass=NullPool, connect_args={"connect_timeout" if postgres else "timeout": _CONNECT_SECONDS}
+    )
