@@ -1,0 +1,1 @@
+"""Reservations, their terms and modifications, request ids, and the allotment of seats per slot."""

@@ -1,0 +1,180 @@
+"""Capacity and seats sold per slot, and our copy of the restaurants. Seats are held by one conditional update."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from functools import lru_cache
+
+from sqlalchemy import and_, bindparam, func, select, update
+
+from dinemesh.kit.store import Instant, Transaction
+from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant, Slot
+from reservation_svc.persistence.tables import requests, restaurants, slots
+
+_AT = and_(
+    slots.c.restaurant_id == bindparam("at_restaurant"), slots.c.dine_time == bindparam("at_time", type_=Instant)
+)
+_HOLD = (
+    update(slots)
+    .where(_AT, slots.c.sold + bindparam("seats") <= slots.c.capacity)
+    .values(sold=slots.c.sold + bindparam("seats"))
+)
+_RELEASE = update(slots).where(_AT).values(sold=slots.c.sold - bindparam("seats"))
+_LOOK = (
+    select(
+        restaurants.c.time_zone,
+        restaurants.c.policy,
+        slots.c.capacity,
+        slots.c.sold,
+        requests.c.body_hash,
+        requests.c.reservation_id,
+        requests.c.modification_id,
+    )
+    .select_from(
+        restaurants.outerjoin(
+            slots,
+            and_(
+                slots.c.restaurant_id == restaurants.c.restaurant_id,
+                slots.c.dine_time == bindparam("at_time", type_=Instant),
+            ),
+        ).outerjoin(
+            requests,
+            and_(
+                requests.c.customer_id == bindparam("of_customer"), requests.c.request_id == bindparam("of_request")
+            ),
+        )
+    )
+    .where(restaurants.c.restaurant_id == bindparam("at_restaurant"))
+)
+_RESTAURANT = select(restaurants.c.time_zone, restaurants.c.policy).where(
+    restaurants.c.restaurant_id == bindparam("at_restaurant")
+)
+_SLOT = select(slots.c.dine_time, slots.c.capacity, slots.c.sold).where(_AT)
+_IS_OPEN = (
+    select(func.count())
+    .select_from(slots)
+    .where(
+        slots.c.restaurant_id == bindparam("at_restaurant"),
+        slots.c.dine_time >= bindparam("first", type_=Instant),
+        slots.c.dine_time < bindparam("end", type_=Instant),
+        slots.c.capacity > 0,
+    )
+)
+_OPEN_SLOTS = (
+    select(slots.c.dine_time, slots.c.capacity, slots.c.sold)
+    .where(
+        slots.c.restaurant_id == bindparam("at_restaurant"),
+        slots.c.dine_time > bindparam("after", type_=Instant),
+        slots.c.dine_time < bindparam("end", type_=Instant),
+        slots.c.capacity > 0,
+    )
+    .order_by(slots.c.dine_time)
+    .limit(bindparam("most"))
+)
+
+
+def policy_text(policy: Policy) -> str:
+    """The policy as it is stored, here and frozen on each reservation."""
+    return json.dumps(asdict(policy), separators=(",", ":"), sort_keys=True)
+
+
+@lru_cache(maxsize=1024)
+def read_policy(text: str) -> Policy:
+    values = json.loads(text)
+    return Policy(**{**values, "acceptance": Acceptance(values["acceptance"])})
+
+
+class Look:
+    """What a new reservation needs to know, fetched at once: the restaurant, the slot, the request id's record."""
+
+    __slots__ = ("record", "restaurant", "slot")
+
+    def __init__(self, restaurant: Restaurant, slot: Slot | None, record: RequestRecord | None) -> None:
+        self.restaurant = restaurant
+        self.slot = slot
+        self.record = record
+
+
+def look(
+    tx: Transaction, *, restaurant_id: str, dine_time: datetime, customer_id: str, request_id: str
+) -> Look | None:
+    """None if the restaurant is unknown."""
+    row = tx.execute(
+        _LOOK,
+        {
+            "at_restaurant": restaurant_id,
+            "at_time": dine_time,
+            "of_customer": customer_id,
+            "of_request": request_id,
+        },
+    ).one_or_none()
+    if row is None:
+        return None
+    record = None
+    if row.body_hash is not None:
+        record = RequestRecord(row.body_hash, row.reservation_id, row.modification_id)
+    return Look(
+        Restaurant(restaurant_id, row.time_zone, read_policy(row.policy)),
+        None if row.capacity is None else Slot(dine_time, row.capacity, row.sold),
+        record,
+    )
+
+
+def restaurant(tx: Transaction, restaurant_id: str) -> Restaurant | None:
+    row = tx.execute(_RESTAURANT, {"at_restaurant": restaurant_id}).one_or_none()
+    return None if row is None else Restaurant(restaurant_id, row.time_zone, read_policy(row.policy))
+
+
+def slot(tx: Transaction, restaurant_id: str, dine_time: datetime) -> Slot | None:
+    row = tx.execute(_SLOT, {"at_restaurant": restaurant_id, "at_time": dine_time}).one_or_none()
+    return None if row is None else Slot(row.dine_time, row.capacity, row.sold)
+
+
+def hold(tx: Transaction, restaurant_id: str, dine_time: datetime, seats: int) -> bool:
+    """Sells seats, or changes nothing and says False."""
+    return tx.changed(_HOLD, {"at_restaurant": restaurant_id, "at_time": dine_time, "seats": seats}) == 1
+
+
+def release(tx: Transaction, restaurant_id: str, dine_time: datetime, seats: int) -> None:
+    tx.execute(_RELEASE, {"at_restaurant": restaurant_id, "at_time": dine_time, "seats": seats})
+
+
+def is_open_between(tx: Transaction, restaurant_id: str, first: datetime, end: datetime) -> bool:
+    """Whether any slot is open from `first` until before `end`."""
+    count: int = tx.execute(_IS_OPEN, {"at_restaurant": restaurant_id, "first": first, "end": end}).scalar_one()
+    return count > 0
+
+
+def open_slots(tx: Transaction, restaurant_id: str, after: datetime, end: datetime, most: int) -> list[Slot]:
+    """The first `most` open slots later than `after` and before `end`."""
+    parameters = {"at_restaurant": restaurant_id, "after": after, "end": end, "most": most}
+    return [Slot(row.dine_time, row.capacity, row.sold) for row in tx.execute(_OPEN_SLOTS, parameters)]
+
+
+def keep_restaurant(tx: Transaction, copy: Restaurant) -> None:
+    """Inserts or replaces our copy."""
+    insert = tx.insert(restaurants).values(
+        restaurant_id=copy.restaurant_id, time_zone=copy.time_zone, policy=policy_text(copy.policy)
+    )
+    tx.execute(
+        insert.on_conflict_do_update(
+            index_elements=[restaurants.c.restaurant_id],
+            set_={"time_zone": insert.excluded.time_zone, "policy": insert.excluded.policy},
+        )
+    )
+
+
+def set_capacity(tx: Transaction, restaurant_id: str, dine_time: datetime, capacity: int, version: int) -> None:
+    """Sets the capacity unless a newer one is known. What is sold stays sold."""
+    insert = tx.insert(slots).values(
+        restaurant_id=restaurant_id, dine_time=dine_time, capacity=capacity, sold=0, version=version
+    )
+    tx.execute(
+        insert.on_conflict_do_update(
+            index_elements=[slots.c.restaurant_id, slots.c.dine_time],
+            set_={"capacity": insert.excluded.capacity, "version": insert.excluded.version},
+            where=slots.c.version < insert.excluded.version,
+        )
+    )
