@@ -1,10 +1,11 @@
 """Holds the contracts: form, lint, no breaking change against the baseline, generated code up to date.
 
+Usage:
     python -m protos.check              says what is wrong, exits 1 if anything is
-    python -m protos.check --freeze     moves the baseline to the contracts as they are, unless that would break it
+    python -m protos.check --freeze     moves the baseline to the contracts as they are, unless that breaks it
 
-The baseline (`protos/baseline.binpb`) is what clients and stored events rely on. What it does not hold yet is not
-protected, so the check wants it to hold everything.
+The baseline (`protos/baseline.binpb`) is what clients and stored events rely on. What it does not hold yet is
+not protected, so the check wants it to hold everything.
 """
 
 import argparse
@@ -35,10 +36,17 @@ def buf(*arguments: str | Path) -> None:
     if program is None:
         raise Unfit("buf is not installed here: it comes with the locked requirements (buf-bin)")
     done = subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, timeout=SECONDS, check=False, cwd=ROOT
+        [program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        cwd=ROOT,
     )
     if done.returncode != 0:
-        raise Unfit((done.stdout + done.stderr).strip() or f"buf ended with {done.returncode} and said nothing")
+        raise Unfit(
+            (done.stdout + done.stderr).strip() or f"buf ended with {done.returncode} and said nothing"
+        )
 
 
 def check_form(sources: Path = SOURCES) -> None:
@@ -47,7 +55,12 @@ def check_form(sources: Path = SOURCES) -> None:
 
 def check_lint(sources: Path = SOURCES) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        buf("lint", write(descriptor_set(sources, source_info=True), Path(folder) / "now.binpb"), "--config", CONFIG)
+        buf(
+            "lint",
+            write(descriptor_set(sources, source_info=True), Path(folder) / "now.binpb"),
+            "--config",
+            CONFIG,
+        )
 
 
 def check_breaking(sources: Path = SOURCES, baseline: Path = BASELINE) -> None:
@@ -102,8 +115,12 @@ CHECKS: dict[str, Callable[[], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--freeze", action="store_true", help="move the baseline to the contracts as they are")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--freeze", action="store_true", help="move the baseline to the contracts as they are"
+    )
     options = parser.parse_args(arguments)
     steps = {"freeze": freeze} if options.freeze else CHECKS
     failures = 0

@@ -120,7 +120,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_DEPOSIT_OVERLOADED: _Reason.ValueType  # 31
     """DepositService refuses a new charge because of its load, before it recorded anything: certainly not charged.
-    Comes with RetryInfo. Only reservation sees it; customers see TRY_AGAIN_LATER.
+    Comes with RetryInfo. Only reservation sees it; customers see TRY_AGAIN_LATER. Remedy: a new attempt after that
+    time, under a new deposit_id.
     """
     REASON_DEPOSIT_IN_DOUBT: _Reason.ValueType  # 32
     """The charge was begun and its outcome is not known yet. It may have happened.
@@ -151,8 +152,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: none; the reservation is declined and the deposit goes back.
     """
     REASON_TOO_EARLY: _Reason.ValueType  # 43
-    """A no-show cannot be recorded before dine_time plus the grace of the restaurant's policy, nor a seating or a
-    completion before its time. Comes with RetryInfo. Remedy: repeat after that time.
+    """A no-show cannot be recorded before dine_time plus the grace of the policy. Comes with RetryInfo.
+    Remedy: repeat after that time.
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -247,7 +248,8 @@ the same answer. Remedy: another payment token, with a new request_id.
 """
 REASON_DEPOSIT_OVERLOADED: Reason.ValueType  # 31
 """DepositService refuses a new charge because of its load, before it recorded anything: certainly not charged.
-Comes with RetryInfo. Only reservation sees it; customers see TRY_AGAIN_LATER.
+Comes with RetryInfo. Only reservation sees it; customers see TRY_AGAIN_LATER. Remedy: a new attempt after that
+time, under a new deposit_id.
 """
 REASON_DEPOSIT_IN_DOUBT: Reason.ValueType  # 32
 """The charge was begun and its outcome is not known yet. It may have happened.
@@ -278,8 +280,8 @@ REASON_ACCEPTANCE_EXPIRED: Reason.ValueType  # 42
 Remedy: none; the reservation is declined and the deposit goes back.
 """
 REASON_TOO_EARLY: Reason.ValueType  # 43
-"""A no-show cannot be recorded before dine_time plus the grace of the restaurant's policy, nor a seating or a
-completion before its time. Comes with RetryInfo. Remedy: repeat after that time.
+"""A no-show cannot be recorded before dine_time plus the grace of the policy. Comes with RetryInfo.
+Remedy: repeat after that time.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 

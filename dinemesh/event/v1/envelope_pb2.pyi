@@ -49,12 +49,12 @@ class Envelope(_message.Message):
     source: _builtins.str
     """The service that published it: "reservation", "deposit" or "restaurant"."""
     aggregate_id: _builtins.str
-    """The thing that changed: reservation_id, deposit_id, restaurant_id, or "<restaurant_id>/<YYYY-MM-DD>" for the
-    slots of a day. For a booking: "<reservation_id>".
+    """The thing that changed, unique within its source: reservation_id (of a reservation, and of a booking),
+    deposit_id, restaurant_id, or "<restaurant_id>/<YYYY-MM-DD>" for the slots of a day.
     """
     aggregate_version: _builtins.int
-    """Grows with every event of the aggregate (aggregate_id within source and kind of aggregate), from 1. An event
-    with a version not higher than one already seen has no effect on a copy of the state.
+    """Grows with every event of the aggregate, from 1. An event with a version not higher than one already seen has no
+    effect on a copy of the state.
     """
     customer_id: _builtins.str
     """The customer whom it concerns; empty where there is none."""

@@ -180,9 +180,8 @@ class Policy(_message.Message):
     """Largest party, 1 to 1000."""
     @_builtins.property
     def deposit_per_person(self) -> _money_pb2.Money:
-        """Deposit for one person, zero or more, no finer than the minor unit of its currency. The deposit of a
-        reservation is this times party_size. Zero: no deposit is taken (reserved; refused for now, since Dinemesh
-        takes no booking without a deposit), so it must be greater than zero.
+        """Deposit for one person; greater than zero, since no booking is taken without a deposit, and no finer than the
+        minor unit of its currency. The deposit of a reservation is this times party_size.
         """
 
     def __init__(
