@@ -1,0 +1,336 @@
+"""One process of the mesh: its parts by name, started in order, stopped without failing a call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NoReturn
+
+import grpc
+import uvloop
+from google.protobuf import descriptor_pool
+from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from dinemesh.kit import log as logs
+from dinemesh.kit import migrate, reflection
+from dinemesh.kit.bus import Bus
+from dinemesh.kit.health import Health
+from dinemesh.kit.identity import Verifier
+from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.interceptors import ANYONE, Access, Chain, Limit
+from dinemesh.kit.settings import ServiceSettings
+from dinemesh.kit.store import Store, StoreInUse, Transaction
+from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
+from dinemesh.kit.telemetry import MetricsServer
+from dinemesh.kit.watch import Changes, Pace
+from dinemesh.kit.workers import Background, Periodic, Worker, keep_running
+
+__all__ = ["ANYONE", "Access", "Limit", "Service", "main"]
+
+log = logging.getLogger(__name__)
+
+EXIT_SETTINGS = 2
+EXIT_TAKEN = 3
+
+# Promise: bookings are taken without a broker. So a broker that is away holds up the start this long, no longer.
+BROKER_SECONDS = 3.0
+CHECK_SECONDS = 1.0
+CHECK_TIMEOUT_SECONDS = 2.0
+# One slow answer of the database is not an outage.
+CHECKS_UNTIL_NOT_READY = 3
+SET_UP_RETRY_SECONDS = 1.0
+DEAD_LETTER_COUNT_SECONDS = 15.0
+
+Check = Callable[[], Awaitable[None]]
+
+
+class Service:
+    """The parts of one process. Made inside the event loop; `run` starts them in order and stops them in reverse.
+
+    background: work that must finish although its caller left. changes and pace: for watches. health: is told by
+    `run` when the service is ready.
+    """
+
+    def __init__(self, name: str, settings: ServiceSettings) -> None:
+        """Exits with 2 if the key file cannot be used."""
+        logs.setup(name, settings.log_level)
+        self.name = name
+        self.settings = settings
+        self.background = Background()
+        self.changes = Changes()
+        self.pace = Pace.of(settings)
+        self.health = Health()
+        self.port = 0
+        self.metrics_port = 0
+        try:
+            verifier = Verifier(settings.jwks_file)
+        except (OSError, ValueError) as error:
+            _give_up(EXIT_SETTINGS, f"{name}: DINEMESH_JWKS_FILE: {error}")
+        self._chain = Chain(verifier, in_flight_limit=settings.in_flight_limit)
+        self._chain.open = False
+        self._server = grpc.aio.server(interceptors=[self._chain], options=_options(settings))
+        self.health.add_to(self._server)
+        reflection.add_to(self._server)
+        self._set_up: list[tuple[str, Check]] = []
+        self._checks: list[tuple[str, Check]] = []
+        self._workers: list[tuple[str, Worker]] = []
+        self._consumers: list[Consumer] = []
+        self._bus: Bus | None = None
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._running: list[asyncio.Task[None]] = []
+        self._metrics: MetricsServer | None = None
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def add_servicer(
+        self,
+        add_to_server: Callable[[Any, Any], None],
+        servicer: object,
+        service_name: str,
+        access: Mapping[str, Access],
+        limits: Mapping[str, Limit] | None = None,
+    ) -> None:
+        """Serves `service_name` (full name in the contract). The tables are by full method, `/package.Service/Rpc`.
+
+        Raises ValueError for a method without access, and for one that the contract lacks.
+        """
+        contract = descriptor_pool.Default().FindServiceByName(service_name)
+        methods = {f"/{service_name}/{method.name}" for method in contract.methods}
+        if set(access) != methods:
+            raise ValueError(f"access and contract differ: {sorted(set(access) ^ methods)}")
+        if strange := set(limits or ()) - methods:
+            raise ValueError(f"limits for unknown methods: {sorted(strange)}")
+        add_to_server(servicer, self._server)
+        self._chain.allow(access, limits or {})
+        self.health.name(service_name)
+
+    def use_store(self, store: Store, package: str) -> None:
+        """Keeps the schema of `package` in the store up to date, is ready while it answers, closes it at the end."""
+        self._set_up.append(("schema", lambda: self._migrate(package)))
+        self.add_check("database", lambda: _answers(store))
+        self.on_close(store.close)
+
+    def before_work(self, name: str, step: Check) -> None:
+        """Runs `step` once the schema is there and before calls and workers; repeated while the database is away."""
+        self._set_up.append((name, step))
+
+    def add_check(self, name: str, check: Check) -> None:
+        """The service is ready while `check` raises nothing."""
+        self._checks.append((name, check))
+
+    def add_worker(self, worker: Worker, name: str) -> None:
+        """Runs a worker from the moment the schema is there. One that fails is started again."""
+        if isinstance(worker, Bus):
+            self._bus = worker
+        self._workers.append((name, worker))
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Runs a consumer; readiness waits until it has caught up (see BROKER_SECONDS), so add the bus as well."""
+        queue = consumer.subscription.queue
+        self._consumers.append(consumer)
+        self.add_worker(consumer, queue)
+        self.add_worker(
+            Periodic(f"{queue} dead letters", DEAD_LETTER_COUNT_SECONDS, consumer.measure),
+            f"{queue} dead letters",
+        )
+
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Closes something after the last call and the last worker; the latest is closed first."""
+        self._closers.append(close)
+
+    def stop(self) -> None:
+        """Begins the orderly stop; the second time leaves out the waiting."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def run(self) -> None:
+        """Serves until SIGTERM, SIGINT or `stop()`. Exits with 3 if a port is taken."""
+        if self._consumers and self._bus is None:
+            raise ValueError("a consumer needs the bus to run: add_worker(bus, ...)")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        working: asyncio.Task[None] | None = None
+        try:
+            self._listen()
+            await self._server.start()
+            log.info("listening", extra={"port": self.port, "metrics_port": self.metrics_port})
+            working = asyncio.create_task(self._work(), name="work")
+            stopped = asyncio.create_task(self._stop.wait(), name="stop")
+            await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if working.done():
+                working.result()  # it ends only by failing
+        finally:
+            await self._shut_down(working)
+
+    def _listen(self) -> None:
+        host, settings = self.settings.host, self.settings
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{settings.port}")
+        except RuntimeError:
+            _give_up_port(self.name, host, settings.port, "DINEMESH_PORT")
+        try:
+            self._metrics = MetricsServer(host, settings.metrics_port)
+        except OSError:
+            _give_up_port(self.name, host, settings.metrics_port, "DINEMESH_METRICS_PORT")
+        self.metrics_port = self._metrics.port
+
+    async def _work(self) -> None:
+        """Everything between "the port is open" and the stop. Never returns."""
+        for name, step in self._set_up:
+            await _until_it_works(name, step)
+        self._chain.open = True
+        for name, worker in self._workers:
+            self._running.append(asyncio.create_task(keep_running(worker, name), name=name))
+        await self._catch_up()
+        failures = 0
+        while True:
+            failed = await self._failed_check()
+            failures = failures + 1 if failed else 0
+            ready = failures == 0 or (self.health.ready and failures < CHECKS_UNTIL_NOT_READY)
+            if ready != self.health.ready:
+                log.warning("ready" if ready else "not ready", extra={"check": failed})
+                self.health.set_ready(ready)
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _catch_up(self) -> None:
+        missing = [consumer.caught_up for consumer in self._consumers]
+        while missing:
+            assert self._bus is not None
+            if not await self._bus.wait_connected(BROKER_SECONDS):
+                log.warning("no broker after %s s: serving without it, events follow later", BROKER_SECONDS)
+                return
+            try:
+                async with asyncio.timeout(BROKER_SECONDS):
+                    for event in missing:
+                        await event.wait()
+            except TimeoutError:
+                pass
+            missing = [event for event in missing if not event.is_set()]
+
+    async def _failed_check(self) -> str | None:
+        for name, check in self._checks:
+            try:
+                async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                    await check()
+            except Exception as error:  # noqa: BLE001  whatever it is, the answer is: not ready
+                log.debug("the check %s failed: %r", name, error)
+                return name
+        return None
+
+    async def _migrate(self, package: str) -> None:
+        url = self.settings.database_url
+        if self.settings.migrate_on_start:
+            await asyncio.to_thread(migrate.upgrade, url, package)
+        elif not await asyncio.to_thread(migrate.is_current, url, package):
+            raise _NotYet("the schema is not up to date, and DINEMESH_MIGRATE_ON_START is off")
+
+    async def _shut_down(self, working: asyncio.Task[None] | None) -> None:
+        """Not ready -> wait until proxies have noticed -> end watches -> finish calls -> the rest in reverse."""
+        settings = self.settings
+        self.health.stop()
+        if working is not None:
+            log.info("stopping", extra={"drain_seconds": settings.drain_seconds})
+            if not working.done():
+                # Calls still arrive: a proxy sends them until its next check. stop(grace) alone would drop them.
+                await _first(self._hurry, settings.drain_seconds)
+            self.changes.stop()
+            await self._server.stop(settings.stop_grace_seconds)
+            await self.background.drain(settings.stop_grace_seconds)
+            await _cancel(working)
+        for task in reversed(self._running):
+            await _cancel(task)
+        for close in reversed(self._closers):
+            try:
+                await close()
+            except Exception:
+                log.exception("closing failed")
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        log.info("stopped")
+
+
+def main(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a service's `run()` under uvloop. Exits with 3 if something else holds its port or its database file."""
+    try:
+        uvloop.run(run())
+    except StoreInUse as error:
+        _give_up(EXIT_TAKEN, str(error))
+
+
+class _NotYet(Exception):
+    """Something that a person or another process has to do first."""
+
+
+def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    return [
+        # Two processes on one port would share the calls, where the second should be refused.
+        ("grpc.so_reuseport", 0),
+        # The largest request opens slots for a season: some kilobytes.
+        ("grpc.max_receive_message_length", 1 << 20),
+        # What a client takes unless told otherwise.
+        ("grpc.max_send_message_length", 4 << 20),
+        ("grpc.max_metadata_size", 16 << 10),
+        # Above the limit of calls: what is too much must reach us, to be refused with a retry time; within HTTP/2
+        # it would wait unseen. A proxy sends everything over one connection.
+        ("grpc.max_concurrent_streams", 2 * settings.in_flight_limit + 100),
+        # Finds watchers that vanished without a word.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Our channels ping every 20 s; a server would take that for an attack by default (5 min).
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+async def _answers(store: Store) -> None:
+    def ask(tx: Transaction) -> None:
+        tx.execute(text("SELECT 1"))
+
+    await store.read(ask)
+
+
+async def _until_it_works(name: str, step: Check) -> None:
+    told = ""
+    while True:
+        try:
+            await step()
+            return
+        except (OperationalError, InterfaceError, StoreUnavailable, CommitInDoubt, OSError, _NotYet) as error:
+            why = str(error.orig if isinstance(error, OperationalError | InterfaceError) else error)
+            if why != told:
+                log.warning("waiting for %s: %s", name, why)
+                told = why
+        await asyncio.sleep(SET_UP_RETRY_SECONDS)
+
+
+async def _first(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(outcome, Exception):
+        log.error("%s failed while it was stopped", task.get_name(), exc_info=outcome)
+
+
+def _give_up_port(service: str, host: str, port: int, variable: str) -> NoReturn:
+    _give_up(
+        EXIT_TAKEN,
+        f"{service}: cannot listen on {host}:{port}; another program has the port. "
+        f"Stop it, or set {variable} to a free one.",
+    )
+
+
+def _give_up(code: int, message: str) -> NoReturn:
+    log.error(message)
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
