@@ -84,7 +84,7 @@ class _CancelledByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cancelled
     CANCELLED_BY_UNSPECIFIED: _CancelledBy.ValueType  # 0
     """Not cancelled."""
     CANCELLED_BY_CUSTOMER: _CancelledBy.ValueType  # 1
-    """The customer: free until free_cancel_time and before it is CONFIRMED, afterwards the deposit is forfeited."""
+    """The customer: free before CONFIRMED and until free_cancel_time, otherwise the deposit is forfeited."""
     CANCELLED_BY_RESTAURANT: _CancelledBy.ValueType  # 2
     """The restaurant (its staff, or a decline after it had accepted): the whole deposit goes back."""
 
@@ -94,7 +94,7 @@ class CancelledBy(_CancelledBy, metaclass=_CancelledByEnumTypeWrapper):
 CANCELLED_BY_UNSPECIFIED: CancelledBy.ValueType  # 0
 """Not cancelled."""
 CANCELLED_BY_CUSTOMER: CancelledBy.ValueType  # 1
-"""The customer: free until free_cancel_time and before it is CONFIRMED, afterwards the deposit is forfeited."""
+"""The customer: free before CONFIRMED and until free_cancel_time, otherwise the deposit is forfeited."""
 CANCELLED_BY_RESTAURANT: CancelledBy.ValueType  # 2
 """The restaurant (its staff, or a decline after it had accepted): the whole deposit goes back."""
 Global___CancelledBy: _TypeAlias = CancelledBy  # noqa: Y015

@@ -121,8 +121,8 @@ class ReservationServiceServicer:
         frozen policy. Dearer: the difference is charged to payment_token first. Cheaper: the difference goes back. A
         modification that fails leaves the reservation as it was. The note alone changes no revision.
 
-        Idempotent by request_id, per reservation: a repetition gets the reservation as it now stands, though its etag
-        has changed.
+        Idempotent by request_id, per customer (one id cannot serve for a reservation and for a modification): a
+        repetition gets the reservation as it now stands, though its etag has changed, or the same CARD_DECLINED.
 
         Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, MODIFICATION_IN_PROGRESS
         (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
