@@ -1,0 +1,24 @@
+"""What deposit listens to: every event of reservation, for the money instructions that all of them carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deposit_svc import messages
+from deposit_svc.usecases import Deposits
+from dinemesh.kit.inbox import Received, Subscription
+from dinemesh.kit.store import Transaction
+
+QUEUE = "deposit.instructions"
+
+
+def subscription(deposits: Deposits) -> Subscription:
+    def on_reservation(tx: Transaction, event: Received[Any]) -> None:
+        snapshot = event.message.reservation
+        deposits.obey(tx, messages.instructions(snapshot), snapshot.customer_id, snapshot.reservation_id)
+
+    return Subscription(
+        queue=QUEUE,
+        bindings=("reservation.v1.*",),
+        handlers={kind: on_reservation for kind in messages.RESERVATION_EVENTS},
+    )

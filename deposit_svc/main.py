@@ -1,0 +1,61 @@
+"""The deposit service: `python -m deposit_svc.main`. Builds and names every part; the kit closes them in reverse."""
+
+from __future__ import annotations
+
+from deposit_svc import handlers, messages, persistence, servicer
+from deposit_svc.provider.sandbox import SandboxProvider
+from deposit_svc.settings import DepositSettings
+from deposit_svc.usecases import Deposits, Limits
+from dinemesh.deposit.v1 import deposit_service_pb2_grpc
+from dinemesh.kit.bus import Bus
+from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.outbox import Outbox, Relay
+from dinemesh.kit.service import Service, main
+from dinemesh.kit.settings import load
+from dinemesh.kit.store import Store
+from dinemesh.kit.workers import Periodic
+
+
+async def run() -> None:
+    settings = load(DepositSettings)
+    service = Service("deposit", settings)
+    store = Store.open(
+        settings.database_url,
+        group=settings.group_commit,
+        queue_limit=settings.store_queue_limit,
+        readers=settings.reader_threads,
+    )
+    service.use_store(store, "deposit_svc")
+
+    bus = Bus(settings.amqp_url, "deposit")
+    outbox = Outbox(persistence.outbox, messages.encode_event, source="deposit")
+    provider = SandboxProvider(settings.sandbox_address, settings.provider_timeout_ms / 1000)
+    service.on_close(provider.aclose)
+    deposits = Deposits(store, outbox, provider, service.background, _limits(settings))
+    settling = Periodic("settling", settings.settle_interval_seconds, deposits.settle)
+    deposits.on_open(settling.wake)
+
+    service.add_servicer(
+        deposit_service_pb2_grpc.add_DepositServiceServicer_to_server,
+        servicer.DepositServicer(deposits),
+        servicer.SERVICE_NAME,
+        servicer.ACCESS,
+    )
+    service.add_worker(bus, "bus")
+    service.add_worker(Relay(store, outbox, bus), "relay")
+    service.add_worker(settling, "settling")
+    service.add_consumer(Consumer(store, bus, persistence.inbox, handlers.subscription(deposits)))
+    await service.run()
+
+
+def _limits(settings: DepositSettings) -> Limits:
+    return Limits(
+        charges_in_flight=settings.charges_in_flight_limit,
+        charge_timeout_seconds=settings.charge_timeout_ms / 1000,
+        pending_settle_seconds=settings.pending_settle_seconds,
+        settle_lease_seconds=settings.settle_lease_seconds,
+    )
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,168 @@
+"""Deposits as protobuf and back: the only place of conversions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from deposit_svc import domain
+from deposit_svc.domain import Deposit, Event, ForfeitOrder, Instruction, Money, Order, RefundOrder, VoidOrder
+from dinemesh.deposit.v1 import deposit_pb2 as pb
+from dinemesh.deposit.v1 import deposit_service_pb2 as service_pb
+from dinemesh.deposit.v1 import events_pb2
+from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit import paging, wire
+from dinemesh.kit.outbox import OutgoingEvent
+from dinemesh.kit.refusal import invalid
+from dinemesh.reservation.v1 import events_pb2 as reservation_events
+
+MAX_CUSTOMER_ID = 128
+MAX_PAYMENT_TOKEN = 128
+
+# Every event of reservation carries a ReservationSnapshot in its field `reservation`.
+RESERVATION_EVENTS = (
+    reservation_events.ReservationPlaced,
+    reservation_events.ReservationConfirmed,
+    reservation_events.ReservationModified,
+    reservation_events.ReservationModificationFailed,
+    reservation_events.ReservationDeclined,
+    reservation_events.ReservationCancelled,
+    reservation_events.ReservationFailed,
+    reservation_events.ReservationSeated,
+    reservation_events.ReservationCompleted,
+    reservation_events.ReservationNoShowRecorded,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def order(request: service_pb.CreateDepositRequest) -> tuple[Order, str]:
+    """What to charge, and the payment token, which goes to the provider and nowhere else."""
+    deposit_id = wire.uuid_field("deposit_id", request.deposit_id)
+    reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
+    customer_id = wire.text("customer_id", request.customer_id, MAX_CUSTOMER_ID)
+    wire.present(request, "amount")
+    amount = Money(*wire.from_money(request.amount, "amount"))
+    if amount.minor <= 0:
+        raise invalid("amount", "must be greater than zero")
+    token = wire.text("payment_token", request.payment_token, MAX_PAYMENT_TOKEN)
+    body_hash = domain.body_hash(customer_id, reservation_id, amount, token)
+    return Order(deposit_id, customer_id, reservation_id, amount, body_hash), token
+
+
+def instructions(snapshot: reservation_events.ReservationSnapshot) -> Sequence[Instruction]:
+    """All money instructions so far. Voids come last: what was ordered in parts is returned under its own ids."""
+    refunds = (RefundOrder(one.refund_id, one.deposit_id, _money(one.amount)) for one in snapshot.refunds)
+    forfeits = (ForfeitOrder(one.forfeit_id, one.deposit_id, _money(one.amount)) for one in snapshot.forfeits)
+    return [*refunds, *forfeits, *(VoidOrder(one.deposit_id) for one in snapshot.voids)]
+
+
+def deposit_message(deposit: Deposit) -> pb.Deposit:
+    return pb.Deposit(
+        **_state(deposit),
+        create_time=wire.to_timestamp(deposit.create_time),
+        update_time=wire.to_timestamp(deposit.update_time),
+    )
+
+
+def encode_event(event: Event) -> OutgoingEvent:
+    """A domain event as the message of the contract that the outbox sends."""
+    snapshot = events_pb2.DepositSnapshot(**_state(event.deposit))
+    message: Any
+    match event:
+        case domain.DepositCaptured():
+            message = events_pb2.DepositCaptured(deposit=snapshot)
+        case domain.DepositDeclined():
+            message = events_pb2.DepositDeclined(deposit=snapshot)
+        case domain.DepositVoided():
+            message = events_pb2.DepositVoided(deposit=snapshot)
+        case domain.DepositRefunded(refund=refund):
+            message = events_pb2.DepositRefunded(
+                deposit=snapshot, refund_id=refund.refund_id, amount=wire.to_money(*refund.amount)
+            )
+        case domain.DepositRefundFailed(refund=refund):
+            message = events_pb2.DepositRefundFailed(
+                deposit=snapshot, refund_id=refund.refund_id, amount=wire.to_money(*refund.amount)
+            )
+        case domain.DepositForfeited(forfeit=forfeit):
+            message = events_pb2.DepositForfeited(
+                deposit=snapshot, forfeit_id=forfeit.forfeit_id, amount=wire.to_money(*forfeit.amount)
+            )
+    return OutgoingEvent(
+        message=message,
+        routing_key=message.DESCRIPTOR.GetOptions().Extensions[envelope_pb2.routing_key],
+        aggregate_id=event.deposit.deposit_id,
+        aggregate_version=event.deposit.version,
+        customer_id=event.deposit.customer_id,
+        reservation_id=event.deposit.reservation_id,
+    )
+
+
+def _state(deposit: Deposit) -> dict[str, Any]:
+    """The fields that Deposit and DepositSnapshot share."""
+    currency = deposit.amount.currency
+    fields: dict[str, Any] = {
+        "deposit_id": deposit.deposit_id,
+        "reservation_id": deposit.reservation_id,
+        "customer_id": deposit.customer_id,
+        "state": pb.DepositState.Value(f"DEPOSIT_STATE_{deposit.standing.value}"),
+        "refunds": [
+            pb.Refund(
+                refund_id=refund.refund_id,
+                amount=wire.to_money(*refund.amount),
+                state=pb.RefundState.Value(f"REFUND_STATE_{refund.state.value}"),
+                attempt=refund.attempt + 1,
+                failure_code=refund.failure_code,
+                create_time=wire.to_timestamp(refund.create_time),
+                update_time=wire.to_timestamp(refund.update_time),
+            )
+            for refund in deposit.refunds
+        ],
+        "forfeits": [
+            pb.Forfeit(
+                forfeit_id=forfeit.forfeit_id,
+                amount=wire.to_money(*forfeit.amount),
+                create_time=wire.to_timestamp(forfeit.create_time),
+            )
+            for forfeit in deposit.forfeits
+        ],
+        "decline_code": deposit.decline_code,
+    }
+    if currency:  # a tombstone has never heard of an amount
+        for name, minor in (
+            ("amount", deposit.amount.minor),
+            ("captured", deposit.captured),
+            ("held", deposit.held),
+            ("refunding", deposit.refunding),
+            ("refunded", deposit.refunded),
+            ("refund_failed", deposit.refund_failed),
+            ("forfeited", deposit.forfeited),
+        ):
+            fields[name] = wire.to_money(minor, currency)
+    return fields
+
+
+def _money(amount: Any) -> Money:
+    return Money(*wire.from_money(amount, "amount"))
+
+
+# A page of deposits starts after the last one of the page before; the token holds for the same list only.
+
+
+def page_token(last: Deposit, reservation_id: str) -> str:
+    micros = (last.create_time - _EPOCH) // _MICROSECOND
+    return paging.encode_token({"before": micros, "id": last.deposit_id, "of": reservation_id})
+
+
+def position(token: str, reservation_id: str) -> tuple[datetime, str] | None:
+    place = paging.position(token, before=int, id=str, of=str)
+    if place is None:
+        return None
+    if place["of"] != reservation_id:
+        raise invalid("page_token", "is of another list")
+    try:
+        return _EPOCH + place["before"] * _MICROSECOND, wire.uuid_field("page_token", place["id"])
+    except OverflowError:
+        raise invalid("page_token", "is not a token of this list") from None

@@ -1,0 +1,548 @@
+"""Deposits, refunds, forfeits, instructions and the ledger in SQL: the only place that knows the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from deposit_svc.domain import (
+    POSTINGS,
+    Account,
+    Applied,
+    Deposit,
+    Forfeit,
+    ForfeitOrder,
+    Instruction,
+    Money,
+    Movement,
+    Refund,
+    RefundOrder,
+    RefundState,
+    State,
+    Step,
+    VoidOrder,
+)
+from dinemesh.kit.inbox import inbox_tables
+from dinemesh.kit.outbox import outbox_table
+from dinemesh.kit.store import Instant, Transaction
+
+metadata = MetaData()
+outbox = outbox_table(metadata)
+inbox = inbox_tables(metadata)
+
+
+def _one_of(column: str, names: Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(repr(name) for name in names)})"
+
+
+def _posting_rule() -> str:
+    rules = (
+        f"(kind = '{kind.value}' AND ((account = '{debit.value}' AND amount_minor > 0)"
+        f" OR (account = '{credit.value}' AND amount_minor < 0)))"
+        for kind, (debit, credit) in POSTINGS.items()
+    )
+    return " OR ".join(rules)
+
+
+deposits = Table(
+    "deposits",
+    metadata,
+    Column("deposit_id", Text, primary_key=True),
+    Column("customer_id", Text, nullable=False),
+    Column("reservation_id", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("body_hash", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("void_ordered", Boolean, nullable=False),
+    Column("decline_code", Text, nullable=False),
+    Column("captured_minor", BigInteger, nullable=False),
+    Column("refunding_minor", BigInteger, nullable=False),
+    Column("refunded_minor", BigInteger, nullable=False),
+    Column("refund_failed_minor", BigInteger, nullable=False),
+    Column("forfeited_minor", BigInteger, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("update_time", Instant, nullable=False),
+    # When settling looks after it next; NULL when nothing is open. Also the lease of the pod that is at it.
+    Column("settle_time", Instant),
+    Column("settle_tries", Integer, nullable=False),
+    CheckConstraint(_one_of("state", [state.value for state in State]), name="deposits_state"),
+    CheckConstraint("amount_minor > 0 OR (amount_minor = 0 AND state = 'VOIDED')", name="deposits_amount"),
+    CheckConstraint(
+        "captured_minor = CASE WHEN state = 'CAPTURED' THEN amount_minor ELSE 0 END", name="deposits_captured"
+    ),
+    CheckConstraint(
+        "refunding_minor >= 0 AND refunded_minor >= 0 AND refund_failed_minor >= 0 AND forfeited_minor >= 0",
+        name="deposits_parts",
+    ),
+    CheckConstraint(
+        "captured_minor - refunding_minor - refunded_minor - refund_failed_minor - forfeited_minor >= 0",
+        name="deposits_held",
+    ),
+    CheckConstraint(
+        "state NOT IN ('PENDING', 'VOIDING') OR settle_time IS NOT NULL", name="deposits_settled"
+    ),
+)
+Index("deposits_of_customer", deposits.c.customer_id, deposits.c.create_time, deposits.c.deposit_id)
+Index("deposits_of_reservation", deposits.c.reservation_id)
+_open_deposits = deposits.c.settle_time.is_not(None)
+Index(
+    "deposits_to_settle",
+    deposits.c.settle_time,
+    sqlite_where=_open_deposits,
+    postgresql_where=_open_deposits,
+)
+
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("refund_id", Text, primary_key=True),
+    Column("deposit_id", Text, ForeignKey("deposits.deposit_id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failure_code", Text, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("update_time", Instant, nullable=False),
+    Column("settle_time", Instant),
+    Column("settle_tries", Integer, nullable=False),
+    CheckConstraint(_one_of("state", [state.value for state in RefundState]), name="refunds_state"),
+    CheckConstraint("amount_minor > 0", name="refunds_amount"),
+    CheckConstraint("attempt >= 0", name="refunds_attempt"),
+    CheckConstraint("(state = 'PENDING') = (settle_time IS NOT NULL)", name="refunds_settled"),
+    UniqueConstraint("deposit_id", "position", name="refunds_position"),
+)
+_open_refunds = refunds.c.settle_time.is_not(None)
+Index("refunds_to_settle", refunds.c.settle_time, sqlite_where=_open_refunds, postgresql_where=_open_refunds)
+_failed_refunds = refunds.c.state == RefundState.FAILED.value
+Index("refunds_failed", refunds.c.state, sqlite_where=_failed_refunds, postgresql_where=_failed_refunds)
+
+forfeits = Table(
+    "forfeits",
+    metadata,
+    Column("forfeit_id", Text, primary_key=True),
+    Column("deposit_id", Text, ForeignKey("deposits.deposit_id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    CheckConstraint("amount_minor > 0", name="forfeits_amount"),
+    UniqueConstraint("deposit_id", "position", name="forfeits_position"),
+)
+
+instructions = Table(
+    "instructions",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("instruction_id", Text, primary_key=True),
+    Column("deposit_id", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    CheckConstraint("kind IN ('VOID', 'REFUND', 'FORFEIT')", name="instructions_kind"),
+    CheckConstraint(_one_of("state", [state.value for state in Applied]), name="instructions_state"),
+)
+_waiting = instructions.c.state == Applied.WAITING.value
+Index("instructions_waiting", instructions.c.deposit_id, sqlite_where=_waiting, postgresql_where=_waiting)
+
+# Append-only (a trigger of the migration refuses anything else). All entries of a movement sum to zero.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("movement_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("deposit_id", Text, ForeignKey("deposits.deposit_id"), nullable=False),
+    Column("account", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("record_time", Instant, nullable=False),
+    CheckConstraint(_posting_rule(), name="ledger_entries_posting"),
+    UniqueConstraint("movement_id", "account", name="ledger_entries_once"),
+)
+Index("ledger_entries_of_deposit", ledger_entries.c.deposit_id)
+
+
+# Deposits
+
+
+def add(tx: Transaction, deposit: Deposit, settle_time: datetime | None) -> bool:
+    """Inserts a new deposit; False when its id is taken."""
+    row = _deposit_row(deposit, settle_time)
+    return tx.changed(tx.insert(deposits).values(row).on_conflict_do_nothing()) == 1
+
+
+def find(tx: Transaction, deposit_id: str) -> Deposit | None:
+    row = tx.execute(select(deposits).where(deposits.c.deposit_id == deposit_id)).one_or_none()
+    return None if row is None else _loaded(tx, [row])[0]
+
+
+def known(tx: Transaction, deposit_id: str) -> bool:
+    query = select(deposits.c.deposit_id).where(deposits.c.deposit_id == deposit_id)
+    return tx.execute(query).one_or_none() is not None
+
+
+def save(tx: Transaction, before: Deposit, step: Step) -> bool:
+    """Writes a step if the deposit is still as it was `before`; False: read again and decide."""
+    after = step.deposit
+    # An open deposit or refund is due at once; whoever settles it claims it first.
+    settle_time = after.update_time if after.state in (State.PENDING, State.VOIDING) else None
+    guarded = (
+        update(deposits)
+        .where(
+            deposits.c.deposit_id == before.deposit_id,
+            deposits.c.version == before.version,
+            deposits.c.state == before.state.value,
+        )
+        .values(_deposit_row(after, settle_time))
+    )
+    if tx.changed(guarded) == 0:
+        return False
+    _save_refunds(tx, before, after)
+    new = [
+        {
+            "forfeit_id": forfeit.forfeit_id,
+            "deposit_id": after.deposit_id,
+            "position": position,
+            "amount_minor": forfeit.amount.minor,
+            "create_time": forfeit.create_time,
+        }
+        for position, forfeit in enumerate(after.forfeits)
+        if forfeit not in before.forfeits
+    ]
+    if new:
+        tx.execute(forfeits.insert(), new)
+    if step.movements:
+        _post(tx, after, step.movements)
+    return True
+
+
+def _save_refunds(tx: Transaction, before: Deposit, after: Deposit) -> None:
+    for position, refund in enumerate(after.refunds):
+        earlier = before.refund(refund.refund_id)
+        if refund == earlier:
+            continue
+        row = {
+            "state": refund.state.value,
+            "attempt": refund.attempt,
+            "failure_code": refund.failure_code,
+            "update_time": refund.update_time,
+            "settle_time": refund.update_time if refund.state is RefundState.PENDING else None,
+            "settle_tries": 0,
+        }
+        if earlier is None:
+            row |= {
+                "refund_id": refund.refund_id,
+                "deposit_id": after.deposit_id,
+                "position": position,
+                "amount_minor": refund.amount.minor,
+                "create_time": refund.create_time,
+            }
+            tx.execute(refunds.insert(), row)
+        else:
+            tx.execute(update(refunds).where(refunds.c.refund_id == refund.refund_id).values(row))
+
+
+def _post(tx: Transaction, deposit: Deposit, movements: Sequence[Movement]) -> None:
+    tx.execute(
+        ledger_entries.insert(),
+        [
+            {
+                "movement_id": f"{movement.kind.value}/{movement.cause}",
+                "kind": movement.kind.value,
+                "deposit_id": deposit.deposit_id,
+                "account": entry.account.value,
+                "amount_minor": entry.minor,
+                "currency": movement.amount.currency,
+                "record_time": deposit.update_time,
+            }
+            for movement in movements
+            for entry in movement.entries
+        ],
+    )
+
+
+def of_customer(
+    tx: Transaction,
+    customer_id: str,
+    reservation_id: str,
+    before: tuple[datetime, str] | None,
+    limit: int,
+) -> list[Deposit]:
+    """The customer's deposits (`reservation_id` "": all), newest first, those older than `before`."""
+    query = select(deposits).where(deposits.c.customer_id == customer_id)
+    if reservation_id:
+        query = query.where(deposits.c.reservation_id == reservation_id)
+    if before is not None:
+        create_time, deposit_id = before
+        query = query.where(
+            or_(
+                deposits.c.create_time < create_time,
+                and_(deposits.c.create_time == create_time, deposits.c.deposit_id < deposit_id),
+            )
+        )
+    query = query.order_by(deposits.c.create_time.desc(), deposits.c.deposit_id.desc()).limit(limit)
+    return _loaded(tx, tx.execute(query).all())
+
+
+# Instructions
+
+
+def record(tx: Transaction, instruction: Instruction) -> bool:
+    """Notes an instruction as WAITING; False when it was heard before."""
+    amount = Money(0, "") if isinstance(instruction, VoidOrder) else instruction.amount
+    row = {
+        "kind": _KINDS[type(instruction)],
+        "instruction_id": instruction.instruction_id,
+        "deposit_id": instruction.deposit_id,
+        "amount_minor": amount.minor,
+        "currency": amount.currency,
+        "state": Applied.WAITING.value,
+        "create_time": tx.now,
+    }
+    return tx.changed(tx.insert(instructions).values(row).on_conflict_do_nothing()) == 1
+
+
+def note(tx: Transaction, instruction: Instruction, applied: Applied) -> None:
+    """What became of an instruction that this transaction recorded or took."""
+    tx.execute(update(instructions).where(_key_of(instruction)).values(state=applied.value))
+
+
+def take_waiting(tx: Transaction, instruction: Instruction) -> bool:
+    """Takes an instruction out of WAITING; False when somebody else did."""
+    guarded = update(instructions).where(_key_of(instruction), _waiting)
+    return tx.changed(guarded.values(state=Applied.APPLIED.value)) == 1
+
+
+def waiting(tx: Transaction, limit: int) -> list[Instruction]:
+    """Instructions that waited for the outcome of a charge that is decided by now, oldest first."""
+    query = (
+        select(instructions)
+        .join(deposits, deposits.c.deposit_id == instructions.c.deposit_id)
+        .where(_waiting, deposits.c.state.not_in([State.PENDING.value, State.VOIDING.value]))
+        .order_by(instructions.c.create_time, instructions.c.instruction_id)
+        .limit(limit)
+    )
+    return [_instruction(row) for row in tx.execute(query)]
+
+
+# What settling has to do
+
+
+@dataclass(frozen=True)
+class OpenCharge:
+    """A deposit whose charge is undecided. `tries` counts how often settling claimed it."""
+
+    deposit_id: str
+    state: State
+    settle_time: datetime
+    tries: int
+
+
+@dataclass(frozen=True)
+class OpenRefund:
+    """A refund that the provider has not answered definitely."""
+
+    deposit_id: str
+    refund: Refund
+    settle_time: datetime
+    tries: int
+
+
+Open = OpenCharge | OpenRefund
+
+
+def due(tx: Transaction, limit: int) -> list[Open]:
+    """What is due by now, longest due first."""
+    charges = (
+        select(deposits).where(deposits.c.settle_time <= tx.now).order_by(deposits.c.settle_time).limit(limit)
+    )
+    returns = (
+        select(refunds, deposits.c.currency)
+        .join(deposits, deposits.c.deposit_id == refunds.c.deposit_id)
+        .where(refunds.c.settle_time <= tx.now)
+        .order_by(refunds.c.settle_time)
+        .limit(limit)
+    )
+    found: list[Open] = [
+        OpenCharge(row.deposit_id, State(row.state), row.settle_time, row.settle_tries)
+        for row in tx.execute(charges)
+    ]
+    found += [
+        OpenRefund(row.deposit_id, _refund(row, row.currency), row.settle_time, row.settle_tries)
+        for row in tx.execute(returns)
+    ]
+    return sorted(found, key=lambda one: one.settle_time)[:limit]
+
+
+def claim(tx: Transaction, one: Open, lease: timedelta) -> bool:
+    """Keeps other pods (and this one) off `one` for the time of the lease."""
+    table, own = _row_of(one)
+    claimed = (
+        update(table)
+        .where(own, table.c.settle_time == one.settle_time)
+        .values(settle_time=tx.now + lease, settle_tries=table.c.settle_tries + 1)
+    )
+    return tx.changed(claimed) == 1
+
+
+def postpone(tx: Transaction, one: Open, pause: timedelta) -> None:
+    """Settling comes back to `one` after `pause`, if it is still open then."""
+    table, own = _row_of(one)
+    tx.execute(update(table).where(own, table.c.settle_time.is_not(None)).values(settle_time=tx.now + pause))
+
+
+def settle_now(tx: Transaction, deposit_id: str) -> None:
+    """The charge attempt ended without an outcome: no need to wait for it any longer."""
+    tx.execute(
+        update(deposits)
+        .where(deposits.c.deposit_id == deposit_id, deposits.c.state == State.PENDING.value)
+        .values(settle_time=tx.now)
+    )
+
+
+def open_counts(tx: Transaction) -> tuple[int, int, int]:
+    """How many charges are undecided, refunds are pending, refunds have failed for good."""
+    undecided = tx.execute(select(func.count()).select_from(deposits).where(_open_deposits)).scalar_one()
+    pending = tx.execute(select(func.count()).select_from(refunds).where(_open_refunds)).scalar_one()
+    failed = tx.execute(select(func.count()).select_from(refunds).where(_failed_refunds)).scalar_one()
+    return undecided, pending, failed
+
+
+def ledger_balances(tx: Transaction, deposit_id: str = "") -> dict[Account, int]:
+    """The balance of each account (debits above zero), of all deposits or of one; they sum to zero."""
+    query = select(ledger_entries.c.account, func.sum(ledger_entries.c.amount_minor).label("minor"))
+    if deposit_id:
+        query = query.where(ledger_entries.c.deposit_id == deposit_id)
+    balances = dict.fromkeys(Account, 0)
+    for row in tx.execute(query.group_by(ledger_entries.c.account)):
+        balances[Account(row.account)] = int(row.minor)
+    return balances
+
+
+# Rows
+
+
+_KINDS: dict[type[Instruction], str] = {VoidOrder: "VOID", RefundOrder: "REFUND", ForfeitOrder: "FORFEIT"}
+
+
+def _key_of(instruction: Instruction) -> ColumnElement[bool]:
+    return and_(
+        instructions.c.kind == _KINDS[type(instruction)],
+        instructions.c.instruction_id == instruction.instruction_id,
+    )
+
+
+def _row_of(one: Open) -> tuple[Table, ColumnElement[bool]]:
+    if isinstance(one, OpenCharge):
+        return deposits, deposits.c.deposit_id == one.deposit_id
+    attempt = and_(refunds.c.refund_id == one.refund.refund_id, refunds.c.attempt == one.refund.attempt)
+    return refunds, attempt
+
+
+def _deposit_row(deposit: Deposit, settle_time: datetime | None) -> dict[str, Any]:
+    return {
+        "deposit_id": deposit.deposit_id,
+        "customer_id": deposit.customer_id,
+        "reservation_id": deposit.reservation_id,
+        "amount_minor": deposit.amount.minor,
+        "currency": deposit.amount.currency,
+        "body_hash": deposit.body_hash,
+        "state": deposit.state.value,
+        "version": deposit.version,
+        "void_ordered": deposit.void_ordered,
+        "decline_code": deposit.decline_code,
+        "captured_minor": deposit.captured,
+        "refunding_minor": deposit.refunding,
+        "refunded_minor": deposit.refunded,
+        "refund_failed_minor": deposit.refund_failed,
+        "forfeited_minor": deposit.forfeited,
+        "create_time": deposit.create_time,
+        "update_time": deposit.update_time,
+        "settle_time": settle_time,
+        "settle_tries": 0,
+    }
+
+
+def _loaded(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Deposit]:
+    """Deposits with their refunds and forfeits, which only captured ones can have."""
+    captured = {row.deposit_id: row.currency for row in rows if row.state == State.CAPTURED.value}
+    returned: dict[str, list[Refund]] = {deposit_id: [] for deposit_id in captured}
+    kept: dict[str, list[Forfeit]] = {deposit_id: [] for deposit_id in captured}
+    if captured:
+        query = select(refunds).where(refunds.c.deposit_id.in_(captured)).order_by(refunds.c.position)
+        for row in tx.execute(query):
+            returned[row.deposit_id].append(_refund(row, captured[row.deposit_id]))
+        query = select(forfeits).where(forfeits.c.deposit_id.in_(captured)).order_by(forfeits.c.position)
+        for row in tx.execute(query):
+            amount = Money(row.amount_minor, captured[row.deposit_id])
+            kept[row.deposit_id].append(Forfeit(row.forfeit_id, amount, row.create_time))
+    return [
+        Deposit(
+            deposit_id=row.deposit_id,
+            customer_id=row.customer_id,
+            reservation_id=row.reservation_id,
+            amount=Money(row.amount_minor, row.currency),
+            body_hash=row.body_hash,
+            state=State(row.state),
+            version=row.version,
+            void_ordered=row.void_ordered,
+            decline_code=row.decline_code,
+            captured=row.captured_minor,
+            refunding=row.refunding_minor,
+            refunded=row.refunded_minor,
+            refund_failed=row.refund_failed_minor,
+            forfeited=row.forfeited_minor,
+            create_time=row.create_time,
+            update_time=row.update_time,
+            refunds=tuple(returned.get(row.deposit_id, ())),
+            forfeits=tuple(kept.get(row.deposit_id, ())),
+        )
+        for row in rows
+    ]
+
+
+def _refund(row: Row[Any], currency: str) -> Refund:
+    return Refund(
+        refund_id=row.refund_id,
+        amount=Money(row.amount_minor, currency),
+        state=RefundState(row.state),
+        attempt=row.attempt,
+        failure_code=row.failure_code,
+        create_time=row.create_time,
+        update_time=row.update_time,
+    )
+
+
+def _instruction(row: Row[Any]) -> Instruction:
+    amount = Money(row.amount_minor, row.currency)
+    if row.kind == "REFUND":
+        return RefundOrder(row.instruction_id, row.deposit_id, amount)
+    if row.kind == "FORFEIT":
+        return ForfeitOrder(row.instruction_id, row.deposit_id, amount)
+    return VoidOrder(row.deposit_id)
