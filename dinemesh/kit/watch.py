@@ -9,7 +9,7 @@ import asyncio
 import enum
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
@@ -114,7 +114,7 @@ async def tail(
     pace: Pace,
     *,
     finished: Callable[[T], bool] = lambda _: False,
-) -> AsyncIterator[T | Heartbeat | End]:
+) -> AsyncGenerator[T | Heartbeat | End, None]:
     """Yields what `poll` finds, a HEARTBEAT when it was quiet, and one End as the last item.
 
     `poll` returns what is new since it was called last (it keeps its own place; the first call returns what the
