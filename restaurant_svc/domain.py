@@ -1,0 +1,587 @@
+"""What a restaurant is, when its tables are open, and what becomes of a booking.
+
+A change returns a new value or raises a named refusal. Nothing here knows a database, a message or a clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
+
+DAY_SECONDS = 86_400
+
+# One call speaks of at most this many slots, and a day, which travels in one event, holds no more either.
+MAX_SLOTS = 10_000
+MAX_DAYS = 366
+MAX_CAPACITY = 100_000
+# Zone rules change; what lies further ahead would be opened at an hour nobody can promise.
+MAX_DAYS_AHEAD = 732
+
+# Guests who come early are seated; a booking of tomorrow is not.
+EARLY_SEATING = timedelta(hours=2)
+# The reservation completes and refunds by itself a day after the service ends.
+UNMARKED_LIMIT = timedelta(hours=24)
+
+
+# --- restaurants -----------------------------------------------------------------------------------------------
+
+
+class Acceptance(StrEnum):
+    """AUTO accepts at once; MANUAL asks a person, within the policy's time limit."""
+
+    AUTO = "AUTO"
+    MANUAL = "MANUAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The terms of a restaurant, copied onto each reservation. Money in minor units."""
+
+    deposit_per_person: int
+    currency: str
+    free_cancel_window_seconds: int
+    acceptance: Acceptance
+    acceptance_limit_seconds: int
+    acceptance_lead_seconds: int
+    no_show_grace_seconds: int
+    slot_interval_seconds: int
+    service_duration_seconds: int
+    max_party_size: int
+
+
+_POLICY_BOUNDS = {
+    "free_cancel_window_seconds": (0, 365 * DAY_SECONDS),
+    "acceptance_lead_seconds": (0, 30 * DAY_SECONDS),
+    "no_show_grace_seconds": (0, DAY_SECONDS),
+    "slot_interval_seconds": (1, DAY_SECONDS),
+    "service_duration_seconds": (60, DAY_SECONDS),
+    "max_party_size": (1, 1000),
+}
+
+
+def check_policy(policy: Policy, field: str = "policy") -> None:
+    """Refuses a policy that is out of bounds, naming every field that is."""
+    wrong: list[Violation] = []
+    if policy.deposit_per_person <= 0:
+        wrong.append(Violation(f"{field}.deposit_per_person", "must be greater than zero"))
+    bounds = dict(_POLICY_BOUNDS)
+    # Only a person has a limit, so an automatic restaurant may leave it out.
+    bounds["acceptance_limit_seconds"] = (policy.acceptance is Acceptance.MANUAL, 30 * DAY_SECONDS)
+    for name, (lowest, highest) in bounds.items():
+        if not lowest <= getattr(policy, name) <= highest:
+            wrong.append(Violation(f"{field}.{name}", f"must be between {int(lowest)} and {highest}"))
+    if wrong:
+        raise invalid_all(wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Restaurant:
+    restaurant_id: str
+    name: str
+    time_zone: str
+    policy: Policy
+    version: int
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+@dataclass(frozen=True, slots=True)
+class RestaurantCreated:
+    restaurant: Restaurant
+
+
+@dataclass(frozen=True, slots=True)
+class RestaurantUpdated:
+    restaurant: Restaurant
+
+
+_ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+){0,2}", re.ASCII)
+# Files that stand beside the zones, and what depends on the machine.
+_NOT_A_ZONE = frozenset({"localtime", "posixrules", "posix", "right", "Factory"})
+
+
+def time_zone(name: str, field: str) -> ZoneInfo:
+    """The IANA time zone of that name."""
+    try:
+        if not _ZONE_NAME.fullmatch(name) or name.split("/")[0] in _NOT_A_ZONE:
+            raise ValueError(name)
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # a folder, a file that is no zone, an unknown key
+        raise invalid(field, "must be an IANA time zone such as Europe/Berlin") from None
+
+
+def updated(restaurant: Restaurant, *, name: str | None, policy: Policy | None, now: datetime) -> Restaurant:
+    """The restaurant with a new name or policy (None keeps it); the same value if nothing is different."""
+    changed = replace(restaurant, name=name or restaurant.name, policy=policy or restaurant.policy)
+    if changed == restaurant:
+        return restaurant
+    return replace(changed, version=restaurant.version + 1, update_time=now)
+
+
+# --- slots -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A dine time and the seats that may be sold for it; capacity 0 is closed. `version` grows with each change."""
+
+    dine_time: datetime
+    capacity: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """All slots of a restaurant on one local day, in order of time; `version` is 0 before the first one."""
+
+    restaurant_id: str
+    local_date: date
+    version: int
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsChanged:
+    day: Day
+
+
+def instant(zone: ZoneInfo, day: date, at: time) -> datetime | None:
+    """When it is that local time on that day: None if daylight saving skips it, the first if it comes twice."""
+    local = datetime.combine(day, at.replace(fold=0), tzinfo=zone)
+    moment = local.astimezone(UTC)
+    return (
+        moment if moment.astimezone(zone).replace(tzinfo=None, fold=0) == local.replace(tzinfo=None) else None
+    )
+
+
+def local_day(zone: ZoneInfo, moment: datetime) -> date:
+    return moment.astimezone(zone).date()
+
+
+def on_grid(at: time, interval_seconds: int) -> bool:
+    """Dine times lie on multiples of the interval, counted on the clock from local midnight."""
+    return (at.hour * 3600 + at.minute * 60 + at.second) % interval_seconds == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The local days (both included) and the local times that one call speaks of; no times means all."""
+
+    first_date: date
+    last_date: date
+    times: tuple[time, ...] = ()
+
+    def days(self) -> Iterable[date]:
+        for offset in range((self.last_date - self.first_date).days + 1):
+            yield self.first_date + timedelta(days=offset)
+
+
+DineTimes = Mapping[date, Sequence[datetime]]
+
+
+def check_span(span: Span, today: date) -> None:
+    """Refuses what is out of bounds, naming each field. `today` is the restaurant's local day."""
+    wrong: list[Violation] = []
+    days = (span.last_date - span.first_date).days + 1
+    if days < 1:
+        wrong.append(Violation("last_date", "must not be before first_date"))
+    elif days > MAX_DAYS:
+        wrong.append(Violation("last_date", f"must leave at most {MAX_DAYS} days in all"))
+    elif days * len(span.times) > MAX_SLOTS:
+        wrong.append(Violation("times", f"must make at most {MAX_SLOTS} slots over all days"))
+    # Where the caller lives it may still be yesterday.
+    if span.first_date < today - timedelta(days=1):
+        wrong.append(Violation("first_date", "must not be in the past"))
+    if span.last_date > today + timedelta(days=MAX_DAYS_AHEAD):
+        wrong.append(Violation("last_date", f"must be at most {MAX_DAYS_AHEAD} days ahead"))
+    if wrong:
+        raise invalid_all(wrong)
+
+
+def dine_times_to_open(restaurant: Restaurant, span: Span) -> DineTimes:
+    """The instants of a span, day by day. Refuses times that are off the grid or that daylight saving skips."""
+    interval = restaurant.policy.slot_interval_seconds
+    wrong = [
+        Violation(f"times[{position}]", f"{at} is not a multiple of {interval} seconds after midnight")
+        for position, at in enumerate(span.times)
+        if not on_grid(at, interval)
+    ]
+    if wrong:
+        raise invalid_all(wrong)
+    return dine_times(restaurant, span)
+
+
+def dine_times(restaurant: Restaurant, span: Span) -> DineTimes:
+    """The instants of a span, day by day. Refuses times that daylight saving skips."""
+    zone = restaurant.zone
+    wrong: dict[str, str] = {}
+    days: dict[date, Sequence[datetime]] = {}
+    for day in span.days():
+        moments: set[datetime] = set()
+        for position, at in enumerate(span.times):
+            moment = instant(zone, day, at)
+            if moment is not None:
+                moments.add(moment)
+            else:
+                skipped = f"{at} does not exist on {day} in {restaurant.time_zone}: the clocks go forward"
+                wrong.setdefault(f"times[{position}]", skipped)
+        days[day] = sorted(moments)
+    if wrong:
+        raise invalid_all(Violation(field, description) for field, description in wrong.items())
+    return days
+
+
+def opened(day: Day, dine_times: Iterable[datetime], capacity: int) -> Day:
+    """The day with these slots at this capacity; the same value if they are so already."""
+    wanted = dict.fromkeys(dine_times, capacity)
+    slots = {
+        slot.dine_time: _with_capacity(slot, wanted.pop(slot.dine_time, slot.capacity)) for slot in day.slots
+    }
+    slots.update((moment, Slot(moment, capacity, version=1)) for moment in wanted)
+    if len(slots) > MAX_SLOTS:
+        raise invalid("times", f"must leave at most {MAX_SLOTS} slots on {day.local_date}")
+    return _changed(day, slots.values())
+
+
+def closed(day: Day, dine_times: Iterable[datetime] | None) -> Day:
+    """The day with these slots (None: all) closed, as far as there are such; the same value if none was open."""
+    named = None if dine_times is None else set(dine_times)
+    return _changed(
+        day,
+        (_with_capacity(slot, 0) if named is None or slot.dine_time in named else slot for slot in day.slots),
+    )
+
+
+def _with_capacity(slot: Slot, capacity: int) -> Slot:
+    return slot if slot.capacity == capacity else replace(slot, capacity=capacity, version=slot.version + 1)
+
+
+def _changed(day: Day, slots: Iterable[Slot]) -> Day:
+    in_order = tuple(sorted(slots, key=lambda slot: slot.dine_time))
+    return day if in_order == day.slots else replace(day, version=day.version + 1, slots=in_order)
+
+
+# --- bookings --------------------------------------------------------------------------------------------------
+
+
+class BookingState(StrEnum):
+    RECEIVED = "RECEIVED"
+    ACCEPTED = "ACCEPTED"
+    DECLINED = "DECLINED"
+    SEATED = "SEATED"
+    COMPLETED = "COMPLETED"
+    NO_SHOW = "NO_SHOW"
+    WITHDRAWN = "WITHDRAWN"
+
+
+OPEN_STATES = (BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.SEATED)
+
+
+class ReservationState(StrEnum):
+    """What the reservation says of itself."""
+
+    PENDING_DEPOSIT = "PENDING_DEPOSIT"
+    PENDING_ACCEPTANCE = "PENDING_ACCEPTANCE"
+    CONFIRMED = "CONFIRMED"
+    SEATED = "SEATED"
+    COMPLETED = "COMPLETED"
+    NO_SHOW = "NO_SHOW"
+    FAILED = "FAILED"
+    DECLINED = "DECLINED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was agreed for one revision, with the deadlines and the frozen policy that staff calls need."""
+
+    revision: int
+    dine_time: datetime
+    party_size: int
+    acceptance: Acceptance
+    accept_deadline: datetime | None
+    no_show_grace: timedelta
+    service: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A reservation as one of its events tells it; `version` orders the events of a reservation."""
+
+    reservation_id: str
+    restaurant_id: str
+    customer_id: str
+    version: int
+    state: ReservationState
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """The restaurant's copy of a reservation. `heard_version` is the newest event that it follows."""
+
+    reservation_id: str
+    restaurant_id: str
+    customer_id: str
+    state: BookingState
+    confirmed: bool
+    terms: Terms
+    version: int
+    heard_version: int
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def no_show_time(self) -> datetime:
+        return self.terms.dine_time + self.terms.no_show_grace
+
+
+@dataclass(frozen=True, slots=True)
+class BookingReceived:
+    booking: Booking
+
+
+@dataclass(frozen=True, slots=True)
+class BookingAccepted:
+    booking: Booking
+
+
+@dataclass(frozen=True, slots=True)
+class BookingDeclined:
+    booking: Booking
+
+
+@dataclass(frozen=True, slots=True)
+class BookingSeated:
+    booking: Booking
+
+
+@dataclass(frozen=True, slots=True)
+class BookingNoShowMarked:
+    booking: Booking
+
+
+@dataclass(frozen=True, slots=True)
+class BookingCompleted:
+    booking: Booking
+
+
+@dataclass(frozen=True, slots=True)
+class BookingWithdrawn:
+    booking: Booking
+
+
+BookingEvent = (
+    BookingReceived
+    | BookingAccepted
+    | BookingDeclined
+    | BookingSeated
+    | BookingNoShowMarked
+    | BookingCompleted
+    | BookingWithdrawn
+)
+Event = RestaurantCreated | RestaurantUpdated | SlotsChanged | BookingEvent
+
+
+_OVER = {ReservationState.CANCELLED, ReservationState.DECLINED, ReservationState.FAILED}
+# What the reservation's state means for a booking, and the states that may follow it there. A restaurant that lost
+# its memory learns its own past this way.
+_FOLLOWS: Mapping[ReservationState, tuple[BookingState, frozenset[BookingState]]] = {
+    ReservationState.CONFIRMED: (BookingState.ACCEPTED, frozenset({BookingState.RECEIVED})),
+    ReservationState.SEATED: (BookingState.SEATED, frozenset({BookingState.RECEIVED, BookingState.ACCEPTED})),
+    ReservationState.NO_SHOW: (
+        BookingState.NO_SHOW,
+        frozenset({BookingState.RECEIVED, BookingState.ACCEPTED}),
+    ),
+    ReservationState.COMPLETED: (
+        BookingState.COMPLETED,
+        frozenset({BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.SEATED}),
+    ),
+}
+_AGREED = frozenset(
+    {BookingState.ACCEPTED, BookingState.SEATED, BookingState.NO_SHOW, BookingState.COMPLETED}
+)
+
+
+def hear(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None:
+    """The booking after an event of its reservation, whichever came before; the same value if it says nothing new.
+
+    A booking that this call puts into ACCEPTED by policy AUTO is in state ACCEPTED at once, without `confirmed`.
+    """
+    if booking is None:
+        if heard.state in (ReservationState.PENDING_DEPOSIT, ReservationState.FAILED):
+            return None  # it was never offered to the restaurant
+        return _told(_first_heard(heard, now), heard, now, may_accept=True)
+    if heard.version <= booking.heard_version:
+        return booking
+    if booking.state is BookingState.WITHDRAWN:
+        return booking
+    fresh = replace(booking, heard_version=heard.version, update_time=now, version=booking.version + 1)
+    may_accept = False
+    if heard.terms.revision > booking.terms.revision:
+        # New terms are asked anew, and what staff said of the old ones has no effect on them. Where a person had
+        # said no (or more than yes), the machine does not answer in their place.
+        may_accept = booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED)
+        fresh = replace(fresh, state=BookingState.RECEIVED, confirmed=False)
+    told = _told(replace(fresh, terms=heard.terms), heard, now, may_accept=may_accept)
+    if _without_bookkeeping(told) == _without_bookkeeping(booking):
+        return replace(booking, heard_version=heard.version)
+    return told
+
+
+def _first_heard(heard: Heard, now: datetime) -> Booking:
+    return Booking(
+        reservation_id=heard.reservation_id,
+        restaurant_id=heard.restaurant_id,
+        customer_id=heard.customer_id,
+        state=BookingState.RECEIVED,
+        confirmed=False,
+        terms=heard.terms,
+        version=1,
+        heard_version=heard.version,
+        create_time=now,
+        update_time=now,
+    )
+
+
+def _told(booking: Booking, heard: Heard, now: datetime, *, may_accept: bool) -> Booking:
+    if heard.state in _OVER:
+        if booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED):
+            return replace(booking, state=BookingState.WITHDRAWN, confirmed=False)
+        return booking
+    if heard.state is ReservationState.PENDING_ACCEPTANCE:
+        if may_accept and booking.terms.acceptance is Acceptance.AUTO and not _too_late(booking, now):
+            return replace(booking, state=BookingState.ACCEPTED)
+        return booking
+    if heard.state in _FOLLOWS:
+        target, before = _FOLLOWS[heard.state]
+        state = target if booking.state in before else booking.state
+        return replace(booking, state=state, confirmed=state in _AGREED)
+    return booking
+
+
+def _without_bookkeeping(booking: Booking) -> Booking:
+    return replace(booking, version=0, heard_version=0, update_time=booking.create_time)
+
+
+def _too_late(booking: Booking, now: datetime) -> bool:
+    deadline = booking.terms.accept_deadline
+    return deadline is not None and now >= deadline
+
+
+def news(before: Booking | None, after: Booking) -> BookingEvent | None:
+    """What the restaurant has to say after it heard its reservation. What it only repeats is no news."""
+    if before is not None and (before.state, before.terms.revision) == (after.state, after.terms.revision):
+        return None
+    if after.state is BookingState.RECEIVED:
+        return BookingReceived(after)
+    if after.state is BookingState.ACCEPTED and not after.confirmed:
+        return BookingAccepted(after)
+    if after.state is BookingState.WITHDRAWN:
+        return BookingWithdrawn(after)
+    return None
+
+
+def accept(booking: Booking, revision: int, now: datetime) -> Booking:
+    """Staff say yes. Repeated, it changes nothing; after the deadline it is refused."""
+    _same_revision(booking, revision)
+    if booking.state in _AGREED:
+        return booking
+    if booking.state is not BookingState.RECEIVED:
+        raise _not_possible(booking, "be accepted")
+    if _too_late(booking, now):
+        raise Refusal("ACCEPTANCE_EXPIRED", "The time to accept this booking has passed.")
+    return _moved(booking, BookingState.ACCEPTED, now)
+
+
+def decline(booking: Booking, revision: int, now: datetime) -> Booking:
+    """Staff say no; after an acceptance this is the restaurant's cancellation."""
+    _same_revision(booking, revision)
+    if booking.state is BookingState.DECLINED:
+        return booking
+    if booking.state not in (BookingState.RECEIVED, BookingState.ACCEPTED):
+        raise _not_possible(booking, "be declined")
+    return replace(_moved(booking, BookingState.DECLINED, now), confirmed=False)
+
+
+def seat(booking: Booking, revision: int, now: datetime) -> Booking:
+    """The guests are here: from two hours before the dine time until the reservation completes by itself."""
+    _same_revision(booking, revision)
+    if booking.state in (BookingState.SEATED, BookingState.COMPLETED):
+        return booking
+    _must_be_confirmed(booking, "be seated")
+    terms = booking.terms
+    if now >= terms.dine_time + terms.service + UNMARKED_LIMIT:
+        raise _not_possible(booking, "be seated a day after its time")
+    _not_before(
+        terms.dine_time - EARLY_SEATING, now, "Guests are seated from two hours before the dine time on."
+    )
+    return _moved(booking, BookingState.SEATED, now)
+
+
+def mark_no_show(booking: Booking, revision: int, now: datetime) -> Booking:
+    """The guests did not come: only after the dine time and the policy's grace."""
+    _same_revision(booking, revision)
+    if booking.state is BookingState.NO_SHOW:
+        return booking
+    _must_be_confirmed(booking, "be a no-show")
+    _not_before(
+        booking.no_show_time, now, "A no-show can be recorded after the dine time and the policy's grace."
+    )
+    return _moved(booking, BookingState.NO_SHOW, now)
+
+
+def complete(booking: Booking, revision: int, now: datetime) -> Booking:
+    """The guests have left."""
+    _same_revision(booking, revision)
+    if booking.state is BookingState.COMPLETED:
+        return booking
+    if booking.state is not BookingState.SEATED:
+        raise _not_possible(booking, "be completed")
+    return _moved(booking, BookingState.COMPLETED, now)
+
+
+def _moved(booking: Booking, state: BookingState, now: datetime) -> Booking:
+    return replace(booking, state=state, version=booking.version + 1, update_time=now)
+
+
+def _same_revision(booking: Booking, revision: int) -> None:
+    if revision != booking.terms.revision:
+        raise Refusal(
+            "BOOKING_REVISION",
+            f"The booking is now at revision {booking.terms.revision}: read it again.",
+            metadata={"revision": str(booking.terms.revision)},
+        )
+
+
+def _must_be_confirmed(booking: Booking, what: str) -> None:
+    if booking.state is not BookingState.ACCEPTED or not booking.confirmed:
+        raise _not_possible(booking, what)
+
+
+def _not_possible(booking: Booking, what: str) -> Refusal:
+    state = str(booking.state)
+    if booking.state is BookingState.ACCEPTED and not booking.confirmed:
+        state += " and not confirmed"
+    return Refusal(
+        "BOOKING_STATE", f"A booking that is {state} cannot {what}.", metadata={"state": str(booking.state)}
+    )
+
+
+def _not_before(start: datetime, now: datetime, message: str) -> None:
+    if now < start:
+        raise Refusal("TOO_EARLY", message, retry_after=(start - now).total_seconds())

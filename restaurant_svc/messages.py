@@ -1,0 +1,259 @@
+"""Domain values to protobuf and back: the one place of conversions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.message import Message
+
+from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit import wire
+from dinemesh.kit.outbox import OutgoingEvent
+from dinemesh.kit.refusal import invalid
+from dinemesh.reservation.v1 import events_pb2 as reservation_events_pb2
+from dinemesh.reservation.v1 import reservation_pb2
+from dinemesh.restaurant.v1 import events_pb2, restaurant_pb2, restaurant_service_pb2
+from restaurant_svc import domain
+from restaurant_svc.domain import (
+    Acceptance,
+    Booking,
+    BookingEvent,
+    BookingState,
+    Heard,
+    Policy,
+    ReservationState,
+    Restaurant,
+    Slot,
+    Span,
+    Terms,
+)
+
+_ACCEPTANCE = {
+    restaurant_pb2.ACCEPTANCE_MODE_AUTO: Acceptance.AUTO,
+    restaurant_pb2.ACCEPTANCE_MODE_MANUAL: Acceptance.MANUAL,
+}
+_ACCEPTANCE_MODE = {acceptance: mode for mode, acceptance in _ACCEPTANCE.items()}
+_BOOKING_STATE = {
+    restaurant_pb2.BOOKING_STATE_RECEIVED: BookingState.RECEIVED,
+    restaurant_pb2.BOOKING_STATE_ACCEPTED: BookingState.ACCEPTED,
+    restaurant_pb2.BOOKING_STATE_DECLINED: BookingState.DECLINED,
+    restaurant_pb2.BOOKING_STATE_SEATED: BookingState.SEATED,
+    restaurant_pb2.BOOKING_STATE_COMPLETED: BookingState.COMPLETED,
+    restaurant_pb2.BOOKING_STATE_NO_SHOW: BookingState.NO_SHOW,
+    restaurant_pb2.BOOKING_STATE_WITHDRAWN: BookingState.WITHDRAWN,
+}
+_BOOKING_STATE_NUMBER = {state: number for number, state in _BOOKING_STATE.items()}
+_RESERVATION_STATE = {
+    reservation_pb2.RESERVATION_STATE_PENDING_DEPOSIT: ReservationState.PENDING_DEPOSIT,
+    reservation_pb2.RESERVATION_STATE_PENDING_ACCEPTANCE: ReservationState.PENDING_ACCEPTANCE,
+    reservation_pb2.RESERVATION_STATE_CONFIRMED: ReservationState.CONFIRMED,
+    reservation_pb2.RESERVATION_STATE_SEATED: ReservationState.SEATED,
+    reservation_pb2.RESERVATION_STATE_COMPLETED: ReservationState.COMPLETED,
+    reservation_pb2.RESERVATION_STATE_NO_SHOW: ReservationState.NO_SHOW,
+    reservation_pb2.RESERVATION_STATE_FAILED: ReservationState.FAILED,
+    reservation_pb2.RESERVATION_STATE_DECLINED: ReservationState.DECLINED,
+    reservation_pb2.RESERVATION_STATE_CANCELLED: ReservationState.CANCELLED,
+}
+
+# --- restaurants and slots -------------------------------------------------------------------------------------
+
+
+def to_restaurant(restaurant: Restaurant) -> restaurant_pb2.Restaurant:
+    return restaurant_pb2.Restaurant(
+        restaurant_id=restaurant.restaurant_id,
+        name=restaurant.name,
+        time_zone=restaurant.time_zone,
+        policy=to_policy(restaurant.policy),
+        etag=restaurant.etag,
+        create_time=wire.to_timestamp(restaurant.create_time),
+        update_time=wire.to_timestamp(restaurant.update_time),
+    )
+
+
+def to_policy(policy: Policy) -> restaurant_pb2.Policy:
+    return restaurant_pb2.Policy(
+        deposit_per_person=wire.to_money(policy.deposit_per_person, policy.currency),
+        free_cancel_window_seconds=policy.free_cancel_window_seconds,
+        acceptance=_ACCEPTANCE_MODE[policy.acceptance],
+        acceptance_limit_seconds=policy.acceptance_limit_seconds,
+        acceptance_lead_seconds=policy.acceptance_lead_seconds,
+        no_show_grace_seconds=policy.no_show_grace_seconds,
+        slot_interval_seconds=policy.slot_interval_seconds,
+        service_duration_seconds=policy.service_duration_seconds,
+        max_party_size=policy.max_party_size,
+    )
+
+
+def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
+    """The policy of a request; its bounds are the domain's to check."""
+    wire.present(policy, "deposit_per_person", f"{field}.deposit_per_person")
+    amount, currency = wire.from_money(policy.deposit_per_person, f"{field}.deposit_per_person")
+    acceptance = _ACCEPTANCE.get(policy.acceptance)
+    if acceptance is None:
+        raise invalid(f"{field}.acceptance", "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")
+    return Policy(
+        deposit_per_person=amount,
+        currency=currency,
+        free_cancel_window_seconds=policy.free_cancel_window_seconds,
+        acceptance=acceptance,
+        acceptance_limit_seconds=policy.acceptance_limit_seconds,
+        acceptance_lead_seconds=policy.acceptance_lead_seconds,
+        no_show_grace_seconds=policy.no_show_grace_seconds,
+        slot_interval_seconds=policy.slot_interval_seconds,
+        service_duration_seconds=policy.service_duration_seconds,
+        max_party_size=policy.max_party_size,
+    )
+
+
+def to_slot(slot: Slot) -> restaurant_pb2.Slot:
+    return restaurant_pb2.Slot(
+        dine_time=wire.to_timestamp(slot.dine_time), capacity=slot.capacity, version=slot.version
+    )
+
+
+def from_span(
+    request: restaurant_service_pb2.OpenSlotsRequest | restaurant_service_pb2.CloseSlotsRequest,
+) -> Span:
+    wire.present(request, "first_date")
+    wire.present(request, "last_date")
+    return Span(
+        first_date=wire.from_date(request.first_date, "first_date"),
+        last_date=wire.from_date(request.last_date, "last_date"),
+        times=tuple(wire.from_time_of_day(at, f"times[{number}]") for number, at in enumerate(request.times)),
+    )
+
+
+# --- bookings --------------------------------------------------------------------------------------------------
+
+
+def to_booking(booking: Booking) -> restaurant_pb2.Booking:
+    terms = booking.terms
+    message = restaurant_pb2.Booking(
+        reservation_id=booking.reservation_id,
+        restaurant_id=booking.restaurant_id,
+        customer_id=booking.customer_id,
+        dine_time=wire.to_timestamp(terms.dine_time),
+        party_size=terms.party_size,
+        revision=terms.revision,
+        state=_BOOKING_STATE_NUMBER[booking.state],
+        confirmed=booking.confirmed,
+        no_show_time=wire.to_timestamp(booking.no_show_time),
+        create_time=wire.to_timestamp(booking.create_time),
+        update_time=wire.to_timestamp(booking.update_time),
+    )
+    if terms.accept_deadline is not None:
+        message.accept_deadline.CopyFrom(wire.to_timestamp(terms.accept_deadline))
+    return message
+
+
+def from_booking_state(number: int, field: str) -> BookingState:
+    state = _BOOKING_STATE.get(restaurant_pb2.BookingState.ValueType(number))
+    if state is None:
+        raise invalid(field, "is not a state of a booking")
+    return state
+
+
+def from_reservation(snapshot: reservation_events_pb2.ReservationSnapshot, version: int) -> Heard:
+    """What an event says of a reservation. Fails on a state that this version of the service does not know."""
+    deadline = None
+    if snapshot.HasField("accept_deadline"):
+        deadline = wire.from_timestamp(snapshot.accept_deadline, "accept_deadline")
+    return Heard(
+        reservation_id=snapshot.reservation_id,
+        restaurant_id=snapshot.restaurant_id,
+        customer_id=snapshot.customer_id,
+        version=version,
+        state=_RESERVATION_STATE[snapshot.state],
+        terms=Terms(
+            revision=snapshot.revision,
+            dine_time=wire.from_timestamp(snapshot.dine_time, "dine_time"),
+            party_size=snapshot.party_size,
+            acceptance=_ACCEPTANCE[snapshot.policy.acceptance],
+            accept_deadline=deadline,
+            no_show_grace=timedelta(seconds=snapshot.policy.no_show_grace_seconds),
+            service=timedelta(seconds=snapshot.policy.service_duration_seconds),
+        ),
+    )
+
+
+# --- events ----------------------------------------------------------------------------------------------------
+
+_BOOKING_EVENTS: dict[type[BookingEvent], Callable[..., Message]] = {
+    domain.BookingReceived: events_pb2.BookingReceived,
+    domain.BookingAccepted: events_pb2.BookingAccepted,
+    domain.BookingDeclined: events_pb2.BookingDeclined,
+    domain.BookingSeated: events_pb2.BookingSeated,
+    domain.BookingNoShowMarked: events_pb2.BookingNoShowMarked,
+    domain.BookingCompleted: events_pb2.BookingCompleted,
+    domain.BookingWithdrawn: events_pb2.BookingWithdrawn,
+}
+
+
+def encode_event(event: Any) -> OutgoingEvent:
+    """A domain event as the outbox takes it."""
+    match event:
+        case domain.RestaurantCreated(restaurant):
+            return _restaurant_event(
+                restaurant, events_pb2.RestaurantCreated(restaurant=_restaurant_snapshot(restaurant))
+            )
+        case domain.RestaurantUpdated(restaurant):
+            return _restaurant_event(
+                restaurant, events_pb2.RestaurantUpdated(restaurant=_restaurant_snapshot(restaurant))
+            )
+        case domain.SlotsChanged(day):
+            message = events_pb2.SlotsChanged(
+                restaurant_id=day.restaurant_id,
+                date=wire.to_date(day.local_date),
+                slots=[to_slot(slot) for slot in day.slots],
+            )
+            return OutgoingEvent(
+                message,
+                _routing_key(message),
+                f"{day.restaurant_id}/{day.local_date.isoformat()}",
+                day.version,
+            )
+        case _:
+            booking: Booking = event.booking
+            message_of_booking = _BOOKING_EVENTS[type(event)](booking=_booking_snapshot(booking))
+            return OutgoingEvent(
+                message_of_booking,
+                _routing_key(message_of_booking),
+                aggregate_id=booking.reservation_id,
+                aggregate_version=booking.version,
+                customer_id=booking.customer_id,
+                reservation_id=booking.reservation_id,
+            )
+
+
+def _restaurant_event(restaurant: Restaurant, message: Message) -> OutgoingEvent:
+    return OutgoingEvent(message, _routing_key(message), restaurant.restaurant_id, restaurant.version)
+
+
+def _restaurant_snapshot(restaurant: Restaurant) -> events_pb2.RestaurantSnapshot:
+    return events_pb2.RestaurantSnapshot(
+        restaurant_id=restaurant.restaurant_id,
+        name=restaurant.name,
+        time_zone=restaurant.time_zone,
+        policy=to_policy(restaurant.policy),
+    )
+
+
+def _booking_snapshot(booking: Booking) -> events_pb2.BookingSnapshot:
+    shown = to_booking(booking)
+    return events_pb2.BookingSnapshot(
+        reservation_id=shown.reservation_id,
+        restaurant_id=shown.restaurant_id,
+        customer_id=shown.customer_id,
+        dine_time=shown.dine_time,
+        party_size=shown.party_size,
+        revision=shown.revision,
+        state=shown.state,
+        confirmed=shown.confirmed,
+        accept_deadline=shown.accept_deadline if shown.HasField("accept_deadline") else None,
+    )
+
+
+def _routing_key(message: Message) -> str:
+    return message.DESCRIPTOR.GetOptions().Extensions[envelope_pb2.routing_key]

@@ -1,0 +1,413 @@
+"""The tables of the restaurant service and every statement on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Date,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    and_,
+    or_,
+    select,
+    update,
+)
+
+from dinemesh.kit.inbox import inbox_tables
+from dinemesh.kit.outbox import outbox_table
+from dinemesh.kit.store import Instant, Transaction
+from restaurant_svc.domain import (
+    OPEN_STATES,
+    Acceptance,
+    Booking,
+    BookingState,
+    Day,
+    Policy,
+    Restaurant,
+    Slot,
+    Terms,
+)
+
+metadata = MetaData()
+
+# The same order on both engines: by code points, not by the locale of a PostgreSQL database.
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+
+restaurants = Table(
+    "restaurants",
+    metadata,
+    Column("restaurant_id", Text, primary_key=True),
+    Column("name", _Name, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("deposit_per_person", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("free_cancel_window_seconds", Integer, nullable=False),
+    Column("acceptance", Text, nullable=False),
+    Column("acceptance_limit_seconds", Integer, nullable=False),
+    Column("acceptance_lead_seconds", Integer, nullable=False),
+    Column("no_show_grace_seconds", Integer, nullable=False),
+    Column("slot_interval_seconds", Integer, nullable=False),
+    Column("service_duration_seconds", Integer, nullable=False),
+    Column("max_party_size", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("update_time", Instant, nullable=False),
+    CheckConstraint("deposit_per_person > 0", name="restaurants_deposit"),
+    CheckConstraint("acceptance IN ('AUTO', 'MANUAL')", name="restaurants_acceptance"),
+    CheckConstraint("slot_interval_seconds BETWEEN 1 AND 86400", name="restaurants_interval"),
+    CheckConstraint("version >= 1", name="restaurants_version"),
+    Index("restaurants_by_name", "name", "restaurant_id"),
+)
+
+# Which restaurant a request_id made, so that a repetition makes none.
+create_requests = Table(
+    "create_requests",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("body_hash", Text, nullable=False),
+    Column("restaurant_id", Text, nullable=False),
+    Column("create_time", Instant, nullable=False),
+)
+
+# One row a local day that ever had slots; its version guards the slots of that day.
+slot_days = Table(
+    "slot_days",
+    metadata,
+    Column("restaurant_id", Text, primary_key=True),
+    Column("local_date", Date, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("version >= 1", name="slot_days_version"),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("restaurant_id", Text, primary_key=True),
+    Column("dine_time", Instant, primary_key=True),
+    Column("local_date", Date, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("capacity >= 0", name="slots_capacity"),
+    CheckConstraint("version >= 1", name="slots_version"),
+    Index("slots_by_day", "restaurant_id", "local_date", "dine_time"),
+)
+
+_STATES = ", ".join(f"'{state}'" for state in BookingState)
+bookings = Table(
+    "bookings",
+    metadata,
+    Column("reservation_id", Text, primary_key=True),
+    Column("restaurant_id", Text, nullable=False),
+    Column("customer_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("dine_time", Instant, nullable=False),
+    Column("party_size", Integer, nullable=False),
+    Column("acceptance", Text, nullable=False),
+    Column("accept_deadline", Instant),
+    Column("no_show_grace_seconds", Integer, nullable=False),
+    Column("service_seconds", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("heard_version", BigInteger, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("update_time", Instant, nullable=False),
+    CheckConstraint(f"state IN ({_STATES})", name="bookings_state"),
+    CheckConstraint(
+        "NOT confirmed OR state IN ('ACCEPTED', 'SEATED', 'COMPLETED', 'NO_SHOW')", name="bookings_confirmed"
+    ),
+    CheckConstraint("version >= 1", name="bookings_version"),
+    Index("bookings_by_time", "restaurant_id", "dine_time", "reservation_id"),
+    Index("bookings_by_change", "restaurant_id", "update_time", "reservation_id"),
+)
+
+outbox = outbox_table(metadata)
+inbox = inbox_tables(metadata)
+
+
+# --- restaurants -----------------------------------------------------------------------------------------------
+
+
+def restaurant(tx: Transaction, restaurant_id: str) -> Restaurant | None:
+    row = tx.execute(select(restaurants).where(restaurants.c.restaurant_id == restaurant_id)).one_or_none()
+    return None if row is None else _restaurant(row)
+
+
+def list_restaurants(tx: Transaction, after: tuple[str, str] | None, limit: int) -> list[Restaurant]:
+    """In order of (name, restaurant_id), beginning after a place in that order."""
+    order = restaurants.c.name, restaurants.c.restaurant_id
+    query = select(restaurants).order_by(*order).limit(limit)
+    if after is not None:
+        query = query.where(_beyond(*order, *after))
+    return [_restaurant(row) for row in tx.execute(query)]
+
+
+def insert_restaurant(tx: Transaction, value: Restaurant) -> None:
+    tx.execute(restaurants.insert().values(restaurant_id=value.restaurant_id, **_restaurant_values(value)))
+
+
+def update_restaurant(tx: Transaction, value: Restaurant, *, expected_version: int) -> bool:
+    """False if somebody else was first."""
+    unchanged = and_(
+        restaurants.c.restaurant_id == value.restaurant_id, restaurants.c.version == expected_version
+    )
+    return tx.changed(update(restaurants).where(unchanged).values(**_restaurant_values(value))) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    subject: str
+    request_id: str
+    body_hash: str
+    restaurant_id: str
+
+
+def remember_request(tx: Transaction, request: CreateRequest) -> CreateRequest:
+    """The request as it is remembered: the given one if its id is new, else the first one under that id."""
+    row = {
+        "subject": request.subject,
+        "request_id": request.request_id,
+        "body_hash": request.body_hash,
+        "restaurant_id": request.restaurant_id,
+        "create_time": tx.now,
+    }
+    if tx.changed(tx.insert(create_requests).values(row).on_conflict_do_nothing()) == 1:
+        return request
+    columns = create_requests.c
+    first = tx.execute(
+        select(columns.body_hash, columns.restaurant_id).where(
+            columns.subject == request.subject, columns.request_id == request.request_id
+        )
+    ).one()
+    return CreateRequest(request.subject, request.request_id, first.body_hash, first.restaurant_id)
+
+
+def _restaurant(row: Row[Any]) -> Restaurant:
+    return Restaurant(
+        restaurant_id=row.restaurant_id,
+        name=row.name,
+        time_zone=row.time_zone,
+        policy=Policy(
+            deposit_per_person=row.deposit_per_person,
+            currency=row.currency,
+            free_cancel_window_seconds=row.free_cancel_window_seconds,
+            acceptance=Acceptance(row.acceptance),
+            acceptance_limit_seconds=row.acceptance_limit_seconds,
+            acceptance_lead_seconds=row.acceptance_lead_seconds,
+            no_show_grace_seconds=row.no_show_grace_seconds,
+            slot_interval_seconds=row.slot_interval_seconds,
+            service_duration_seconds=row.service_duration_seconds,
+            max_party_size=row.max_party_size,
+        ),
+        version=row.version,
+        create_time=row.create_time,
+        update_time=row.update_time,
+    )
+
+
+def _restaurant_values(value: Restaurant) -> dict[str, Any]:
+    policy = value.policy
+    return {
+        "name": value.name,
+        "time_zone": value.time_zone,
+        "deposit_per_person": policy.deposit_per_person,
+        "currency": policy.currency,
+        "free_cancel_window_seconds": policy.free_cancel_window_seconds,
+        "acceptance": policy.acceptance.value,
+        "acceptance_limit_seconds": policy.acceptance_limit_seconds,
+        "acceptance_lead_seconds": policy.acceptance_lead_seconds,
+        "no_show_grace_seconds": policy.no_show_grace_seconds,
+        "slot_interval_seconds": policy.slot_interval_seconds,
+        "service_duration_seconds": policy.service_duration_seconds,
+        "max_party_size": policy.max_party_size,
+        "version": value.version,
+        "create_time": value.create_time,
+        "update_time": value.update_time,
+    }
+
+
+# --- slots -----------------------------------------------------------------------------------------------------
+
+
+def day(tx: Transaction, restaurant_id: str, local_date: date) -> Day:
+    """The slots of a local day, closed ones too."""
+    # The version first: a change that comes between the two statements is then found by `replace_day`.
+    version = tx.execute(
+        select(slot_days.c.version).where(
+            slot_days.c.restaurant_id == restaurant_id, slot_days.c.local_date == local_date
+        )
+    ).scalar_one_or_none()
+    rows = tx.execute(
+        select(slots.c.dine_time, slots.c.capacity, slots.c.version)
+        .where(slots.c.restaurant_id == restaurant_id, slots.c.local_date == local_date)
+        .order_by(slots.c.dine_time)
+    )
+    standing = tuple(Slot(row.dine_time, row.capacity, row.version) for row in rows)
+    return Day(restaurant_id, local_date, version or 0, standing)
+
+
+def replace_day(tx: Transaction, before: Day, after: Day) -> bool:
+    """False if the day is no longer as it was before: read it again and decide."""
+    key = {"restaurant_id": after.restaurant_id, "local_date": after.local_date}
+    if before.version == 0:
+        first = tx.insert(slot_days).values(**key, version=after.version).on_conflict_do_nothing()
+        moved = tx.changed(first)
+    else:
+        unchanged = and_(
+            slot_days.c.restaurant_id == before.restaurant_id,
+            slot_days.c.local_date == before.local_date,
+            slot_days.c.version == before.version,
+        )
+        moved = tx.changed(update(slot_days).where(unchanged).values(version=after.version))
+    if moved != 1:
+        return False
+    insert = tx.insert(slots)
+    upsert = insert.on_conflict_do_update(
+        index_elements=[slots.c.restaurant_id, slots.c.dine_time],
+        set_={"capacity": insert.excluded.capacity, "version": insert.excluded.version},
+        where=slots.c.version < insert.excluded.version,
+    )
+    standing = set(before.slots)
+    tx.execute(
+        upsert,
+        [
+            {**key, "dine_time": slot.dine_time, "capacity": slot.capacity, "version": slot.version}
+            for slot in after.slots
+            if slot not in standing
+        ],
+    )
+    return True
+
+
+# --- bookings --------------------------------------------------------------------------------------------------
+
+
+def booking(tx: Transaction, reservation_id: str) -> Booking | None:
+    row = tx.execute(select(bookings).where(bookings.c.reservation_id == reservation_id)).one_or_none()
+    return None if row is None else _booking(row)
+
+
+def insert_booking(tx: Transaction, value: Booking) -> bool:
+    """False if the reservation is known already."""
+    row = {"reservation_id": value.reservation_id, **_booking_values(value)}
+    return tx.changed(tx.insert(bookings).values(row).on_conflict_do_nothing()) == 1
+
+
+def move_booking(tx: Transaction, before: Booking, after: Booking) -> bool:
+    """False if it is no longer as it was before: read it again and decide."""
+    unmoved = and_(
+        bookings.c.reservation_id == before.reservation_id,
+        bookings.c.state == before.state.value,
+        bookings.c.version == before.version,
+        bookings.c.heard_version == before.heard_version,
+    )
+    return tx.changed(update(bookings).where(unmoved).values(**_booking_values(after))) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class BookingFilter:
+    """`start` <= dine time < `end` where they are given; no states means all."""
+
+    restaurant_id: str
+    start: datetime | None = None
+    end: datetime | None = None
+    states: Collection[BookingState] = ()
+
+
+def list_bookings(
+    tx: Transaction, which: BookingFilter, after: tuple[datetime, str] | None, limit: int
+) -> list[Booking]:
+    """In order of dine time, beginning after a place in that order."""
+    order = bookings.c.dine_time, bookings.c.reservation_id
+    query = (
+        select(bookings).where(bookings.c.restaurant_id == which.restaurant_id).order_by(*order).limit(limit)
+    )
+    if which.start is not None:
+        query = query.where(bookings.c.dine_time >= which.start)
+    if which.end is not None:
+        query = query.where(bookings.c.dine_time < which.end)
+    if which.states:
+        query = query.where(bookings.c.state.in_([state.value for state in which.states]))
+    if after is not None:
+        query = query.where(_beyond(*order, *after))
+    return [_booking(row) for row in tx.execute(query)]
+
+
+def bookings_open(tx: Transaction, restaurant_id: str) -> list[Booking]:
+    """The bookings that have not ended, oldest change first."""
+    return _in_order_of_change(
+        tx,
+        bookings.c.restaurant_id == restaurant_id,
+        bookings.c.state.in_([state.value for state in OPEN_STATES]),
+    )
+
+
+def bookings_changed(tx: Transaction, restaurant_id: str, since: datetime) -> list[Booking]:
+    """What changed at `since` or later, oldest change first."""
+    return _in_order_of_change(tx, bookings.c.restaurant_id == restaurant_id, bookings.c.update_time >= since)
+
+
+def _in_order_of_change(tx: Transaction, *which: ColumnElement[bool]) -> list[Booking]:
+    order = bookings.c.update_time, bookings.c.reservation_id
+    return [_booking(row) for row in tx.execute(select(bookings).where(*which).order_by(*order))]
+
+
+def _booking(row: Row[Any]) -> Booking:
+    return Booking(
+        reservation_id=row.reservation_id,
+        restaurant_id=row.restaurant_id,
+        customer_id=row.customer_id,
+        state=BookingState(row.state),
+        confirmed=row.confirmed,
+        terms=Terms(
+            revision=row.revision,
+            dine_time=row.dine_time,
+            party_size=row.party_size,
+            acceptance=Acceptance(row.acceptance),
+            accept_deadline=row.accept_deadline,
+            no_show_grace=timedelta(seconds=row.no_show_grace_seconds),
+            service=timedelta(seconds=row.service_seconds),
+        ),
+        version=row.version,
+        heard_version=row.heard_version,
+        create_time=row.create_time,
+        update_time=row.update_time,
+    )
+
+
+def _booking_values(value: Booking) -> dict[str, Any]:
+    return {
+        "restaurant_id": value.restaurant_id,
+        "customer_id": value.customer_id,
+        "state": value.state.value,
+        "confirmed": value.confirmed,
+        "revision": value.terms.revision,
+        "dine_time": value.terms.dine_time,
+        "party_size": value.terms.party_size,
+        "acceptance": value.terms.acceptance.value,
+        "accept_deadline": value.terms.accept_deadline,
+        "no_show_grace_seconds": int(value.terms.no_show_grace.total_seconds()),
+        "service_seconds": int(value.terms.service.total_seconds()),
+        "version": value.version,
+        "heard_version": value.heard_version,
+        "create_time": value.create_time,
+        "update_time": value.update_time,
+    }
+
+
+def _beyond(first: Column[Any], second: Column[Any], value: Any, key: str) -> ColumnElement[bool]:
+    return or_(first > value, and_(first == value, second > key))

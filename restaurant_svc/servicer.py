@@ -1,0 +1,255 @@
+"""The RPCs of RestaurantService: a message becomes arguments, and what comes back becomes a message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from dinemesh.kit import call, paging, wire
+from dinemesh.kit.call import OPERATOR, STAFF
+from dinemesh.kit.interceptors import ANYONE, Access
+from dinemesh.kit.refusal import Refusal, invalid
+from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
+from dinemesh.restaurant.v1 import restaurant_service_pb2 as pb
+from dinemesh.restaurant.v1 import restaurant_service_pb2_grpc
+from dinemesh.watch.v1 import watch_pb2
+from restaurant_svc import domain, messages
+from restaurant_svc.domain import Booking
+from restaurant_svc.persistence import BookingFilter
+from restaurant_svc.usecases import Restaurants
+
+SERVICE = "dinemesh.restaurant.v1.RestaurantService"
+
+_STAFF: Access = frozenset({STAFF})
+_OPERATOR: Access = frozenset({OPERATOR})
+ACCESS: dict[str, Access] = {
+    f"/{SERVICE}/{method}": access
+    for method, access in {
+        "ListRestaurants": ANYONE,
+        "GetRestaurant": ANYONE,
+        "CreateRestaurant": _OPERATOR,
+        "UpdateRestaurant": _STAFF | _OPERATOR,
+        "OpenSlots": _STAFF | _OPERATOR,
+        "CloseSlots": _STAFF | _OPERATOR,
+        "ListBookings": _STAFF,
+        "WatchBookings": _STAFF,
+        "AcceptBooking": _STAFF,
+        "DeclineBooking": _STAFF,
+        "MarkSeated": _STAFF,
+        "MarkNoShow": _STAFF,
+        "CompleteBooking": _STAFF,
+    }.items()
+}
+
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 200
+MAX_NAME = 200
+MAX_STATES = 20
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+_StaffRequest: TypeAlias = (
+    pb.AcceptBookingRequest
+    | pb.DeclineBookingRequest
+    | pb.MarkSeatedRequest
+    | pb.MarkNoShowRequest
+    | pb.CompleteBookingRequest
+)
+
+
+class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
+    """Who may call what, by role, stands in ACCESS; staff are bound to their restaurant here."""
+
+    def __init__(self, restaurants: Restaurants, changes: Changes, pace: Pace) -> None:
+        self._restaurants = restaurants
+        self._changes = changes
+        self._pace = pace
+
+    async def ListRestaurants(
+        self, request: pb.ListRestaurantsRequest, context: Context
+    ) -> pb.ListRestaurantsResponse:
+        size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        place = paging.position(request.page_token, name=str, id=str)
+        after = None if place is None else (place["name"], place["id"])
+        found = await self._restaurants.list_restaurants(after, size + 1)
+        token = ""
+        if len(found) > size:
+            last = found[size - 1]
+            token = paging.encode_token({"name": last.name, "id": last.restaurant_id})
+        return pb.ListRestaurantsResponse(
+            restaurants=[messages.to_restaurant(one) for one in found[:size]], next_page_token=token
+        )
+
+    async def GetRestaurant(
+        self, request: pb.GetRestaurantRequest, context: Context
+    ) -> pb.GetRestaurantResponse:
+        restaurant_id = wire.uuid_field("restaurant_id", request.restaurant_id)
+        restaurant = await self._restaurants.get(restaurant_id)
+        return pb.GetRestaurantResponse(restaurant=messages.to_restaurant(restaurant))
+
+    async def CreateRestaurant(
+        self, request: pb.CreateRestaurantRequest, context: Context
+    ) -> pb.CreateRestaurantResponse:
+        request_id = wire.uuid_field("request_id", request.request_id)
+        name = _name(request.name)
+        time_zone = wire.required("time_zone", request.time_zone)
+        wire.present(request, "policy")
+        policy = messages.from_policy(request.policy, "policy")
+        restaurant = await self._restaurants.create(
+            call.identity().subject, request_id, name, time_zone, policy
+        )
+        return pb.CreateRestaurantResponse(restaurant=messages.to_restaurant(restaurant))
+
+    async def UpdateRestaurant(
+        self, request: pb.UpdateRestaurantRequest, context: Context
+    ) -> pb.UpdateRestaurantResponse:
+        restaurant_id = _own_restaurant(request.restaurant_id)
+        etag = wire.text("etag", request.etag, 64)
+        name = _name(request.name) if request.HasField("name") else None
+        policy = messages.from_policy(request.policy, "policy") if request.HasField("policy") else None
+        if name is None and policy is None:
+            raise invalid("name", "name or policy is required")
+        restaurant = await self._restaurants.update(restaurant_id, etag, name, policy)
+        return pb.UpdateRestaurantResponse(restaurant=messages.to_restaurant(restaurant))
+
+    async def OpenSlots(self, request: pb.OpenSlotsRequest, context: Context) -> pb.OpenSlotsResponse:
+        restaurant_id = _own_restaurant(request.restaurant_id)
+        span = messages.from_span(request)
+        wire.required("times", span.times)
+        capacity = wire.between("capacity", request.capacity, 1, domain.MAX_CAPACITY)
+        slots = await self._restaurants.open_slots(restaurant_id, span, capacity)
+        return pb.OpenSlotsResponse(slots=[messages.to_slot(one) for one in slots])
+
+    async def CloseSlots(self, request: pb.CloseSlotsRequest, context: Context) -> pb.CloseSlotsResponse:
+        restaurant_id = _own_restaurant(request.restaurant_id)
+        slots = await self._restaurants.close_slots(restaurant_id, messages.from_span(request))
+        return pb.CloseSlotsResponse(slots=[messages.to_slot(one) for one in slots])
+
+    async def ListBookings(
+        self, request: pb.ListBookingsRequest, context: Context
+    ) -> pb.ListBookingsResponse:
+        which = BookingFilter(
+            restaurant_id=_own_restaurant(request.restaurant_id),
+            start=_time(request, "start_time"),
+            end=_time(request, "end_time"),
+            states=_states(request),
+        )
+        if which.start is not None and which.end is not None and which.end <= which.start:
+            raise invalid("end_time", "must be after start_time")
+        size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        place = paging.position(request.page_token, time=int, id=str)
+        after = None if place is None else (_instant(place["time"], "page_token"), place["id"])
+        found = await self._restaurants.list_bookings(which, after, size + 1)
+        token = ""
+        if len(found) > size:
+            last = found[size - 1]
+            token = paging.encode_token({"time": _micros(last.terms.dine_time), "id": last.reservation_id})
+        return pb.ListBookingsResponse(
+            bookings=[messages.to_booking(one) for one in found[:size]], next_page_token=token
+        )
+
+    async def WatchBookings(
+        self, request: pb.WatchBookingsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchBookingsResponse]:
+        restaurant_id = _own_restaurant(request.restaurant_id)
+        place = paging.position(request.resume_token, field="resume_token", time=int)
+        since = None if place is None else _instant(place["time"], "resume_token")
+        feed = await self._restaurants.watch(restaurant_id, since)
+        async for item in tail(feed.poll, self._changes, restaurant_id, self._pace):
+            yield _watched(item)
+
+    async def AcceptBooking(
+        self, request: pb.AcceptBookingRequest, context: Context
+    ) -> pb.AcceptBookingResponse:
+        booking = await self._restaurants.accept(*_staff_call(request))
+        return pb.AcceptBookingResponse(booking=messages.to_booking(booking))
+
+    async def DeclineBooking(
+        self, request: pb.DeclineBookingRequest, context: Context
+    ) -> pb.DeclineBookingResponse:
+        booking = await self._restaurants.decline(*_staff_call(request))
+        return pb.DeclineBookingResponse(booking=messages.to_booking(booking))
+
+    async def MarkSeated(self, request: pb.MarkSeatedRequest, context: Context) -> pb.MarkSeatedResponse:
+        booking = await self._restaurants.seat(*_staff_call(request))
+        return pb.MarkSeatedResponse(booking=messages.to_booking(booking))
+
+    async def MarkNoShow(self, request: pb.MarkNoShowRequest, context: Context) -> pb.MarkNoShowResponse:
+        booking = await self._restaurants.mark_no_show(*_staff_call(request))
+        return pb.MarkNoShowResponse(booking=messages.to_booking(booking))
+
+    async def CompleteBooking(
+        self, request: pb.CompleteBookingRequest, context: Context
+    ) -> pb.CompleteBookingResponse:
+        booking = await self._restaurants.complete(*_staff_call(request))
+        return pb.CompleteBookingResponse(booking=messages.to_booking(booking))
+
+
+def _watched(item: tuple[Booking, datetime] | Heartbeat | End) -> pb.WatchBookingsResponse:
+    match item:
+        case Heartbeat():
+            return pb.WatchBookingsResponse(
+                heartbeat=watch_pb2.Heartbeat(time=wire.to_timestamp(datetime.now(UTC)))
+            )
+        case End():
+            reason = watch_pb2.EndReason.Value(f"END_REASON_{item.name}")
+            return pb.WatchBookingsResponse(end=watch_pb2.End(reason=reason))
+        case (booking, place):
+            token = paging.encode_token({"time": _micros(place)})
+            return pb.WatchBookingsResponse(booking=messages.to_booking(booking), resume_token=token)
+
+
+def _own_restaurant(value: str) -> str:
+    """The restaurant that a call speaks of; staff may speak of theirs only."""
+    restaurant_id = wire.uuid_field("restaurant_id", value)
+    caller = call.identity()
+    if caller.role == STAFF and caller.restaurant_id != restaurant_id:
+        raise Refusal("PERMISSION_DENIED", "The token is for staff of another restaurant.")
+    return restaurant_id
+
+
+def _staff_call(request: _StaffRequest) -> tuple[str, str, int]:
+    """(restaurant_id, reservation_id, revision)"""
+    restaurant_id = _own_restaurant(request.restaurant_id)
+    reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
+    if request.revision < 1:
+        raise invalid("revision", "must be 1 or more")
+    return restaurant_id, reservation_id, request.revision
+
+
+def _name(value: str) -> str:
+    name = wire.text("name", value, MAX_NAME)
+    if not name.strip():
+        raise invalid("name", "must not be blank")
+    return name
+
+
+def _states(request: pb.ListBookingsRequest) -> frozenset[domain.BookingState]:
+    if len(request.states) > MAX_STATES:
+        raise invalid("states", f"must have at most {MAX_STATES} entries")
+    return frozenset(
+        messages.from_booking_state(state, f"states[{number}]") for number, state in enumerate(request.states)
+    )
+
+
+def _time(request: pb.ListBookingsRequest, field: str) -> datetime | None:
+    value: Timestamp = getattr(request, field)
+    return wire.from_timestamp(value, field) if request.HasField(field) else None  # type: ignore[arg-type]
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _instant(micros: int, field: str) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        raise invalid(field, "is not a token of this call") from None

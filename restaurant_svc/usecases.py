@@ -1,0 +1,288 @@
+"""What the restaurant service does. Each change stands in one transaction, together with the event it causes."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from datetime import date, datetime, timedelta
+from functools import partial
+
+from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import Store, Transaction
+from restaurant_svc import domain, persistence
+from restaurant_svc.domain import (
+    Booking,
+    BookingEvent,
+    Day,
+    DineTimes,
+    Heard,
+    Policy,
+    Restaurant,
+    Slot,
+    SlotsChanged,
+    Span,
+)
+from restaurant_svc.persistence import BookingFilter, CreateRequest
+
+# How long a change may take from reading the clock to being visible to a watch; a commit takes milliseconds.
+WATCH_OVERLAP = timedelta(seconds=30)
+# A guarded update that loses is decided anew. Each loss is another process's gain, so this many are a fault.
+MAX_LOSSES = 20
+
+StaffRule = Callable[[Booking, int, datetime], Booking]
+
+
+class Restaurants:
+    """The use cases. `changed` is told the restaurant_id after each commit that moved one of its bookings."""
+
+    def __init__(self, store: Store, outbox: Outbox, changed: Callable[[str], None]) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._changed = changed
+
+    # Restaurants.
+
+    async def list_restaurants(self, after: tuple[str, str] | None, limit: int) -> list[Restaurant]:
+        """By (name, restaurant_id), beginning after that place in the order."""
+        return await self._store.read(lambda tx: persistence.list_restaurants(tx, after, limit))
+
+    async def get(self, restaurant_id: str) -> Restaurant:
+        return await self._store.read(lambda tx: _existing(tx, restaurant_id))
+
+    async def create(
+        self, subject: str, request_id: str, name: str, time_zone: str, policy: Policy
+    ) -> Restaurant:
+        """Once per (subject, request_id); a repetition gets the restaurant as it stands."""
+        domain.time_zone(time_zone, "time_zone")
+        domain.check_policy(policy)
+        body = repr((name, time_zone, astuple(policy)))
+        request = CreateRequest(
+            subject, request_id, hashlib.sha256(body.encode()).hexdigest(), restaurant_id=str(uuid.uuid4())
+        )
+        return await self._store.write(lambda tx: self._create(tx, request, name, time_zone, policy))
+
+    def _create(
+        self, tx: Transaction, request: CreateRequest, name: str, time_zone: str, policy: Policy
+    ) -> Restaurant:
+        first = persistence.remember_request(tx, request)
+        if first.body_hash != request.body_hash:
+            raise Refusal("REQUEST_ID_REUSED", "This request_id was used for another restaurant.")
+        if first is not request:
+            return _existing(tx, first.restaurant_id)
+        restaurant = Restaurant(
+            request.restaurant_id, name, time_zone, policy, version=1, create_time=tx.now, update_time=tx.now
+        )
+        persistence.insert_restaurant(tx, restaurant)
+        self._outbox.add(tx, domain.RestaurantCreated(restaurant))
+        return restaurant
+
+    async def update(
+        self, restaurant_id: str, etag: str, name: str | None, policy: Policy | None
+    ) -> Restaurant:
+        """None keeps what is there."""
+        if policy is not None:
+            domain.check_policy(policy)
+        return await self._store.write(lambda tx: self._update(tx, restaurant_id, etag, name, policy))
+
+    def _update(
+        self, tx: Transaction, restaurant_id: str, etag: str, name: str | None, policy: Policy | None
+    ) -> Restaurant:
+        before = _existing(tx, restaurant_id)
+        if etag != before.etag:
+            raise _etag_mismatch()
+        after = domain.updated(before, name=name, policy=policy, now=tx.now)
+        if after is before:
+            return before
+        if not persistence.update_restaurant(tx, after, expected_version=before.version):
+            raise _etag_mismatch()
+        self._outbox.add(tx, domain.RestaurantUpdated(after))
+        return after
+
+    # Slots.
+
+    async def open_slots(self, restaurant_id: str, span: Span, capacity: int) -> Sequence[Slot]:
+        """Sets the capacity of these slots; returns them as they stand."""
+
+        def plan(tx: Transaction) -> DineTimes:
+            restaurant = _existing(tx, restaurant_id)
+            domain.check_span(span, domain.local_day(restaurant.zone, tx.now))
+            return domain.dine_times_to_open(restaurant, span)
+
+        def change(tx: Transaction, days: DineTimes) -> list[Slot]:
+            stand: list[Slot] = []
+            for local_date, moments in days.items():
+                day = self._change_day(
+                    tx,
+                    restaurant_id,
+                    local_date,
+                    partial(domain.opened, dine_times=moments, capacity=capacity),
+                )
+                named = set(moments)
+                stand += (slot for slot in day.slots if slot.dine_time in named)
+            return stand
+
+        # Thousands of time zone sums belong into a reader thread, not between other people's changes.
+        days = await self._store.read(plan)
+        return await self._store.write(lambda tx: change(tx, days))
+
+    async def close_slots(self, restaurant_id: str, span: Span) -> Sequence[Slot]:
+        """Takes these slots (without times: all of the days) off sale; returns those that exist."""
+
+        def plan(tx: Transaction) -> DineTimes:
+            restaurant = _existing(tx, restaurant_id)
+            domain.check_span(span, domain.local_day(restaurant.zone, tx.now))
+            return domain.dine_times(restaurant, span)
+
+        def change(tx: Transaction, days: DineTimes) -> list[Slot]:
+            stand: list[Slot] = []
+            for local_date, moments in days.items():
+                named = set(moments) if span.times else None
+                day = self._change_day(
+                    tx, restaurant_id, local_date, partial(domain.closed, dine_times=named)
+                )
+                stand += (slot for slot in day.slots if named is None or slot.dine_time in named)
+            return stand
+
+        days = await self._store.read(plan)
+        return await self._store.write(lambda tx: change(tx, days))
+
+    def _change_day(
+        self, tx: Transaction, restaurant_id: str, local_date: date, rule: Callable[[Day], Day]
+    ) -> Day:
+        for _ in range(MAX_LOSSES):
+            before = persistence.day(tx, restaurant_id, local_date)
+            after = rule(before)
+            if after is before:
+                return before
+            if persistence.replace_day(tx, before, after):
+                self._outbox.add(tx, SlotsChanged(after))
+                return after
+        raise _too_many_losses()
+
+    # Bookings.
+
+    async def list_bookings(
+        self, which: BookingFilter, after: tuple[datetime, str] | None, limit: int
+    ) -> list[Booking]:
+        """By (dine time, reservation_id), beginning after that place in the order."""
+
+        def query(tx: Transaction) -> list[Booking]:
+            _existing(tx, which.restaurant_id)
+            return persistence.list_bookings(tx, which, after, limit)
+
+        return await self._store.read(query)
+
+    async def watch(self, restaurant_id: str, since: datetime | None) -> BookingFeed:
+        """The feed of a restaurant's bookings: from `since` on, or what has not ended and then each change."""
+        await self.get(restaurant_id)
+        return BookingFeed(self._store, restaurant_id, since)
+
+    async def accept(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        return await self._staff(
+            restaurant_id, reservation_id, revision, domain.accept, domain.BookingAccepted
+        )
+
+    async def decline(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        return await self._staff(
+            restaurant_id, reservation_id, revision, domain.decline, domain.BookingDeclined
+        )
+
+    async def seat(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        return await self._staff(restaurant_id, reservation_id, revision, domain.seat, domain.BookingSeated)
+
+    async def mark_no_show(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        return await self._staff(
+            restaurant_id, reservation_id, revision, domain.mark_no_show, domain.BookingNoShowMarked
+        )
+
+    async def complete(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        return await self._staff(
+            restaurant_id, reservation_id, revision, domain.complete, domain.BookingCompleted
+        )
+
+    async def _staff(
+        self,
+        restaurant_id: str,
+        reservation_id: str,
+        revision: int,
+        rule: StaffRule,
+        event: Callable[[Booking], BookingEvent],
+    ) -> Booking:
+        def change(tx: Transaction) -> Booking:
+            for _ in range(MAX_LOSSES):
+                before = persistence.booking(tx, reservation_id)
+                if before is None or before.restaurant_id != restaurant_id:
+                    raise Refusal("NOT_FOUND", "There is no such booking.")
+                after = rule(before, revision, tx.now)
+                if after is before:
+                    return before
+                if persistence.move_booking(tx, before, after):
+                    self._tell(tx, after, event(after))
+                    return after
+            raise _too_many_losses()
+
+        return await self._store.write(change)
+
+    def hear(self, tx: Transaction, heard: Heard) -> None:
+        """A reservation said how it stands. An automatic restaurant accepts in this same transaction."""
+        for _ in range(MAX_LOSSES):
+            before = persistence.booking(tx, heard.reservation_id)
+            after = domain.hear(before, heard, tx.now)
+            if after is None or after is before:
+                return
+            if before is None:
+                stored = persistence.insert_booking(tx, after)
+            else:
+                stored = persistence.move_booking(tx, before, after)
+            if stored:
+                self._tell(tx, after, domain.news(before, after))
+                return
+        raise _too_many_losses()
+
+    def _tell(self, tx: Transaction, booking: Booking, event: BookingEvent | None) -> None:
+        if event is not None:
+            self._outbox.add(tx, event)
+        tx.after_commit(lambda: self._changed(booking.restaurant_id))
+
+
+class BookingFeed:
+    """A restaurant's bookings as they change, for one watch."""
+
+    def __init__(self, store: Store, restaurant_id: str, since: datetime | None) -> None:
+        self._store = store
+        self._restaurant_id = restaurant_id
+        self._since = since
+        self._seen: dict[str, int] = {}
+
+    async def poll(self) -> list[tuple[Booking, datetime]]:
+        """What changed since the last poll, oldest first, each with the time from which a later feed goes on."""
+
+        def query(tx: Transaction) -> tuple[list[Booking], datetime]:
+            if self._since is None:
+                return persistence.bookings_open(tx, self._restaurant_id), tx.now
+            return persistence.bookings_changed(tx, self._restaurant_id, self._since), tx.now
+
+        found, now = await self._store.read(query)
+        fresh = [one for one in found if self._seen.get(one.reservation_id) != one.version]
+        # A transaction that is under way may still add changes of this last while: those are looked at again.
+        self._since = now - WATCH_OVERLAP
+        self._seen = {one.reservation_id: one.version for one in found if one.update_time >= self._since}
+        return [(one, min(one.update_time, self._since)) for one in fresh]
+
+
+def _existing(tx: Transaction, restaurant_id: str) -> Restaurant:
+    restaurant = persistence.restaurant(tx, restaurant_id)
+    if restaurant is None:
+        raise Refusal("NOT_FOUND", "There is no such restaurant.")
+    return restaurant
+
+
+def _etag_mismatch() -> Refusal:
+    return Refusal("ETAG_MISMATCH", "The restaurant has changed since it was read.")
+
+
+def _too_many_losses() -> Exception:
+    return RuntimeError(f"a guarded update lost {MAX_LOSSES} times in a row")
