@@ -1,0 +1,295 @@
+"""Events of all services into entries, and entries into the messages of the history contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type import money_pb2
+
+from dinemesh.deposit.v1 import deposit_pb2
+from dinemesh.deposit.v1 import events_pb2 as deposit_events
+from dinemesh.history.v1 import history_pb2
+from dinemesh.kit import paging, wire
+from dinemesh.kit.inbox import Received
+from dinemesh.kit.refusal import invalid
+from dinemesh.reservation.v1 import events_pb2 as reservation_events
+from dinemesh.reservation.v1 import reservation_pb2
+from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
+from dinemesh.restaurant.v1 import restaurant_pb2
+from history_svc import domain
+from history_svc.domain import Cause, Cursor, Entry, Facts, Kind, Live, Money, Origin, Past, Place, Terms
+
+# Events in
+
+
+def entry_of(event: Received[Any]) -> Entry:
+    """The entry of an event. One whose type is not among `READERS` is kept by its type and its ids."""
+    reader = READERS.get(type(event.message))
+    if reader is None:
+        return domain.unknown(_origin(event))
+    kind, facts = reader(event.message)
+    return domain.entry(_origin(event), kind, facts)
+
+
+Reader = Callable[[Any], tuple[Kind, Facts]]
+
+
+def _reservation(
+    kind: Kind, more: Callable[[Any, reservation_events.ReservationSnapshot], dict[str, Any]] | None = None
+) -> Reader:
+    def read(message: Any) -> tuple[Kind, Facts]:
+        snapshot = message.reservation
+        facts: dict[str, Any] = {
+            "restaurant_id": snapshot.restaurant_id,
+            "state": _name(reservation_pb2.ReservationState, snapshot.state, "RESERVATION_STATE_"),
+            "revision": snapshot.revision,
+            "terms": _terms(snapshot),
+            "amount": _money(snapshot, "price"),
+        }
+        if more is not None:
+            facts |= more(message, snapshot)
+        return kind, Facts(**facts)
+
+    return read
+
+
+def _modified(message: Any, _snapshot: Any) -> dict[str, Any]:
+    return {"previous": _terms(message.previous)}
+
+
+def _modification_failed(message: Any, _snapshot: Any) -> dict[str, Any]:
+    return {"cause": _FAILURE_CAUSES.get(message.cause)}
+
+
+def _declined(_message: Any, snapshot: reservation_events.ReservationSnapshot) -> dict[str, Any]:
+    late = snapshot.decline_cause == reservation_pb2.DECLINE_CAUSE_DEADLINE
+    return {"cause": Cause.DEADLINE if late else Cause.RESTAURANT}
+
+
+def _cancelled(message: Any, snapshot: reservation_events.ReservationSnapshot) -> dict[str, Any]:
+    by_customer = snapshot.cancelled_by == reservation_pb2.CANCELLED_BY_CUSTOMER
+    return {
+        "cause": Cause.CUSTOMER if by_customer else Cause.RESTAURANT,
+        "refunded": _money(message, "refunded"),
+        "forfeited": _money(message, "forfeited"),
+    }
+
+
+def _failed(_message: Any, snapshot: reservation_events.ReservationSnapshot) -> dict[str, Any]:
+    return {"cause": _FAILURE_CAUSES.get(snapshot.failure_cause)}
+
+
+def _no_show(_message: Any, snapshot: reservation_events.ReservationSnapshot) -> dict[str, Any]:
+    price = _money(snapshot, "price")
+    kept = [_required_money(one.amount) for one in snapshot.forfeits]
+    if price is None:
+        return {}
+    return {"forfeited": price._replace(minor=sum(amount.minor for amount in kept))}
+
+
+def _deposit(kind: Kind, amount_field: str = "") -> Reader:
+    """`amount_field` is a field of the event itself or, if it has none of that name, of its snapshot."""
+
+    def read(message: Any) -> tuple[Kind, Facts]:
+        snapshot: deposit_events.DepositSnapshot = message.deposit
+        holder: Any = message if amount_field in message.DESCRIPTOR.fields_by_name else snapshot
+        return kind, Facts(
+            deposit_id=snapshot.deposit_id,
+            state=_name(deposit_pb2.DepositState, snapshot.state, "DEPOSIT_STATE_"),
+            amount=_money(holder, amount_field) if amount_field else None,
+            code=snapshot.decline_code,
+        )
+
+    return read
+
+
+def _booking(kind: Kind) -> Reader:
+    def read(message: Any) -> tuple[Kind, Facts]:
+        snapshot: restaurant_events.BookingSnapshot = message.booking
+        return kind, Facts(
+            restaurant_id=snapshot.restaurant_id,
+            state=_name(restaurant_pb2.BookingState, snapshot.state, "BOOKING_STATE_"),
+            revision=snapshot.revision,
+            terms=_terms(snapshot),
+        )
+
+    return read
+
+
+_FAILURE_CAUSES: dict[int, Cause] = {
+    reservation_pb2.FAILURE_CAUSE_CARD_DECLINED: Cause.CARD_DECLINED,
+    reservation_pb2.FAILURE_CAUSE_DEPOSIT_OVERLOADED: Cause.DEPOSIT_OVERLOADED,
+    reservation_pb2.FAILURE_CAUSE_DEPOSIT_UNKNOWN: Cause.DEPOSIT_UNKNOWN,
+    reservation_pb2.FAILURE_CAUSE_DEPOSIT_VOIDED: Cause.DEPOSIT_VOIDED,
+}
+
+READERS: dict[type[Message], Reader] = {
+    reservation_events.ReservationPlaced: _reservation(Kind.RESERVATION_PLACED),
+    reservation_events.ReservationConfirmed: _reservation(Kind.RESERVATION_CONFIRMED),
+    reservation_events.ReservationModified: _reservation(Kind.RESERVATION_MODIFIED, _modified),
+    reservation_events.ReservationModificationFailed: _reservation(
+        Kind.RESERVATION_MODIFICATION_FAILED, _modification_failed
+    ),
+    reservation_events.ReservationDeclined: _reservation(Kind.RESERVATION_DECLINED, _declined),
+    reservation_events.ReservationCancelled: _reservation(Kind.RESERVATION_CANCELLED, _cancelled),
+    reservation_events.ReservationFailed: _reservation(Kind.RESERVATION_FAILED, _failed),
+    reservation_events.ReservationSeated: _reservation(Kind.RESERVATION_SEATED),
+    reservation_events.ReservationCompleted: _reservation(Kind.RESERVATION_COMPLETED),
+    reservation_events.ReservationNoShowRecorded: _reservation(Kind.RESERVATION_NO_SHOW_RECORDED, _no_show),
+    deposit_events.DepositCaptured: _deposit(Kind.DEPOSIT_CAPTURED, "captured"),
+    deposit_events.DepositDeclined: _deposit(Kind.DEPOSIT_DECLINED, "amount"),
+    deposit_events.DepositVoided: _deposit(Kind.DEPOSIT_VOIDED),
+    deposit_events.DepositRefunded: _deposit(Kind.DEPOSIT_REFUNDED, "amount"),
+    deposit_events.DepositRefundFailed: _deposit(Kind.DEPOSIT_REFUND_FAILED, "amount"),
+    deposit_events.DepositForfeited: _deposit(Kind.DEPOSIT_FORFEITED, "amount"),
+    restaurant_events.BookingReceived: _booking(Kind.BOOKING_RECEIVED),
+    restaurant_events.BookingAccepted: _booking(Kind.BOOKING_ACCEPTED),
+    restaurant_events.BookingDeclined: _booking(Kind.BOOKING_DECLINED),
+    restaurant_events.BookingSeated: _booking(Kind.BOOKING_SEATED),
+    restaurant_events.BookingNoShowMarked: _booking(Kind.BOOKING_NO_SHOW_MARKED),
+    restaurant_events.BookingCompleted: _booking(Kind.BOOKING_COMPLETED),
+    restaurant_events.BookingWithdrawn: _booking(Kind.BOOKING_WITHDRAWN),
+}
+"""What each event tells a customer. One that is not here concerns none, or is newer than this version."""
+
+
+def _origin(event: Received[Any]) -> Origin:
+    return Origin(
+        event_id=event.event_id,
+        type=event.type,
+        source=event.source,
+        aggregate_id=event.aggregate_id,
+        aggregate_version=event.aggregate_version,
+        occur_time=event.occur_time,
+        customer_id=event.customer_id,
+        reservation_id=event.reservation_id,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+    )
+
+
+def _terms(holder: Any) -> Terms | None:
+    if not holder.HasField("dine_time"):
+        return None
+    return Terms(wire.from_timestamp(holder.dine_time, "dine_time"), holder.party_size)
+
+
+def _money(holder: Any, field: str) -> Money | None:
+    return _required_money(getattr(holder, field)) if holder.HasField(field) else None
+
+
+def _required_money(value: money_pb2.Money) -> Money:
+    minor, currency = wire.from_money(value, "amount")
+    return Money(minor, currency, wire.decimals(currency))
+
+
+def _name(enum: Any, value: int, prefix: str) -> str:
+    """The value's name without its prefix; a value of a later version by its number."""
+    known = enum.DESCRIPTOR.values_by_number.get(value)
+    return known.name.removeprefix(prefix) if known else str(value)
+
+
+# Entries out
+
+
+def entry_message(entry: Entry) -> history_pb2.TimelineEntry:
+    """An entry as the contract shows it."""
+    origin, facts = entry.origin, entry.facts
+    message = history_pb2.TimelineEntry(
+        event_id=origin.event_id,
+        kind=_KINDS[entry.kind],
+        occur_time=wire.to_timestamp(origin.occur_time),
+        reservation_id=origin.reservation_id,
+        restaurant_id=facts.restaurant_id,
+        deposit_id=facts.deposit_id,
+        state=facts.state,
+        revision=facts.revision,
+        correlation_id=origin.correlation_id,
+        summary=entry.summary,
+    )
+    for field, amount in (
+        ("amount", facts.amount),
+        ("refunded", facts.refunded),
+        ("forfeited", facts.forfeited),
+    ):
+        if amount is not None:
+            getattr(message, field).CopyFrom(wire.to_money(amount.minor, amount.currency))
+    if facts.terms is not None:
+        message.dine_time.CopyFrom(wire.to_timestamp(facts.terms.dine_time))
+        message.party_size = facts.terms.party_size
+    return message
+
+
+_KINDS: dict[Kind, history_pb2.TimelineEntryKind.ValueType] = {
+    kind: history_pb2.TIMELINE_ENTRY_KIND_UNSPECIFIED
+    if kind is Kind.UNKNOWN
+    else history_pb2.TimelineEntryKind.Value(f"TIMELINE_ENTRY_KIND_{kind.value}")
+    for kind in Kind
+}
+
+# Tokens. Each names what it was made for, so that it cannot be used with another request.
+
+
+def page_token(place: Place, reservation_id: str) -> str:
+    """Where the next page starts."""
+    return paging.encode_token({"r": reservation_id, "t": _micros(place.occur_time), "e": place.event_id})
+
+
+def place_of(token: str, reservation_id: str) -> Place | None:
+    """The place in a page token; None for the first page."""
+    values = paging.position(token, r=str, t=int, e=str)
+    if values is None:
+        return None
+    if values["r"] != reservation_id:
+        raise invalid("page_token", "belongs to another request")
+    return _place(values, "page_token")
+
+
+def resume_token(cursor: Cursor, reservation_id: str) -> str:
+    """Where a watch has come to."""
+    if isinstance(cursor, Live):
+        return paging.encode_token({"r": reservation_id, "p": cursor.position})
+    if cursor.after is None:
+        return ""
+    place = {"t": _micros(cursor.after.occur_time), "e": cursor.after.event_id}
+    return paging.encode_token({"r": reservation_id, "h": cursor.head, **place})
+
+
+def cursor_of(token: str, reservation_id: str) -> Cursor | None:
+    """The cursor in a resume token; None for the beginning."""
+    if not token:
+        return None
+    field = "resume_token"
+    cursor: Cursor
+    if "p" in paging.decode_token(token, field):
+        values = paging.position(token, field=field, r=str, p=int) or {}
+        cursor = Live(_position(values["p"], field))
+    else:
+        values = paging.position(token, field=field, r=str, h=int, t=int, e=str) or {}
+        cursor = Past(_position(values["h"], field), _place(values, field))
+    if values["r"] != reservation_id:
+        raise invalid(field, "belongs to another request")
+    return cursor
+
+
+def _micros(instant: datetime) -> int:
+    return wire.to_timestamp(instant).ToMicroseconds()
+
+
+def _place(values: dict[str, Any], field: str) -> Place:
+    stamp = Timestamp()
+    try:
+        stamp.FromMicroseconds(values["t"])
+    except ValueError:
+        raise invalid(field, "is not a token of this service") from None
+    return Place(wire.from_timestamp(stamp, field), wire.text(field, values["e"], 200))
+
+
+def _position(value: int, field: str) -> int:
+    if not 0 <= value < 2**63:
+        raise invalid(field, "is not a token of this service")
+    return value

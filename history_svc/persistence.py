@@ -1,0 +1,207 @@
+"""The tables of the timeline and every statement on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    and_,
+    delete,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+
+from dinemesh.kit import inbox as kit_inbox
+from dinemesh.kit.store import Instant, Transaction
+from history_svc.domain import Entry, Facts, Kind, Money, Origin, Place, Terms
+
+metadata = MetaData()
+
+# The order of event ids must be the same on both engines, whatever the locale of the database.
+_ID = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+timeline_entries = Table(
+    "timeline_entries",
+    metadata,
+    Column("event_id", _ID, primary_key=True),
+    Column("position", BigInteger, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("aggregate_id", Text, nullable=False),
+    Column("aggregate_version", BigInteger, nullable=False),
+    Column("occur_time", Instant, nullable=False),
+    Column("customer_id", Text, nullable=False),
+    Column("reservation_id", Text, nullable=False),
+    Column("restaurant_id", Text, nullable=False),
+    Column("deposit_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("dine_time", Instant),
+    Column("party_size", Integer, nullable=False),
+    Column("amount_minor", BigInteger),
+    Column("refunded_minor", BigInteger),
+    Column("forfeited_minor", BigInteger),
+    Column("currency", Text, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Index("timeline_by_customer", "customer_id", "occur_time", "event_id"),
+    Index("timeline_by_reservation", "customer_id", "reservation_id", "occur_time", "event_id"),
+    Index("timeline_by_arrival", "customer_id", "position"),
+)
+
+# One row. Its lock makes the order of positions the order of commits, so that a watch which has seen a
+# position has seen every lower one, with several processes writing.
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("arrivals_id", Integer, primary_key=True),
+    Column("last_position", BigInteger, nullable=False),
+)
+
+inbox = kit_inbox.inbox_tables(metadata)
+
+
+def append(tx: Transaction, entry: Entry) -> None:
+    """Add an entry. One that is there already stays as it is."""
+    position = tx.execute(
+        update(arrivals)
+        .values(last_position=arrivals.c.last_position + 1)
+        .returning(arrivals.c.last_position)
+    ).scalar_one()
+    tx.execute(
+        tx.insert(timeline_entries).values(position=position, **_values(entry)).on_conflict_do_nothing()
+    )
+
+
+def last_position(tx: Transaction) -> int:
+    """The newest arrival."""
+    position: int = tx.execute(select(arrivals.c.last_position)).scalar_one()
+    return position
+
+
+def knows(tx: Transaction, customer_id: str, reservation_id: str) -> bool:
+    """Whether this customer has an entry of this reservation."""
+    return tx.execute(_of(customer_id, reservation_id).limit(1)).first() is not None
+
+
+def in_order(
+    tx: Transaction,
+    customer_id: str,
+    reservation_id: str,
+    *,
+    after: Place | None,
+    limit: int,
+    head: int | None = None,
+) -> list[Entry]:
+    """Entries by occur_time and event_id, from a place on; of arrivals up to `head` only, if given."""
+    columns = timeline_entries.c
+    query = _of(customer_id, reservation_id).order_by(columns.occur_time, columns.event_id).limit(limit)
+    if after is not None:
+        later = and_(columns.occur_time == after.occur_time, columns.event_id > after.event_id)
+        query = query.where(columns.occur_time >= after.occur_time)  # for the index
+        query = query.where(or_(columns.occur_time > after.occur_time, later))
+    if head is not None:
+        query = query.where(columns.position <= head)
+    return [_entry(row) for row in tx.execute(query)]
+
+
+def arrived(
+    tx: Transaction, customer_id: str, reservation_id: str, *, after: int, limit: int
+) -> list[tuple[int, Entry]]:
+    """Entries by arrival, with their positions, beginning after a position."""
+    position = timeline_entries.c.position
+    query = _of(customer_id, reservation_id).where(position > after).order_by(position).limit(limit)
+    return [(row.position, _entry(row)) for row in tx.execute(query)]
+
+
+def contents(tx: Transaction) -> Iterator[tuple[Any, ...]]:
+    """All that the view holds, in a fixed order, without the order of arrival, which a rebuild changes."""
+    columns = [column for column in timeline_entries.c if column.name != "position"]
+    for row in tx.execute(select(*columns).order_by(timeline_entries.c.event_id)):
+        yield tuple(row)
+
+
+def drop(tx: Transaction, subscriber: str) -> None:
+    """Empty the view and forget what its subscriber took. Positions go on: a resumed watch misses nothing."""
+    tx.execute(delete(timeline_entries))
+    kit_inbox.forget(tx, inbox, subscriber)
+
+
+def _of(customer_id: str, reservation_id: str) -> Select[Any]:
+    query = select(timeline_entries).where(timeline_entries.c.customer_id == customer_id)
+    if reservation_id:
+        query = query.where(timeline_entries.c.reservation_id == reservation_id)
+    return query
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    origin, facts = entry.origin, entry.facts
+    amounts = (facts.amount, facts.refunded, facts.forfeited)
+    return {
+        "event_id": origin.event_id,
+        "kind": entry.kind.value,
+        "type": origin.type,
+        "source": origin.source,
+        "aggregate_id": origin.aggregate_id,
+        "aggregate_version": origin.aggregate_version,
+        "occur_time": origin.occur_time,
+        "customer_id": origin.customer_id,
+        "reservation_id": origin.reservation_id,
+        "restaurant_id": facts.restaurant_id,
+        "deposit_id": facts.deposit_id,
+        "state": facts.state,
+        "revision": facts.revision,
+        "dine_time": facts.terms.dine_time if facts.terms else None,
+        "party_size": facts.terms.party_size if facts.terms else 0,
+        "amount_minor": facts.amount.minor if facts.amount else None,
+        "refunded_minor": facts.refunded.minor if facts.refunded else None,
+        "forfeited_minor": facts.forfeited.minor if facts.forfeited else None,
+        "currency": next((amount.currency for amount in amounts if amount), ""),
+        "correlation_id": origin.correlation_id,
+        "causation_id": origin.causation_id,
+        "summary": entry.summary,
+    }
+
+
+def _entry(row: Row[Any]) -> Entry:
+    origin = Origin(
+        event_id=row.event_id,
+        type=row.type,
+        source=row.source,
+        aggregate_id=row.aggregate_id,
+        aggregate_version=row.aggregate_version,
+        occur_time=row.occur_time,
+        customer_id=row.customer_id,
+        reservation_id=row.reservation_id,
+        correlation_id=row.correlation_id,
+        causation_id=row.causation_id,
+    )
+    facts = Facts(
+        restaurant_id=row.restaurant_id,
+        deposit_id=row.deposit_id,
+        state=row.state,
+        revision=row.revision,
+        terms=Terms(row.dine_time, row.party_size) if row.dine_time else None,
+        amount=_money(row.amount_minor, row.currency),
+        refunded=_money(row.refunded_minor, row.currency),
+        forfeited=_money(row.forfeited_minor, row.currency),
+    )
+    return Entry(origin, Kind(row.kind), facts, row.summary)
+
+
+def _money(minor: int | None, currency: str) -> Money | None:
+    return None if minor is None else Money(minor, currency)

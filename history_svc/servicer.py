@@ -1,0 +1,81 @@
+"""HistoryService over gRPC: the caller's own timeline, to list and to watch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from dinemesh.history.v1 import history_service_pb2 as api
+from dinemesh.history.v1 import history_service_pb2_grpc
+from dinemesh.kit import call, paging, wire
+from dinemesh.kit.interceptors import Access
+from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
+from dinemesh.watch.v1 import watch_pb2
+from history_svc import messages
+from history_svc.usecases import Timeline
+
+_SERVICE = "/dinemesh.history.v1.HistoryService/"
+ACCESS: Mapping[str, Access] = {
+    f"{_SERVICE}ListTimelineEntries": frozenset({call.CUSTOMER}),
+    f"{_SERVICE}WatchTimeline": frozenset({call.CUSTOMER}),
+}
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 200
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
+    def __init__(self, timeline: Timeline, changes: Changes, pace: Pace) -> None:
+        self._timeline = timeline
+        self._changes = changes
+        self._pace = pace
+
+    async def ListTimelineEntries(
+        self, request: api.ListTimelineEntriesRequest, context: _Context
+    ) -> api.ListTimelineEntriesResponse:
+        reservation_id = _reservation_id(request.reservation_id)
+        size = paging.page_size(request.page_size, DEFAULT_PAGE, MAX_PAGE)
+        after = messages.place_of(request.page_token, reservation_id)
+        page = await self._timeline.entries(call.identity().subject, reservation_id, after, size)
+        token = messages.page_token(page.next_place, reservation_id) if page.next_place else ""
+        return api.ListTimelineEntriesResponse(
+            entries=map(messages.entry_message, page.entries), next_page_token=token
+        )
+
+    async def WatchTimeline(
+        self, request: api.WatchTimelineRequest, context: _Context
+    ) -> AsyncIterator[api.WatchTimelineResponse]:
+        reservation_id = _reservation_id(request.reservation_id)
+        cursor = messages.cursor_of(request.resume_token, reservation_id)
+        customer_id = call.identity().subject
+        feed = await self._timeline.watch(customer_id, reservation_id, cursor)
+        async with aclosing(tail(feed.poll, self._changes, customer_id, self._pace)) as items:
+            async for item in items:
+                if isinstance(item, End):
+                    yield api.WatchTimelineResponse(end=watch_pb2.End(reason=_END_REASONS[item]))
+                elif isinstance(item, Heartbeat):
+                    now = wire.to_timestamp(datetime.now(UTC))
+                    yield api.WatchTimelineResponse(heartbeat=watch_pb2.Heartbeat(time=now))
+                else:
+                    entry, place = item
+                    yield api.WatchTimelineResponse(
+                        entry=messages.entry_message(entry),
+                        resume_token=messages.resume_token(place, reservation_id),
+                    )
+
+
+_END_REASONS: Mapping[End, watch_pb2.EndReason.ValueType] = {
+    End.FINISHED: watch_pb2.END_REASON_FINISHED,
+    End.SERVER_STOPPING: watch_pb2.END_REASON_SERVER_STOPPING,
+    End.EXPIRED: watch_pb2.END_REASON_EXPIRED,
+}
+
+
+def _reservation_id(asked: str) -> str:
+    return wire.uuid_field("reservation_id", asked) if asked else ""

@@ -1,0 +1,120 @@
+"""The timeline: events go in, customers read their own, and all of it can be made again from the log."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dinemesh.kit.store import Store, Transaction
+from history_svc import domain, persistence
+from history_svc.domain import Cursor, Entry, Live, Past, Place
+
+# A watch that reads a long past hands it over in pieces of this size.
+WATCH_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Page:
+    """Entries in the order of reading; `next_place` is where the next page starts, None on the last one."""
+
+    entries: list[Entry]
+    next_place: Place | None
+
+
+class Timeline:
+    """`on_arrival` is told the customer of each new entry, after the commit, in the event loop."""
+
+    def __init__(self, store: Store, on_arrival: Callable[[str], None]) -> None:
+        self._store = store
+        self._on_arrival = on_arrival
+
+    def record(self, tx: Transaction, entry: Entry) -> None:
+        """Add what an event tells. Inside the transaction of the inbox, which lets each event in once."""
+        persistence.append(tx, entry)
+        if entry.origin.customer_id:
+            tx.after_commit(functools.partial(self._on_arrival, entry.origin.customer_id))
+
+    async def entries(self, customer_id: str, reservation_id: str, after: Place | None, limit: int) -> Page:
+        """A page of the customer's timeline. Raises NOT_FOUND for a reservation that is not theirs."""
+
+        def query(tx: Transaction) -> Page:
+            _must_know(tx, customer_id, reservation_id)
+            found = persistence.in_order(tx, customer_id, reservation_id, after=after, limit=limit + 1)
+            return Page(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
+
+        return await self._store.read(query)
+
+    async def watch(self, customer_id: str, reservation_id: str, cursor: Cursor | None) -> Feed:
+        """A watch from the cursor or the beginning. Raises NOT_FOUND for a reservation that is not theirs."""
+
+        def query(tx: Transaction) -> Cursor:
+            _must_know(tx, customer_id, reservation_id)
+            return cursor or Past(persistence.last_position(tx))
+
+        return Feed(self._store, customer_id, reservation_id, await self._store.read(query))
+
+    async def drop(self, subscriber: str) -> None:
+        """Empty the view and forget that `subscriber` ever read the log: its next start reads it again."""
+        await self._store.write(lambda tx: persistence.drop(tx, subscriber))
+
+    async def digest(self) -> Digest:
+        """How many entries there are, and a checksum of all that they say: equal for equal timelines."""
+        return await self._store.read(_digest)
+
+
+class Feed:
+    """What one watch has not seen yet."""
+
+    def __init__(self, store: Store, customer_id: str, reservation_id: str, cursor: Cursor) -> None:
+        self._store = store
+        self._customer_id = customer_id
+        self._reservation_id = reservation_id
+        self._cursor = cursor
+
+    async def poll(self) -> list[tuple[Entry, Cursor]]:
+        """The next entries, each with where the watch stands after it; empty when there are none yet.
+
+        First what there was when it began, by occur_time and event_id; then what arrived since, by arrival.
+        """
+        found = await self._store.read(self._next)
+        if found:
+            self._cursor = found[-1][1]
+        return found
+
+    def _next(self, tx: Transaction) -> list[tuple[Entry, Cursor]]:
+        whose, cursor = (self._customer_id, self._reservation_id), self._cursor
+        if isinstance(cursor, Past):
+            past = persistence.in_order(tx, *whose, after=cursor.after, limit=WATCH_BATCH, head=cursor.head)
+            if past:
+                return [(entry, Past(cursor.head, _place(entry))) for entry in past]
+        seen = cursor.head if isinstance(cursor, Past) else cursor.position
+        new = persistence.arrived(tx, *whose, after=seen, limit=WATCH_BATCH)
+        return [(entry, Live(position)) for position, entry in new]
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Two timelines are the same when their digests are. The order of arrival does not count."""
+
+    entries: int
+    checksum: str
+
+
+def _digest(tx: Transaction) -> Digest:
+    checksum = hashlib.sha256()
+    count = 0
+    for row in persistence.contents(tx):
+        checksum.update(repr(row).encode())
+        count += 1
+    return Digest(count, checksum.hexdigest())
+
+
+def _must_know(tx: Transaction, customer_id: str, reservation_id: str) -> None:
+    if reservation_id and not persistence.knows(tx, customer_id, reservation_id):
+        raise domain.reservation_not_found()
+
+
+def _place(entry: Entry) -> Place:
+    return Place(entry.origin.occur_time, entry.origin.event_id)

@@ -1,0 +1,120 @@
+"""What an audit found: violations and what to do about each, pending states, and how much was looked at."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_WIDTH = 120
+
+
+@dataclass(frozen=True, order=True)
+class Violation:
+    """One thing that is wrong: which check saw it, about what (an id), in which words, and what to do next.
+
+    Two readings speak of the same violation when check and subject are the same.
+    """
+
+    check: str
+    subject: str
+    what: str
+    remedy: str = field(compare=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.check, self.subject
+
+
+@dataclass(frozen=True, order=True)
+class Pending:
+    """A state that is allowed, on its way to another, and listed so that nobody has to guess."""
+
+    state: str
+    subject: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says: its name, how much it looked at, and what it found."""
+
+    check: str
+    looked_at: str
+    violations: tuple[Violation, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of all checks; `skipped` names those whose sources were not given."""
+
+    findings: tuple[Finding, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return tuple(violation for finding in self.findings for violation in finding.violations)
+
+    @property
+    def pending(self) -> tuple[Pending, ...]:
+        return tuple(pending for finding in self.findings for pending in finding.pending)
+
+    @property
+    def clean(self) -> bool:
+        return not self.violations
+
+    def seen_before(self, earlier: Report) -> Report:
+        """This report with only those violations that the earlier reading saw too.
+
+        On a live mesh a booking is between two databases all the time; what is wrong twice is wrong.
+        """
+        known = {violation.key for violation in earlier.violations}
+        findings = tuple(
+            Finding(
+                finding.check,
+                finding.looked_at,
+                tuple(violation for violation in finding.violations if violation.key in known),
+                finding.pending,
+            )
+            for finding in self.findings
+        )
+        return Report(findings, self.skipped)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def _lines(report: Report) -> Iterable[str]:
+    width = max((len(finding.check) for finding in report.findings), default=0)
+    for finding in report.findings:
+        verdict = "ok" if not finding.violations else f"{len(finding.violations)} WRONG"
+        yield f"{finding.check:<{width}}  {verdict:<9}  {finding.looked_at}"
+    for name in report.skipped:
+        yield f"{name:<{width}}  not looked at: its source was not given"
+    if report.pending:
+        yield ""
+        yield "Pending (allowed, listed):"
+        for pending in sorted(report.pending):
+            yield from _indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
+    for violation in sorted(report.violations):
+        yield ""
+        yield from _indented(f"WRONG  {violation.check}  {violation.subject}", "")
+        yield from _indented(violation.what, "  what: ")
+        yield from _indented(violation.remedy, "  do:   ")
+    yield ""
+    if report.clean:
+        yield "audit: nothing wrong"
+    else:
+        yield f"audit: {len(report.violations)} wrong"
+
+
+def _indented(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
