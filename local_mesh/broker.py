@@ -26,7 +26,9 @@ STOP_SECONDS = 30
 LOG_FILE = "rabbitmq.json"
 """Below `home`/log."""
 
-NOT_NEEDED = frozenset({"adduser", "init-system-helpers", "logrotate", "lsb-base", "openssl", "python3", "systemd"})
+NOT_NEEDED = frozenset(
+    {"adduser", "init-system-helpers", "logrotate", "lsb-base", "openssl", "python3", "systemd"}
+)
 """What only an installed package needs: a user, rotated logs, a service file."""
 
 ADVICE = (
@@ -54,7 +56,9 @@ class Command:
 def unpack_broker(cache: Path, say: Callable[[str], None]) -> Unpacked:
     """The broker's files in `cache`/rabbitmq; takes half a minute the first time."""
     if any(character.isspace() for character in str(cache)):
-        raise Failure(f"RabbitMQ's start script cannot run below a folder with a space in its name: {cache}. {ADVICE}")
+        raise Failure(
+            f"RabbitMQ's start script cannot run below a folder with a space in its name: {cache}. {ADVICE}"
+        )
     try:
         return unpack(
             cache / "rabbitmq",
@@ -233,6 +237,14 @@ class RunningBroker:
         if done.returncode != 0 or not done.stdout.startswith("{ok,"):
             raise Failure(f"RabbitMQ refused {expression}: {(done.stdout + done.stderr).strip()}")
         return done.stdout.strip().removeprefix("{ok, ").removesuffix("}")
+
+    def write_queue_directory(self) -> None:
+        """Have RabbitMQ write down which quorum queues it has.
+
+        It does so by itself within two seconds of a declaration. A quorum queue that it has not written down when it is
+        killed never works again; a test that kills right after a declaration calls this first.
+        """
+        self.evaluate("lists:foreach(fun dets:sync/1, dets:all())")
 
     def stop(self) -> None:
         """Stop the broker in order, then its epmd."""

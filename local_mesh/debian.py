@@ -37,7 +37,11 @@ class Unpacked:
     @property
     def library_path(self) -> str:
         """For LD_LIBRARY_PATH: libraries that this machine did not have."""
-        folders = {library.parent for place in ("lib", "usr/lib") for library in self.root.glob(f"{place}/*-linux-*/*.so*")}
+        folders = {
+            library.parent
+            for place in ("lib", "usr/lib")
+            for library in self.root.glob(f"{place}/*-linux-*/*.so*")
+        }
         return ":".join(sorted(str(folder) for folder in folders))
 
 
@@ -62,7 +66,9 @@ def unpack(
             return Unpacked(root)
         for tool in ("apt-get", "apt-cache", "dpkg", "dpkg-query"):
             if shutil.which(tool) is None:
-                raise Failure(f"{tool} is not on this machine, so the package {name} of Debian or Ubuntu cannot be had here.")
+                raise Failure(
+                    f"{tool} is not on this machine, so the package {name} of Debian or Ubuntu cannot be had here."
+                )
         work = root.parent / f"{root.name}.partial"
         for leftover in (work, root):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -139,7 +145,10 @@ def _dependencies(package: str, apt: Sequence[str], work: Path) -> list[str]:
 
 def _is_installed(package: str) -> bool:
     asked = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status}\n", package], capture_output=True, text=True, check=False
+        ["dpkg-query", "-W", "-f", "${db:Status-Status}\n", package],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return "installed" in asked.stdout.split()
 

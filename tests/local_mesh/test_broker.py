@@ -54,7 +54,9 @@ async def test_a_fresh_virtual_host_sees_nothing_of_another(broker: RunningBroke
             await (await second.channel()).declare_queue("mine", passive=True)
 
 
-async def test_a_killed_broker_comes_back_with_its_data_and_a_stopped_one_leaves_no_process(tmp_path: Path) -> None:
+async def test_a_killed_broker_comes_back_with_its_data_and_a_stopped_one_leaves_no_process(
+    tmp_path: Path,
+) -> None:
     amqp, dist, epmd = free_ports(3)
     broker = start_broker(tmp_path, amqp, dist, epmd)
     try:
@@ -63,6 +65,7 @@ async def test_a_killed_broker_comes_back_with_its_data_and_a_stopped_one_leaves
             channel = await connection.channel(publisher_confirms=True)
             await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
             await channel.default_exchange.publish(aio_pika.Message(b"once"), "kept")
+        broker.write_queue_directory()
         killed = broker.pid
         broker.kill()
         assert not answers(amqp)

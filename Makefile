@@ -1,0 +1,69 @@
+# Every target works on a fresh checkout: it makes what it needs first. `make` alone lists them.
+# Settings go on the command line, `make up RESERVATION_PORT=9000`, or into the environment with DINEMESH_ in front.
+
+PYTHON ?= python3
+BOOTSTRAP = $(PYTHON) -I local_mesh/bootstrap.py
+MESH = .venv/bin/python -m local_mesh
+
+.DEFAULT_GOAL := help
+.SILENT:
+MAKEFLAGS += --no-print-directory
+
+RUNTIME_TARGETS := demo up down status logs stop start settings token audit dead-letters redrive replay rebuild-history
+.PHONY: help runtime dev test check format generate lock clean $(RUNTIME_TARGETS)
+
+help:
+	grep -hE '^#\? ' Makefile | sed 's/^#? //'
+
+#? make demo                        a story over the running mesh: book, modify, cancel, see everything
+#? make up                          start the mesh and wait until it is healthy
+#? make down                        stop it and leave no process behind; its data stays in .local
+#? make status                      one line per part
+#? make logs [SERVICE=deposit]      follow the logs, of all parts or of one
+#? make stop SERVICE=deposit        take one part away
+#? make start SERVICE=deposit       bring it back
+#? make token SUB=alice ROLE=customer
+#?                                  print one token; also ROLE=staff RESTAURANT=<id>, ROLE=operator
+#? make settings                    every setting, and what it is now
+#? make audit                       hold the books of all services against each other (read-only)
+#? make dead-letters                list the messages that a subscriber could not take
+#? make redrive [QUEUE=name]        give them to it again
+#? make replay SERVICE=deposit      publish the events of a service again, after the loss of a broker
+#? make rebuild-history             drop the timeline and build it anew from the log of events
+$(RUNTIME_TARGETS): runtime
+	$(MESH) $@
+
+#? make test [ARGS='-k words']      all tests
+test: dev
+	.venv/bin/python -m pytest $(ARGS)
+
+#? make check                       form, lint, types, layers, contracts
+check: dev
+	echo "format"    && .venv/bin/ruff format --check .
+	echo "lint"      && .venv/bin/ruff check .
+	echo "types"     && .venv/bin/mypy
+	echo "layers"    && .venv/bin/lint-imports
+	echo "contracts" && .venv/bin/python -m protos.check
+
+#? make format                      put the code into form
+format: dev
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+#? make generate                    Python code out of protos/
+generate: dev
+	.venv/bin/python -m protos.generate
+
+#? make lock                        choose versions anew, out of pyproject.toml
+COMPILE = CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
+	--strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
+	--annotation-style=line pyproject.toml
+lock: dev
+	$(COMPILE) -o requirements/runtime.txt
+	$(COMPILE) --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+
+runtime:
+	$(BOOTSTRAP) runtime
+
+dev:
+	$(BOOTSTRAP) dev

@@ -1,0 +1,84 @@
+"""Where a mesh keeps what: everything below one folder, which survives `make down`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """The files and folders of one mesh."""
+
+    state: Path
+
+    @property
+    def data(self) -> Path:
+        """SQLite files."""
+        return self.state / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def rabbitmq(self) -> Path:
+        return self.state / "rabbitmq"
+
+    @property
+    def keys(self) -> Path:
+        """Private keys, for our user only."""
+        return self.state / "keys"
+
+    @property
+    def jwks(self) -> Path:
+        """The public keys, which the services check tokens against."""
+        return self.state / "jwks.json"
+
+    def service_token(self, service: str) -> Path:
+        return self.state / "tokens" / service
+
+    @property
+    def supervisor_config(self) -> Path:
+        return self.state / "supervisord.conf"
+
+    @property
+    def supervisor_pid(self) -> Path:
+        return self.state / "supervisord.pid"
+
+    @property
+    def running(self) -> Path:
+        """The settings of the mesh that runs or ran last."""
+        return self.state / "running.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the mesh is brought up or down."""
+        return self.state / "lock"
+
+    @property
+    def socket(self) -> Path:
+        """The supervisor's. Not below `state`, since a socket's path ends at 107 bytes and a checkout's may be longer."""
+        key = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"dinemesh-{os.getuid()}-{key}" / "supervisor.sock"
+
+    def log(self, part: str) -> Path:
+        return self.rabbitmq / "log" / "rabbitmq.json" if part == "rabbitmq" else self.logs / f"{part}.log"
+
+    def make(self) -> None:
+        """Make the folders, for our user only."""
+        for folder in (
+            self.state,
+            self.data,
+            self.logs,
+            self.keys,
+            self.service_token("any").parent,
+            self.socket.parent,
+        ):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.socket.parent.stat().st_uid != os.getuid():
+            raise PermissionError(f"{self.socket.parent} belongs to somebody else")
+        self.socket.parent.chmod(0o700)

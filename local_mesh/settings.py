@@ -1,0 +1,234 @@
+"""The settings of the mesh on one machine: where each comes from, what it may be, and what it becomes in each service.
+
+A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the prefix
+DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with the service in
+front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of reservation, and only there. An
+unknown name is refused, so that a misspelt one is not silently without effect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic_settings import BaseSettings
+
+from local_mesh.failure import Failure
+
+PREFIX = "DINEMESH_"
+ROOT = Path(__file__).resolve().parent.parent
+
+SERVICES: Mapping[str, str] = {
+    "sandbox": "deposit_svc.sandbox.__main__",
+    "deposit": "deposit_svc.settings",
+    "restaurant": "restaurant_svc.settings",
+    "reservation": "reservation_svc.settings",
+    "history": "history_svc.settings",
+}
+"""Module with the settings class of each process of ours, in starting order."""
+
+WORDS = frozenset({"SERVICE", "SUB", "ROLE", "RESTAURANT", "QUEUE", "PYTHON", "ARGS"})
+"""What a target takes on make's command line besides settings."""
+
+_DEFAULT_PORTS = {
+    "RESERVATION_PORT": "8081",
+    "DEPOSIT_PORT": "8082",
+    "HISTORY_PORT": "8083",
+    "RESTAURANT_PORT": "8084",
+    "SANDBOX_PORT": "8085",
+    "RESERVATION_METRICS_PORT": "9081",
+    "DEPOSIT_METRICS_PORT": "9082",
+    "HISTORY_METRICS_PORT": "9083",
+    "RESTAURANT_METRICS_PORT": "9084",
+    "SANDBOX_METRICS_PORT": "9085",
+}
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """One mesh on this machine. Every port is on 127.0.0.1."""
+
+    state_dir: Path = ROOT / ".local"
+    """STATE_DIR: data, keys, logs. A second mesh beside the first needs one of its own, and ports of its own."""
+    samples: bool = True
+    """SAMPLES: whether sample restaurants are made and kept open for the next 30 days."""
+    amqp_url: str = ""
+    """AMQP_URL: a broker that runs already. Empty: the mesh starts its own."""
+    rabbitmq_port: int = 5673
+    """RABBITMQ_PORT: AMQP of the mesh's own broker."""
+    rabbitmq_dist_port: int = 25673
+    """RABBITMQ_DIST_PORT: where the command line tools of RabbitMQ reach it."""
+    epmd_port: int = 4370
+    """EPMD_PORT: the name server of the broker's runtime."""
+    services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By service, what the environment of its process holds besides the defaults, without the prefix."""
+
+    @property
+    def own_broker(self) -> bool:
+        return not self.amqp_url
+
+    @property
+    def broker_url(self) -> str:
+        return self.amqp_url or f"amqp://guest:guest@127.0.0.1:{self.rabbitmq_port}/"
+
+    def port(self, service: str) -> int:
+        """Where a service listens for gRPC."""
+        return int(self.services[service]["PORT"])
+
+    def address(self, service: str) -> str:
+        return f"127.0.0.1:{self.port(service)}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Every port the mesh listens on, by the setting that changes it."""
+        found: dict[str, int] = {}
+        if self.own_broker:
+            found |= {
+                "EPMD_PORT": self.epmd_port,
+                "RABBITMQ_PORT": self.rabbitmq_port,
+                "RABBITMQ_DIST_PORT": self.rabbitmq_dist_port,
+            }
+        for service, values in self.services.items():
+            for name, value in values.items():
+                if name in ("PORT", "METRICS_PORT"):
+                    found[f"{service.upper()}_{name}"] = int(value)
+        return found
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "state_dir": str(self.state_dir)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> MeshSettings:
+        values = json.loads(text)
+        return cls(**{**values, "state_dir": Path(values["state_dir"])})
+
+
+def given_values(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the user set, by the name without prefix; make's command line wins over the environment."""
+    given = {
+        name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)
+    }
+    for name in _names_on_makes_command_line(environment.get("MAKEFLAGS", "")):
+        if name not in WORDS and name in environment:
+            given[name.removeprefix(PREFIX)] = environment[name]
+    return given
+
+
+def _names_on_makes_command_line(makeflags: str) -> list[str]:
+    """make exports its command line variables to us like any other variable; MAKEFLAGS says which those are."""
+    _, dashes, variables = f" {makeflags}".partition(" -- ")
+    if not dashes:
+        return []
+    words = re.findall(r"(?:\\.|[^\s\\])+", variables)
+    return [word.split("=", 1)[0].rstrip(":+?") for word in words if "=" in word]
+
+
+def build(given: Mapping[str, str]) -> MeshSettings:
+    """The settings out of what was given. Raises Failure naming everything that is wrong."""
+    problems: list[str] = []
+    own: dict[str, object] = {}
+    services: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
+    for name, value in (_DEFAULT_PORTS | dict(given)).items():
+        service, _, setting = name.partition("_")
+        try:
+            if name.lower() in _OWN:
+                own[name.lower()] = _OWN[name.lower()](value)
+            elif service.lower() in SERVICES and (
+                name in _DEFAULT_PORTS or setting in service_settings(service.lower())
+            ):
+                if setting in ("PORT", "METRICS_PORT"):
+                    _port(value)
+                services[service.lower()][setting] = value
+            else:
+                problems.append(f"{name}: there is no such setting{_did_you_mean(name)}")
+        except ValueError as error:
+            problems.append(f"{name}={value}: {error}")
+    settings = MeshSettings(**{**own, "services": services})  # type: ignore[arg-type]  # checked by _OWN
+    if not problems:
+        problems = _ports_used_twice(settings)
+    if problems:
+        raise Failure("These settings must be put right first:\n  " + "\n  ".join(problems))
+    return settings
+
+
+def service_settings(service: str) -> frozenset[str]:
+    """The names that a service's settings class knows, in capitals and without prefix."""
+    module = importlib.import_module(SERVICES[service])
+    return frozenset(
+        name.upper()
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, BaseSettings) and one.__module__ == module.__name__
+        for name in one.model_fields
+    )
+
+
+def all_names() -> list[str]:
+    """Every setting there is, as it is written on make's command line."""
+    own = [name.upper() for name in _OWN]
+    return own + [
+        f"{service.upper()}_{name}" for service in SERVICES for name in sorted(service_settings(service))
+    ]
+
+
+def _did_you_mean(name: str) -> str:
+    close = difflib.get_close_matches(name, all_names(), n=1)
+    return f". Did you mean {close[0]}?" if close else ". `make settings` lists them."
+
+
+def _ports_used_twice(settings: MeshSettings) -> list[str]:
+    names: dict[int, str] = {}
+    problems = []
+    for name, port in settings.ports.items():
+        if port in names:
+            problems.append(f"{name}={port}: {names[port]} is the same port")
+        names.setdefault(port, name)
+    return problems
+
+
+def _port(value: str) -> int:
+    if not value.isdigit() or not 1 <= int(value) <= 65535:
+        raise ValueError("must be a port, 1 to 65535")
+    return int(value)
+
+
+def _switch(value: str) -> bool:
+    if value.lower() not in _SWITCH:
+        raise ValueError("must be on or off")
+    return _SWITCH[value.lower()]
+
+
+def _folder(value: str) -> Path:
+    if not value:
+        raise ValueError("must be a folder")
+    return (ROOT / value).resolve()
+
+
+def _amqp(value: str) -> str:
+    if value and not value.startswith(("amqp://", "amqps://")):
+        raise ValueError("must start with amqp:// or amqps://")
+    return value
+
+
+_SWITCH = {
+    "on": True,
+    "true": True,
+    "yes": True,
+    "1": True,
+    "off": False,
+    "false": False,
+    "no": False,
+    "0": False,
+}
+_OWN = {
+    "state_dir": _folder,
+    "samples": _switch,
+    "amqp_url": _amqp,
+    "rabbitmq_port": _port,
+    "rabbitmq_dist_port": _port,
+    "epmd_port": _port,
+}
