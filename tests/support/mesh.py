@@ -1,0 +1,273 @@
+"""A whole private mesh for tests: a process of each service and the payment sandbox, over a given broker.
+
+Everything is the real thing, started as on one machine: `python -m <service>.main`, settings in the environment,
+tokens signed with a key that only the tests hold. A fault is a signal to a process; `Part` says what became of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+import jwt
+import psutil
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from jwt.algorithms import ECAlgorithm
+
+from tests.support.ports import free_ports
+
+SERVICES = ("reservation", "deposit", "restaurant", "history")
+ROOT = Path(__file__).resolve().parents[2]
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+
+FAST: dict[str, dict[str, str]] = {
+    # A test stops services often; nobody stands in front who would have to notice NOT_SERVING first.
+    "every": {
+        "DRAIN_SECONDS": "0",
+        "STOP_GRACE_SECONDS": "1",
+        "WATCH_POLL_MS": "100",
+        "HEARTBEAT_SECONDS": "2",
+    },
+}
+"""Settings that make waits short; `every` for the four services, the rest by name of the part."""
+
+
+class NotHealthy(AssertionError):
+    """A part of the mesh did not do what was asked; the message ends with its log."""
+
+
+class Keys:
+    """Signs tokens; `folder`/jwks.json holds the public key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.private = ec.generate_private_key(ec.SECP256R1())
+        self.kid = uuid.uuid4().hex[:8]
+        public = ECAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
+        self.jwks_file = folder / "jwks.json"
+        self.jwks_file.write_text(
+            json.dumps({"keys": [public | {"kid": self.kid, "alg": "ES256", "use": "sig"}]})
+        )
+
+    def token(
+        self,
+        sub: str,
+        role: str,
+        restaurant_id: str | None = None,
+        *,
+        seconds: float = 3600,
+        **claims: object,
+    ) -> str:
+        """A token that expires `seconds` from now; `claims` replaces or adds any."""
+        now = int(time.time())
+        body: dict[str, object] = {
+            "iss": "dinemesh",
+            "aud": "dinemesh",
+            "sub": sub,
+            "role": role,
+            "iat": now if seconds > 0 else now + int(seconds) - 60,
+            "exp": now + int(seconds),
+        }
+        if restaurant_id is not None:
+            body["restaurant_id"] = restaurant_id
+        return jwt.encode(body | claims, self.private, algorithm="ES256", headers={"kid": self.kid})
+
+
+class Part:
+    """One process of the mesh."""
+
+    def __init__(self, name: str, module: str, port: int, environment: dict[str, str], log: Path) -> None:
+        self.name = name
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+        self.environment = environment
+        self.log = log
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def status(self) -> str:
+        """As the kernel sees it: "running", "sleeping", "stopped" (SIGSTOP), or "gone"."""
+        try:
+            return str(psutil.Process(self.pid).status()) if self.running else "gone"
+        except psutil.NoSuchProcess:
+            return "gone"
+
+    def spawn(self) -> None:
+        assert not self.running, f"{self.name} runs already"
+        kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("DINEMESH_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                # The kernel ends it when the tests are gone, however they went.
+                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", self._module],
+                env=kept | {f"DINEMESH_{key}": value for key, value in self.environment.items()},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def is_ready(self, service: str = "") -> bool:
+        """What its health check says within a second."""
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(service=service), timeout=1
+                )
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not self.is_ready():
+            if not self.running:
+                raise NotHealthy(f"{self.name} ended instead of starting.\n{self.last_words()}")
+            if time.monotonic() > end:
+                raise NotHealthy(f"{self.name} is not ready after {seconds} s.\n{self.last_words()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask it to end (SIGTERM), and wait until it has."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """SIGSTOP: the process hangs, its port stays open."""
+        os.kill(self.pid, signal.SIGSTOP)
+        end = time.monotonic() + 5
+        while self.status != psutil.STATUS_STOPPED:
+            assert time.monotonic() < end, f"{self.name} does not stop at SIGSTOP"
+            time.sleep(0.01)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def last_words(self, lines: int = 60) -> str:
+        """The end of its log."""
+        said = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
+        return f"The end of the log of {self.name} ({self.log}):\n" + "\n".join(said)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        if process.poll() is None:
+            process.send_signal(how)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise NotHealthy(f"{self.name} did not end at {how.name}.\n{self.last_words()}") from None
+
+
+class RunningMesh:
+    """The parts of one mesh by name: the four services and "sandbox"."""
+
+    def __init__(
+        self,
+        folder: Path,
+        amqp_url: str,
+        *,
+        databases: Mapping[str, str] | None = None,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """`databases`: SQLAlchemy URL by service, else a SQLite file in `folder`. `settings`: as FAST, which they
+        overrule, names without DINEMESH_."""
+        self.folder = folder
+        self.amqp_url = amqp_url
+        self.keys = Keys(folder)
+        self.databases = {name: f"sqlite:///{folder}/{name}.db" for name in (*SERVICES, "sandbox")}
+        self.databases |= dict(databases or {})
+        ports = dict(zip((*SERVICES, "sandbox"), free_ports(5), strict=True))
+        self.metrics_ports = dict(zip(SERVICES, free_ports(4), strict=True))
+        own_token = folder / "reservation.token"
+        own_token.write_text(self.keys.token("reservation", "service", seconds=86_400))
+        chosen: dict[str, dict[str, str]] = {}
+        for layer in (FAST, settings or {}):
+            for name, values in layer.items():
+                chosen.setdefault(name, {}).update(values)
+        self.parts: dict[str, Part] = {}
+        for name in SERVICES:
+            environment = {
+                "PORT": str(ports[name]),
+                "METRICS_PORT": str(self.metrics_ports[name]),
+                "DATABASE_URL": self.databases[name],
+                "AMQP_URL": amqp_url,
+                "JWKS_FILE": str(self.keys.jwks_file),
+            }
+            if name == "reservation":
+                environment |= {
+                    "TOKEN_FILE": str(own_token),
+                    "DEPOSIT_ADDRESS": f"127.0.0.1:{ports['deposit']}",
+                }
+            if name == "deposit":
+                environment["SANDBOX_ADDRESS"] = f"127.0.0.1:{ports['sandbox']}"
+            environment |= chosen.get("every", {}) | chosen.get(name, {})
+            self.parts[name] = Part(
+                name, f"{name}_svc.main", ports[name], environment, folder / f"{name}.log"
+            )
+        environment = {"PORT": str(ports["sandbox"]), "DATABASE_URL": self.databases["sandbox"]}
+        environment |= chosen.get("sandbox", {})
+        self.parts["sandbox"] = Part(
+            "sandbox", "deposit_svc.sandbox", ports["sandbox"], environment, folder / "sandbox.log"
+        )
+
+    def __getitem__(self, name: str) -> Part:
+        return self.parts[name]
+
+    def start(self) -> None:
+        """Start all parts at once and wait until each is ready."""
+        try:
+            for part in self.parts.values():
+                part.spawn()
+            for part in self.parts.values():
+                part.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all parts, also one that hangs, and say which did not end when asked to."""
+        failed: list[str] = []
+        for part in self.parts.values():
+            try:
+                if part.status == psutil.STATUS_STOPPED:
+                    part.resume()
+                part.stop()
+            except NotHealthy as error:
+                failed.append(str(error))
+        if failed:
+            raise NotHealthy("\n".join(failed))
+
+    def token(self, sub: str, role: str, restaurant_id: str | None = None) -> str:
+        return self.keys.token(sub, role, restaurant_id)
