@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 
 from dinemesh.kit.refusal import Refusal, Violation, invalid
 
-_INSTRUCTIONS = uuid.UUID("6f3f0f5e-5d0c-4b7e-9a43-1f0f4c7f9b11")  # names instruction ids, so that a rerun repeats them
+_INSTRUCTIONS = uuid.UUID(
+    "6f3f0f5e-5d0c-4b7e-9a43-1f0f4c7f9b11"
+)  # names instruction ids, so that a rerun repeats them
 _DAY = timedelta(days=1)
 
 
@@ -173,18 +175,24 @@ class Slot:
         return self.sold + party_size <= self.capacity
 
 
-def check_table(restaurant: Restaurant, dine_time: datetime, now: datetime, rules: Rules) -> Iterable[Violation]:
+def check_table(
+    restaurant: Restaurant, dine_time: datetime, now: datetime, rules: Rules
+) -> Iterable[Violation]:
     """What is wrong with a dine_time, apart from whether a seat is free."""
     lead = restaurant.policy.acceptance_lead_seconds
     if dine_time <= now:
         yield Violation("dine_time", "is past; a table can be booked for the future only")
     elif dine_time <= now + timedelta(seconds=lead):
-        yield Violation("dine_time", f"must be more than {lead} seconds from now, so that the restaurant can answer")
+        yield Violation(
+            "dine_time", f"must be more than {lead} seconds from now, so that the restaurant can answer"
+        )
     elif dine_time > now + rules.horizon:
         yield Violation("dine_time", f"must be at most {rules.horizon.days} days from now")
     elif not restaurant.policy.is_on_grid(dine_time.astimezone(ZoneInfo(restaurant.time_zone)).time()):
         interval = restaurant.policy.slot_interval_seconds
-        yield Violation("dine_time", f"must be a multiple of {interval} seconds from midnight, {restaurant.time_zone}")
+        yield Violation(
+            "dine_time", f"must be a multiple of {interval} seconds from midnight, {restaurant.time_zone}"
+        )
 
 
 def check_party(policy: Policy, party_size: int) -> Iterable[Violation]:
@@ -498,7 +506,9 @@ class Reservation:
             return self.deposits[-1].deposit_id == deposit_id
         return self.modification is not None and self.modification.deposit_id == deposit_id
 
-    def _conclude_attempt(self, deposit_id: str, outcome: DepositOutcome, now: datetime, rules: Rules) -> Move:
+    def _conclude_attempt(
+        self, deposit_id: str, outcome: DepositOutcome, now: datetime, rules: Rules
+    ) -> Move:
         line = self.deposits[-1]
         match outcome:
             case Captured() if now < self.hold_expire_time:
@@ -508,7 +518,9 @@ class Reservation:
                 return Move(placed._moved(now), Happened.PLACED)
             case Declined(code):
                 refused = self._lined(line, state=DepositState.DECLINED)
-                refused = replace(refused, state=State.FAILED, failure=Failure.CARD_DECLINED, decline_code=code)
+                refused = replace(
+                    refused, state=State.FAILED, failure=Failure.CARD_DECLINED, decline_code=code
+                )
                 return Move(refused._moved(now), Happened.FAILED)
             case NotCharged():
                 # Deposit was told nothing, so there is nothing to tell anybody either.
@@ -623,7 +635,11 @@ class Reservation:
         """The moves that lead to what the restaurant says, whichever of its events came first."""
         if news.revision != self.terms.revision:
             return []
-        if news.state is BookingState.DECLINED and not news.was_accepted and self.state is State.PENDING_ACCEPTANCE:
+        if (
+            news.state is BookingState.DECLINED
+            and not news.was_accepted
+            and self.state is State.PENDING_ACCEPTANCE
+        ):
             return [self._decline(DeclineCause.RESTAURANT, now)]
         moves: list[Move] = []
         for step in _STEPS.get(news.state, ()):
@@ -653,7 +669,9 @@ class Reservation:
         return replace(returned, state=State.SEATED)._ended(now, Happened.SEATED)
 
     def _record_no_show(self, now: datetime) -> Move:
-        return replace(self._forfeit(Cause.NO_SHOW), state=State.NO_SHOW)._ended(now, Happened.NO_SHOW_RECORDED)
+        return replace(self._forfeit(Cause.NO_SHOW), state=State.NO_SHOW)._ended(
+            now, Happened.NO_SHOW_RECORDED
+        )
 
     def _complete(self, now: datetime) -> Move:
         returned = self._give_back(self.held_total, Cause.COMPLETED)
@@ -780,6 +798,40 @@ def _failure(outcome: DepositOutcome) -> Failure:
     return Failure.DEPOSIT_VOIDED if isinstance(outcome, Voided) else Failure.DEPOSIT_UNKNOWN
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A customer's request for other terms, checked for form only."""
+
+    customer_id: str
+    request_id: str
+    reservation_id: str
+    etag: str
+    wish: Wish
+    payment_token: str = field(repr=False)
+    body_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who asks: a customer, or the staff of a restaurant."""
+
+    customer_id: str | None = None
+    restaurant_id: str | None = None
+
+    def side_in(self, reservation: Reservation) -> By | None:
+        """On which side of the reservation, if on any."""
+        if self.customer_id is not None and self.customer_id == reservation.customer_id:
+            return By.CUSTOMER
+        if self.restaurant_id is not None and self.restaurant_id == reservation.restaurant_id:
+            return By.RESTAURANT
+        return None
+
+
+def not_found() -> Refusal:
+    """Also for somebody else's reservation: the two cannot be told apart."""
+    return Refusal("NOT_FOUND", "There is no such reservation.")
+
+
 def hold_table(
     order: Order, restaurant: Restaurant, *, reservation_id: str, deposit_id: str, now: datetime, rules: Rules
 ) -> Reservation:
@@ -805,7 +857,9 @@ def refusal_of(failure: Failure, decline_code: str, retry_after: float) -> Refus
     """What the client is told of an attempt that failed."""
     if failure is Failure.CARD_DECLINED:
         return Refusal(
-            "CARD_DECLINED", "The card was declined; nothing was charged.", metadata={"decline_code": decline_code}
+            "CARD_DECLINED",
+            "The card was declined; nothing was charged.",
+            metadata={"decline_code": decline_code},
         )
     return Refusal(
         "TRY_AGAIN_LATER", "The deposit could not be taken; nothing stays charged.", retry_after=retry_after

@@ -14,7 +14,8 @@ from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant
 from reservation_svc.persistence.tables import requests, restaurants, slots
 
 _AT = and_(
-    slots.c.restaurant_id == bindparam("at_restaurant"), slots.c.dine_time == bindparam("at_time", type_=Instant)
+    slots.c.restaurant_id == bindparam("at_restaurant"),
+    slots.c.dine_time == bindparam("at_time", type_=Instant),
 )
 _HOLD = (
     update(slots)
@@ -42,7 +43,8 @@ _LOOK = (
         ).outerjoin(
             requests,
             and_(
-                requests.c.customer_id == bindparam("of_customer"), requests.c.request_id == bindparam("of_request")
+                requests.c.customer_id == bindparam("of_customer"),
+                requests.c.request_id == bindparam("of_request"),
             ),
         )
     )
@@ -143,7 +145,9 @@ def release(tx: Transaction, restaurant_id: str, dine_time: datetime, seats: int
 
 def is_open_between(tx: Transaction, restaurant_id: str, first: datetime, end: datetime) -> bool:
     """Whether any slot is open from `first` until before `end`."""
-    count: int = tx.execute(_IS_OPEN, {"at_restaurant": restaurant_id, "first": first, "end": end}).scalar_one()
+    count: int = tx.execute(
+        _IS_OPEN, {"at_restaurant": restaurant_id, "first": first, "end": end}
+    ).scalar_one()
     return count > 0
 
 
@@ -166,7 +170,9 @@ def keep_restaurant(tx: Transaction, copy: Restaurant) -> None:
     )
 
 
-def set_capacity(tx: Transaction, restaurant_id: str, dine_time: datetime, capacity: int, version: int) -> None:
+def set_capacity(
+    tx: Transaction, restaurant_id: str, dine_time: datetime, capacity: int, version: int
+) -> None:
     """Sets the capacity unless a newer one is known. What is sold stays sold."""
     insert = tx.insert(slots).values(
         restaurant_id=restaurant_id, dine_time=dine_time, capacity=capacity, sold=0, version=version

@@ -26,7 +26,9 @@ def find(tx: Transaction, customer_id: str, request_id: str) -> RequestRecord | 
     return None if row is None else RequestRecord(row.body_hash, row.reservation_id, row.modification_id)
 
 
-def point(tx: Transaction, customer_id: str, request_id: str, old: RequestRecord | None, new: RequestRecord) -> bool:
+def point(
+    tx: Transaction, customer_id: str, request_id: str, old: RequestRecord | None, new: RequestRecord
+) -> bool:
     """Inserts the row, or points it from the attempt `old` at `new`. False: another process was faster."""
     if old is None:
         values = {

@@ -27,10 +27,23 @@ from reservation_svc.domain import (
     Terms,
 )
 from reservation_svc.persistence.allotment import policy_text, read_policy
-from reservation_svc.persistence.tables import deposits, instructions, modifications, reservations
+from reservation_svc.persistence.tables import (
+    deposits,
+    instructions,
+    modifications,
+    reservations,
+)
 
 _FIXED = frozenset(
-    ("reservation_id", "customer_id", "restaurant_id", "policy", "create_time", "attempt_deadline", "hold_expire_time")
+    (
+        "reservation_id",
+        "customer_id",
+        "restaurant_id",
+        "policy",
+        "create_time",
+        "attempt_deadline",
+        "hold_expire_time",
+    )
 )
 _CHANGING = [column.name for column in reservations.columns if column.name not in _FIXED]
 
@@ -72,7 +85,9 @@ _SAVE_LINE = (
 _CLOSE = (
     update(modifications)
     .where(modifications.c.modification_id == bindparam("closed_id"), modifications.c.state == "OPEN")
-    .values(state=bindparam("new_state"), failure=bindparam("new_failure"), decline_code=bindparam("new_code"))
+    .values(
+        state=bindparam("new_state"), failure=bindparam("new_failure"), decline_code=bindparam("new_code")
+    )
 )
 _POSTPONE = (
     update(reservations)
@@ -89,6 +104,7 @@ _DUE = (
     .limit(bindparam("most"))
 )
 _VERSION = select(reservations.c.version).where(reservations.c.reservation_id == bindparam("wanted"))
+_OF_DEPOSIT = select(deposits.c.reservation_id).where(deposits.c.deposit_id == bindparam("wanted"))
 _PAGE = (
     select(reservations.c.reservation_id)
     .where(reservations.c.customer_id == bindparam("of_customer"))
@@ -113,6 +129,12 @@ _INSERT_MODIFICATION = modifications.insert()
 def find(tx: Transaction, reservation_id: str) -> Reservation | None:
     rows = tx.execute(_BY_ID, {"wanted": reservation_id}).all()
     return _read(tx, rows)[0] if rows else None
+
+
+def of_deposit(tx: Transaction, deposit_id: str) -> str | None:
+    """The reservation_id of a deposit."""
+    found: str | None = tx.execute(_OF_DEPOSIT, {"wanted": deposit_id}).scalar_one_or_none()
+    return found
 
 
 def version(tx: Transaction, reservation_id: str) -> int | None:
@@ -179,7 +201,9 @@ def save(tx: Transaction, before: Reservation, after: Reservation, rules: Rules)
             line = {"saved_id": new.deposit_id, "new_state": new.state.value, "new_captured": new.captured}
             tx.execute(_SAVE_LINE, line)
     _insert_lines(tx, after, len(before.deposits))
-    for position, order in enumerate(after.instructions[len(before.instructions) :], len(before.instructions)):
+    for position, order in enumerate(
+        after.instructions[len(before.instructions) :], len(before.instructions)
+    ):
         tx.execute(
             _INSERT_INSTRUCTION,
             {
@@ -285,14 +309,17 @@ def _read(tx: Transaction, rows: Iterable[Row[Any]]) -> list[Reservation]:
     orders: defaultdict[str, list[Instruction]] = defaultdict(list)
     if instructed := [one.reservation_id for one in heads.values() if one.instruction_count]:
         for row in tx.execute(_INSTRUCTIONS, {"wanted": instructed}):
-            order = Instruction(row.instruction_id, Kind(row.kind), row.deposit_id, row.amount, Cause(row.cause))
+            order = Instruction(
+                row.instruction_id, Kind(row.kind), row.deposit_id, row.amount, Cause(row.cause)
+            )
             orders[row.reservation_id].append(order)
     wanted: dict[str, Modification] = {}
     if modified := [one.modification_id for one in heads.values() if one.modification_id]:
         for row in tx.execute(_MODIFICATIONS, {"wanted": modified}):
             wanted[row.reservation_id] = _modification(row)
     return [
-        _reservation(head, tuple(lines[key]), tuple(orders[key]), wanted.get(key)) for key, head in heads.items()
+        _reservation(head, tuple(lines[key]), tuple(orders[key]), wanted.get(key))
+        for key, head in heads.items()
     ]
 
 

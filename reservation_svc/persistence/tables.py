@@ -92,7 +92,12 @@ reservations = Table(
     CheckConstraint("(state = 'CANCELLED') = (cancelled_by IS NOT NULL)", name="cancelled_by_if_cancelled"),
     CheckConstraint("(state = 'DECLINED') = (decline_cause IS NOT NULL)", name="decline_cause_if_declined"),
 )
-Index("reservations_of_customer", reservations.c.customer_id, reservations.c.create_time, reservations.c.reservation_id)
+Index(
+    "reservations_of_customer",
+    reservations.c.customer_id,
+    reservations.c.create_time,
+    reservations.c.reservation_id,
+)
 Index(
     "reservations_due",
     reservations.c.due_time,
@@ -126,7 +131,9 @@ instructions = Table(
     Column("cause", Text, nullable=False),
     _one_of("kind", domain.Kind),
     _one_of("cause", domain.Cause),
-    CheckConstraint("(kind = 'VOID' AND amount = 0) OR (kind <> 'VOID' AND amount > 0)", name="amount_fits_kind"),
+    CheckConstraint(
+        "(kind = 'VOID' AND amount = 0) OR (kind <> 'VOID' AND amount > 0)", name="amount_fits_kind"
+    ),
 )
 Index("instructions_of_reservation", instructions.c.reservation_id, instructions.c.position, unique=True)
 

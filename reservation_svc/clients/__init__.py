@@ -1,0 +1,1 @@
+"""The way out of the service: deposit_svc over gRPC."""

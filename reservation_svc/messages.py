@@ -1,0 +1,423 @@
+"""Domain values to protobuf and back: the one place of conversions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
+from dinemesh.deposit.v1 import events_pb2 as deposit_events_pb2
+from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit import wire
+from dinemesh.kit.outbox import OutgoingEvent
+from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
+from dinemesh.reservation.v1 import events_pb2, reservation_pb2, reservation_service_pb2
+from dinemesh.restaurant.v1 import events_pb2 as restaurant_events_pb2
+from dinemesh.restaurant.v1 import restaurant_pb2
+from reservation_svc.domain import (
+    Acceptance,
+    BookingNews,
+    BookingState,
+    By,
+    Cause,
+    Change,
+    Charge,
+    DeclineCause,
+    DepositLine,
+    DepositNews,
+    DepositState,
+    Failure,
+    Happened,
+    Kind,
+    Order,
+    Policy,
+    Reservation,
+    ReservationEvent,
+    Restaurant,
+    State,
+    Wish,
+)
+from reservation_svc.usecases.hear import SlotNews
+from reservation_svc.usecases.read import Offer
+
+V = TypeVar("V")
+
+MAX_NOTE = 500
+MAX_TOKEN = 128
+MAX_ETAG = 64
+MAX_PARTY = 1000  # the largest that any policy allows
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# Days whose bounds are instants in every time zone, with room to spare.
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998
+
+_ACCEPTANCE = {
+    restaurant_pb2.ACCEPTANCE_MODE_AUTO: Acceptance.AUTO,
+    restaurant_pb2.ACCEPTANCE_MODE_MANUAL: Acceptance.MANUAL,
+}
+_MODE = {acceptance: mode for mode, acceptance in _ACCEPTANCE.items()}
+_STATE = {state: reservation_pb2.ReservationState.Value(f"RESERVATION_STATE_{state}") for state in State}
+_CANCELLED_BY = {by: reservation_pb2.CancelledBy.Value(f"CANCELLED_BY_{by}") for by in By}
+_FAILURE = {cause: reservation_pb2.FailureCause.Value(f"FAILURE_CAUSE_{cause}") for cause in Failure}
+_DECLINE = {cause: reservation_pb2.DeclineCause.Value(f"DECLINE_CAUSE_{cause}") for cause in DeclineCause}
+_DEPOSIT_STATE = {state: deposit_pb2.DepositState.Value(f"DEPOSIT_STATE_{state}") for state in DepositState}
+_HEARD_DEPOSIT_STATE = {number: state for state, number in _DEPOSIT_STATE.items()}
+_HEARD_BOOKING_STATE = {
+    restaurant_pb2.BookingState.Value(f"BOOKING_STATE_{state}"): state for state in BookingState
+}
+
+# --- requests --------------------------------------------------------------------------------------------------
+
+
+class Form:
+    """A request that is read field by field. Everything wrong with it is told at once."""
+
+    def __init__(self) -> None:
+        self._wrong: list[Violation] = []
+
+    def uuid(self, field: str, value: str) -> str:
+        try:
+            return wire.uuid_field(field, value)
+        except Refusal as refusal:
+            return self._note(refusal, "")
+
+    def text(
+        self, field: str, value: str, longest: int, *, optional: bool = False, lines: bool = False
+    ) -> str:
+        try:
+            return wire.text(field, value, longest, optional=optional, lines=lines)
+        except Refusal as refusal:
+            return self._note(refusal, "")
+
+    def number(self, field: str, value: int, lowest: int, highest: int) -> int:
+        try:
+            return wire.between(field, value, lowest, highest)
+        except Refusal as refusal:
+            return self._note(refusal, lowest)
+
+    def dine_time(self, message: Message) -> datetime:
+        try:
+            wire.present(message, "dine_time")
+            value: Timestamp = message.dine_time  # type: ignore[attr-defined]  # both requests have it
+            if value.nanos:
+                raise invalid("dine_time", "must be in whole seconds")
+            return wire.from_timestamp(value, "dine_time")
+        except Refusal as refusal:
+            return self._note(refusal, _EPOCH)
+
+    def day(self, field: str, value: str) -> date:
+        try:
+            day = date.fromisoformat(wire.required(field, value))
+            if len(value) != 10 or not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+                raise ValueError("not in the form YYYY-MM-DD")
+            return day
+        except ValueError:
+            return self._note(invalid(field, 'must be a day in the form "YYYY-MM-DD"'), date.min)
+        except Refusal as refusal:
+            return self._note(refusal, date.min)
+
+    def wrong(self, field: str, description: str) -> None:
+        self._wrong.append(Violation(field, description))
+
+    def close(self) -> None:
+        """Refuses the request if anything was wrong."""
+        if self._wrong:
+            raise invalid_all(self._wrong)
+
+    def _note(self, refusal: Refusal, instead: V) -> V:
+        self._wrong.extend(refusal.violations)
+        return instead
+
+
+def from_create(request: reservation_service_pb2.CreateReservationRequest, customer_id: str) -> Order:
+    form = Form()
+    request_id = form.uuid("request_id", request.request_id)
+    restaurant_id = form.uuid("restaurant_id", request.restaurant_id)
+    dine_time = form.dine_time(request)
+    party_size = form.number("party_size", request.party_size, 1, MAX_PARTY)
+    token = form.text("payment_token", request.payment_token, MAX_TOKEN)
+    note = form.text("note", request.note, MAX_NOTE, optional=True, lines=True)
+    form.close()
+    body = _hash("CreateReservation", restaurant_id, _micros(dine_time), party_size, token, note)
+    return Order(customer_id, request_id, restaurant_id, dine_time, party_size, note, token, body)
+
+
+def from_modify(request: reservation_service_pb2.ModifyReservationRequest, customer_id: str) -> Change:
+    form = Form()
+    reservation_id = form.uuid("reservation_id", request.reservation_id)
+    request_id = form.uuid("request_id", request.request_id)
+    etag = form.text("etag", request.etag, MAX_ETAG)
+    dine_time = form.dine_time(request) if request.HasField("dine_time") else None
+    party_size = None
+    if request.HasField("party_size"):
+        party_size = form.number("party_size", request.party_size, 1, MAX_PARTY)
+    note = None
+    if request.HasField("note"):
+        note = form.text("note", request.note, MAX_NOTE, optional=True, lines=True)
+    token = form.text("payment_token", request.payment_token, MAX_TOKEN, optional=True)
+    if not any(request.HasField(field) for field in ("dine_time", "party_size", "note")):
+        for field in ("dine_time", "party_size", "note"):
+            form.wrong(field, "one of dine_time, party_size and note is required")
+    form.close()
+    time = None if dine_time is None else _micros(dine_time)
+    body = _hash("ModifyReservation", reservation_id, etag, time, party_size, token, note)
+    return Change(
+        customer_id, request_id, reservation_id, etag, Wish(dine_time, party_size, note), token, body
+    )
+
+
+def _hash(*values: object) -> str:
+    """Of the contents of a request; the payment token is in it, and cannot be read from it."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _micros(instant: datetime) -> int:
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def to_position(reservation: Reservation) -> dict[str, Any]:
+    """Where a page of the list ends."""
+    return {"time": _micros(reservation.create_time), "id": reservation.reservation_id}
+
+
+def from_micros(micros: int, field: str) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        raise invalid(field, "is not a token of this list") from None
+
+
+def to_slot_position(offer: Offer) -> dict[str, Any]:
+    return {"time": _micros(offer.dine_time)}
+
+
+# --- answers ---------------------------------------------------------------------------------------------------
+
+
+def to_reservation(reservation: Reservation) -> reservation_pb2.Reservation:
+    terms, currency = reservation.terms, reservation.policy.currency
+    message = reservation_pb2.Reservation(
+        reservation_id=reservation.reservation_id,
+        customer_id=reservation.customer_id,
+        restaurant_id=reservation.restaurant_id,
+        dine_time=wire.to_timestamp(terms.dine_time),
+        party_size=terms.party_size,
+        revision=terms.revision,
+        state=_STATE[reservation.state],
+        deposits=[_to_deposit(reservation, line, currency) for line in reservation.deposits],
+        policy=to_policy(reservation.policy),
+        free_cancel_time=wire.to_timestamp(reservation.free_cancel_time),
+        create_time=wire.to_timestamp(reservation.create_time),
+        update_time=wire.to_timestamp(reservation.update_time),
+        etag=reservation.etag,
+        note=reservation.note,
+    )
+    _set_ends(message, reservation)
+    return message
+
+
+def _to_deposit(
+    reservation: Reservation, line: DepositLine, currency: str
+) -> reservation_pb2.ReservationDeposit:
+    return reservation_pb2.ReservationDeposit(
+        deposit_id=line.deposit_id,
+        amount=wire.to_money(line.amount, currency),
+        held=wire.to_money(reservation.held(line), currency),
+        state=_DEPOSIT_STATE[line.state],
+    )
+
+
+def _set_ends(
+    message: reservation_pb2.Reservation | events_pb2.ReservationSnapshot, reservation: Reservation
+) -> None:
+    if reservation.accept_deadline is not None:
+        message.accept_deadline.CopyFrom(wire.to_timestamp(reservation.accept_deadline))
+    if reservation.cancelled_by is not None:
+        message.cancelled_by = _CANCELLED_BY[reservation.cancelled_by]
+    if reservation.failure is not None:
+        message.failure_cause = _FAILURE[reservation.failure]
+    if reservation.decline_cause is not None:
+        message.decline_cause = _DECLINE[reservation.decline_cause]
+
+
+def to_slot(offer: Offer, currency: str) -> reservation_pb2.AvailableSlot:
+    return reservation_pb2.AvailableSlot(
+        dine_time=wire.to_timestamp(offer.dine_time),
+        available=offer.is_available,
+        deposit=wire.to_money(offer.deposit, currency),
+        free_cancel_time=wire.to_timestamp(offer.free_cancel_time),
+    )
+
+
+def to_policy(policy: Policy) -> restaurant_pb2.Policy:
+    return restaurant_pb2.Policy(
+        deposit_per_person=wire.to_money(policy.deposit_per_person, policy.currency),
+        free_cancel_window_seconds=policy.free_cancel_window_seconds,
+        acceptance=_MODE[policy.acceptance],
+        acceptance_limit_seconds=policy.acceptance_limit_seconds,
+        acceptance_lead_seconds=policy.acceptance_lead_seconds,
+        no_show_grace_seconds=policy.no_show_grace_seconds,
+        slot_interval_seconds=policy.slot_interval_seconds,
+        service_duration_seconds=policy.service_duration_seconds,
+        max_party_size=policy.max_party_size,
+    )
+
+
+# --- calls to deposit ------------------------------------------------------------------------------------------
+
+
+def to_create_deposit(charge: Charge) -> deposit_service_pb2.CreateDepositRequest:
+    return deposit_service_pb2.CreateDepositRequest(
+        deposit_id=charge.deposit_id,
+        reservation_id=charge.reservation_id,
+        customer_id=charge.customer_id,
+        amount=wire.to_money(charge.amount, charge.currency),
+        payment_token=charge.payment_token,
+    )
+
+
+def is_captured(deposit: deposit_pb2.Deposit) -> bool:
+    return deposit.state == deposit_pb2.DEPOSIT_STATE_CAPTURED
+
+
+# --- events of others ------------------------------------------------------------------------------------------
+
+
+def from_restaurant(snapshot: restaurant_events_pb2.RestaurantSnapshot) -> Restaurant:
+    policy = snapshot.policy
+    amount, currency = wire.from_money(policy.deposit_per_person, "deposit_per_person")
+    return Restaurant(
+        snapshot.restaurant_id,
+        snapshot.time_zone,
+        Policy(
+            deposit_per_person=amount,
+            currency=currency,
+            free_cancel_window_seconds=policy.free_cancel_window_seconds,
+            acceptance=_ACCEPTANCE[policy.acceptance],
+            acceptance_limit_seconds=policy.acceptance_limit_seconds,
+            acceptance_lead_seconds=policy.acceptance_lead_seconds,
+            no_show_grace_seconds=policy.no_show_grace_seconds,
+            slot_interval_seconds=policy.slot_interval_seconds,
+            service_duration_seconds=policy.service_duration_seconds,
+            max_party_size=policy.max_party_size,
+        ),
+    )
+
+
+def from_slots(event: restaurant_events_pb2.SlotsChanged) -> list[SlotNews]:
+    return [
+        SlotNews(wire.from_timestamp(slot.dine_time, "dine_time"), slot.capacity, slot.version)
+        for slot in event.slots
+    ]
+
+
+def from_booking(snapshot: restaurant_events_pb2.BookingSnapshot) -> BookingNews:
+    return BookingNews(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision, snapshot.confirmed)
+
+
+def from_deposit(snapshot: deposit_events_pb2.DepositSnapshot) -> DepositNews:
+    captured = snapshot.captured.units > 0 or snapshot.captured.nanos > 0
+    state = _HEARD_DEPOSIT_STATE[snapshot.state]
+    return DepositNews(snapshot.deposit_id, state, captured, snapshot.decline_code)
+
+
+# --- events ----------------------------------------------------------------------------------------------------
+
+
+def encode_event(event: ReservationEvent) -> OutgoingEvent:
+    """A domain event as the outbox takes it. The note and the payment token stay here."""
+    reservation = event.reservation
+    snapshot = to_snapshot(reservation)
+    currency = reservation.policy.currency
+    message: Message
+    match event.what:
+        case Happened.MODIFIED:
+            previous = event.previous
+            assert previous is not None
+            message = events_pb2.ReservationModified(
+                reservation=snapshot,
+                previous=events_pb2.PreviousTerms(
+                    revision=previous.revision,
+                    dine_time=wire.to_timestamp(previous.dine_time),
+                    party_size=previous.party_size,
+                    price=wire.to_money(previous.price, currency),
+                ),
+            )
+        case Happened.MODIFICATION_FAILED:
+            cause = _FAILURE[event.failure or Failure.DEPOSIT_UNKNOWN]
+            message = events_pb2.ReservationModificationFailed(reservation=snapshot, cause=cause)
+        case Happened.CANCELLED:
+            message = events_pb2.ReservationCancelled(
+                reservation=snapshot,
+                refunded=wire.to_money(reservation.ordered(Kind.REFUND, Cause.CANCELLED), currency),
+                forfeited=wire.to_money(reservation.ordered(Kind.FORFEIT, Cause.CANCELLED), currency),
+            )
+        case Happened.PLACED:
+            message = events_pb2.ReservationPlaced(reservation=snapshot)
+        case Happened.CONFIRMED:
+            message = events_pb2.ReservationConfirmed(reservation=snapshot)
+        case Happened.DECLINED:
+            message = events_pb2.ReservationDeclined(reservation=snapshot)
+        case Happened.FAILED:
+            message = events_pb2.ReservationFailed(reservation=snapshot)
+        case Happened.SEATED:
+            message = events_pb2.ReservationSeated(reservation=snapshot)
+        case Happened.COMPLETED:
+            message = events_pb2.ReservationCompleted(reservation=snapshot)
+        case Happened.NO_SHOW_RECORDED:
+            message = events_pb2.ReservationNoShowRecorded(reservation=snapshot)
+    return OutgoingEvent(
+        message,
+        message.DESCRIPTOR.GetOptions().Extensions[envelope_pb2.routing_key],
+        aggregate_id=reservation.reservation_id,
+        aggregate_version=reservation.version,
+        customer_id=reservation.customer_id,
+        reservation_id=reservation.reservation_id,
+    )
+
+
+def to_snapshot(reservation: Reservation) -> events_pb2.ReservationSnapshot:
+    terms, currency = reservation.terms, reservation.policy.currency
+    snapshot = events_pb2.ReservationSnapshot(
+        reservation_id=reservation.reservation_id,
+        customer_id=reservation.customer_id,
+        restaurant_id=reservation.restaurant_id,
+        dine_time=wire.to_timestamp(terms.dine_time),
+        party_size=terms.party_size,
+        revision=terms.revision,
+        state=_STATE[reservation.state],
+        policy=to_policy(reservation.policy),
+        price=wire.to_money(terms.price, currency),
+        free_cancel_time=wire.to_timestamp(reservation.free_cancel_time),
+        deposits=[
+            events_pb2.DepositSummary(
+                deposit_id=line.deposit_id,
+                amount=wire.to_money(line.amount, currency),
+                held=wire.to_money(reservation.held(line), currency),
+                state=_DEPOSIT_STATE[line.state],
+            )
+            for line in reservation.deposits
+        ],
+        create_time=wire.to_timestamp(reservation.create_time),
+    )
+    _set_ends(snapshot, reservation)
+    for order in reservation.instructions:
+        match order.kind:
+            case Kind.VOID:
+                snapshot.voids.add(deposit_id=order.deposit_id)
+            case Kind.REFUND:
+                amount = wire.to_money(order.amount, currency)
+                snapshot.refunds.add(
+                    refund_id=order.instruction_id, deposit_id=order.deposit_id, amount=amount
+                )
+            case Kind.FORFEIT:
+                amount = wire.to_money(order.amount, currency)
+                snapshot.forfeits.add(
+                    forfeit_id=order.instruction_id, deposit_id=order.deposit_id, amount=amount
+                )
+    return snapshot

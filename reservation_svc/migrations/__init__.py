@@ -1,0 +1,1 @@
+"""The schema of the restaurant service's database, step by step."""

@@ -1,0 +1,160 @@
+"""The RPCs of ReservationService: a message becomes arguments, and what comes back becomes a message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import grpc
+
+from dinemesh.kit import call, paging, wire
+from dinemesh.kit.call import CUSTOMER, STAFF
+from dinemesh.kit.interceptors import ANYONE, Access
+from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
+from dinemesh.reservation.v1 import reservation_service_pb2 as pb
+from dinemesh.reservation.v1 import reservation_service_pb2_grpc
+from dinemesh.watch.v1 import watch_pb2
+from reservation_svc import messages
+from reservation_svc.domain import FINAL, Person, Reservation
+from reservation_svc.usecases import cancel, modify, read, reserve
+from reservation_svc.usecases.desk import Desk
+
+SERVICE = "dinemesh.reservation.v1.ReservationService"
+
+_CUSTOMER: Access = frozenset({CUSTOMER})
+_BOTH: Access = frozenset({CUSTOMER, STAFF})
+ACCESS: dict[str, Access] = {
+    f"/{SERVICE}/{method}": access
+    for method, access in {
+        "CreateReservation": _CUSTOMER,
+        "GetReservation": _BOTH,
+        "ListReservations": _CUSTOMER,
+        "ModifyReservation": _CUSTOMER,
+        "CancelReservation": _BOTH,
+        "WatchReservation": _CUSTOMER,
+        "ListAvailableSlots": ANYONE,
+    }.items()
+}
+
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 200
+SLOT_PAGE_SIZE = 200
+MAX_SLOT_PAGE_SIZE = 1000
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceServicer):
+    """Which role may call what stands in ACCESS; whose reservation it is, the use cases check."""
+
+    def __init__(self, desk: Desk, changes: Changes, pace: Pace) -> None:
+        self._desk = desk
+        self._changes = changes
+        self._pace = pace
+
+    async def CreateReservation(
+        self, request: pb.CreateReservationRequest, context: Context
+    ) -> pb.CreateReservationResponse:
+        order = messages.from_create(request, call.identity().subject)
+        made = await reserve.reserve(self._desk, order)
+        return pb.CreateReservationResponse(reservation=messages.to_reservation(made))
+
+    async def GetReservation(
+        self, request: pb.GetReservationRequest, context: Context
+    ) -> pb.GetReservationResponse:
+        reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
+        found = await read.get(self._desk, reservation_id, _person())
+        return pb.GetReservationResponse(reservation=messages.to_reservation(found))
+
+    async def ListReservations(
+        self, request: pb.ListReservationsRequest, context: Context
+    ) -> pb.ListReservationsResponse:
+        size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        place = paging.position(request.page_token, time=int, id=str)
+        last = None
+        if place is not None:
+            last = (
+                messages.from_micros(place["time"], "page_token"),
+                wire.uuid_field("page_token", place["id"]),
+            )
+        found, more = await read.page(self._desk, call.identity().subject, last, size)
+        return pb.ListReservationsResponse(
+            reservations=[messages.to_reservation(one) for one in found],
+            next_page_token=paging.encode_token(messages.to_position(found[-1])) if more else "",
+        )
+
+    async def ModifyReservation(
+        self, request: pb.ModifyReservationRequest, context: Context
+    ) -> pb.ModifyReservationResponse:
+        change = messages.from_modify(request, call.identity().subject)
+        modified = await modify.modify(self._desk, change)
+        return pb.ModifyReservationResponse(reservation=messages.to_reservation(modified))
+
+    async def CancelReservation(
+        self, request: pb.CancelReservationRequest, context: Context
+    ) -> pb.CancelReservationResponse:
+        reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
+        ended = await cancel.cancel(self._desk, reservation_id, _person())
+        currency = ended.reservation.policy.currency
+        return pb.CancelReservationResponse(
+            reservation=messages.to_reservation(ended.reservation),
+            refunded=wire.to_money(ended.refunded, currency),
+            forfeited=wire.to_money(ended.forfeited, currency),
+        )
+
+    async def WatchReservation(
+        self, request: pb.WatchReservationRequest, context: Context
+    ) -> AsyncIterator[pb.WatchReservationResponse]:
+        reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
+        who = _person()
+        seen = 0
+
+        async def poll() -> Sequence[Reservation]:
+            nonlocal seen
+            changed = await read.changed(self._desk, reservation_id, who, seen)
+            if changed is None:
+                return ()
+            seen = changed.version
+            return (changed,)
+
+        def is_final(found: Reservation) -> bool:
+            return found.state in FINAL
+
+        async for item in tail(poll, self._changes, reservation_id, self._pace, finished=is_final):
+            match item:
+                case Heartbeat():
+                    beat = watch_pb2.Heartbeat(time=wire.to_timestamp(datetime.now(UTC)))
+                    yield pb.WatchReservationResponse(heartbeat=beat)
+                case End():
+                    reason = watch_pb2.EndReason.Value(f"END_REASON_{item.name}")
+                    yield pb.WatchReservationResponse(end=watch_pb2.End(reason=reason))
+                case _:
+                    yield pb.WatchReservationResponse(reservation=messages.to_reservation(item))
+
+    async def ListAvailableSlots(
+        self, request: pb.ListAvailableSlotsRequest, context: Context
+    ) -> pb.ListAvailableSlotsResponse:
+        form = messages.Form()
+        restaurant_id = form.uuid("restaurant_id", request.restaurant_id)
+        day = form.day("date", request.date)
+        party_size = form.number("party_size", request.party_size, 1, messages.MAX_PARTY)
+        form.close()
+        size = paging.page_size(request.page_size, SLOT_PAGE_SIZE, MAX_SLOT_PAGE_SIZE)
+        place = paging.position(request.page_token, time=int)
+        last = None if place is None else messages.from_micros(place["time"], "page_token")
+        found = await read.available_slots(self._desk, restaurant_id, day, party_size, last, size)
+        currency = found.restaurant.policy.currency
+        token = paging.encode_token(messages.to_slot_position(found.offers[-1])) if found.has_more else ""
+        return pb.ListAvailableSlotsResponse(
+            slots=[messages.to_slot(offer, currency) for offer in found.offers],
+            next_page_token=token,
+            time_zone=found.restaurant.time_zone,
+        )
+
+
+def _person() -> Person:
+    who = call.identity()
+    if who.role == STAFF:
+        return Person(restaurant_id=who.restaurant_id)
+    return Person(customer_id=who.subject)

@@ -1,0 +1,1 @@
+"""What the service does, one file per behaviour. `desk.py` holds what all of them need."""

@@ -1,0 +1,179 @@
+"""What every use case stands at: the store, the outbox, the way to deposit_svc, and how a move is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Protocol, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential
+
+from dinemesh.kit import call
+from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import CommitInDoubt, Store, StoreUnavailable, Transaction
+from dinemesh.kit.workers import Background
+from reservation_svc.domain import (
+    Charge,
+    DepositOutcome,
+    Move,
+    NotCharged,
+    Reservation,
+    ReservationEvent,
+    Restaurant,
+    Rules,
+    Slot,
+)
+from reservation_svc.persistence import allotment, reservations
+from reservation_svc.usecases.door import Attempt, Door
+
+T = TypeVar("T")
+
+# Another process got in between this often in a row: then something else is wrong.
+_TRIES = 8
+
+
+class Deposits(Protocol):
+    """The way to deposit_svc."""
+
+    async def create(self, charge: Charge, timeout: float) -> DepositOutcome:
+        """Asks once. Answers within `timeout` seconds and never raises: what is not known is Unknown."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Times of one attempt, in seconds."""
+
+    deposit_deadline: float
+    """Longest wait for deposit_svc."""
+    least: float
+    """A caller who has less left than this is refused before anything is begun."""
+    margin: float
+    """Kept back of the caller's time, to write the outcome down and answer."""
+    retry_after: float
+    """When to come back after an attempt that failed by overload or unknown outcome."""
+    record: float
+    """How long the outcome of an attempt is tried to be written down if the database is away."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    store: Store
+    outbox: Outbox
+    deposits: Deposits
+    door: Door
+    background: Background
+    rules: Rules
+    limits: Limits
+    tell: Callable[[str], None]
+    """Called with a reservation_id after a commit that changed it: wakes those who watch it here."""
+
+    def carry_out(self, tx: Transaction, before: Reservation, move: Move) -> bool:
+        """Seats, reservation and event, all in this transaction. False, and nothing written, if somebody else moved
+        the reservation meanwhile. Refuses with SLOT_UNAVAILABLE before anything is written."""
+        after = move.after
+        had, wants = before.seats, after.seats
+        taken: dict[datetime, int] = {}
+        for dine_time, seats in wants.items():
+            if (more := seats - had.get(dine_time, 0)) > 0:
+                if not allotment.hold(tx, after.restaurant_id, dine_time, more):
+                    raise no_seats()
+                taken[dine_time] = more
+        if not reservations.save(tx, before, after, self.rules):
+            for dine_time, more in taken.items():
+                allotment.release(tx, after.restaurant_id, dine_time, more)
+            return False
+        for dine_time, seats in had.items():
+            if (less := seats - wants.get(dine_time, 0)) > 0:
+                allotment.release(tx, after.restaurant_id, dine_time, less)
+        closed = move.closed_modification
+        if closed is not None:
+            reservations.close(tx, closed)
+        if move.event is not None:
+            failure = closed.failure if closed is not None else None
+            self.outbox.add(tx, ReservationEvent(move.event, after, before.terms, failure))
+        tx.after_commit(partial(self.tell, after.reservation_id))
+        return True
+
+    def follow(
+        self,
+        tx: Transaction,
+        reservation_id: str,
+        decide: Callable[[Reservation], Sequence[Move]],
+        seen: Reservation | None = None,
+    ) -> Reservation | None:
+        """Moves a reservation as `decide` says, deciding again when somebody else was faster. `seen` saves the first
+        read. Answers with the reservation as it then stands; None if there is none."""
+        for _ in range(_TRIES):
+            current = seen if seen is not None else reservations.find(tx, reservation_id)
+            seen = None
+            if current is None:
+                return None
+            moves = decide(current)
+            for move in moves:
+                if not self.carry_out(tx, current, move):
+                    break
+                current = move.after
+            else:
+                return current
+        raise Refusal("TRY_AGAIN_LATER", "The reservation is being changed by many at once.", retry_after=1.0)
+
+    async def write_at_last(self, change: Callable[[Transaction], T]) -> T:
+        """Writes what has happened already and cannot be taken back. `change` must be harmless when it is done twice:
+        it runs again after a commit in doubt and while the database is away or busy, up to `limits.record` seconds."""
+        again = AsyncRetrying(
+            retry=retry_if_exception(_passes),
+            wait=wait_exponential(multiplier=0.05, max=1),
+            stop=stop_after_delay(self.limits.record),
+            reraise=True,
+        )
+        try:
+            return await again(self.store.write, change)
+        except (CommitInDoubt, StoreUnavailable) as error:
+            raise Refusal(
+                "OUTCOME_UNKNOWN", "The outcome could not be recorded yet; repeat with the same request_id."
+            ) from error
+
+    def check_time(self) -> Refusal | None:
+        """Why a charge cannot be begun in the time that the caller has left, if so."""
+        left = call.time_left()
+        if left is not None and left < self.limits.least:
+            least_ms = int(self.limits.least * 1000)
+            return Refusal("DEADLINE_TOO_SHORT", f"At least {least_ms} ms are needed; nothing was begun.")
+        return None
+
+    async def charge(self, attempt: Attempt, charge: Charge) -> DepositOutcome:
+        """Asks deposit_svc, once, for no longer than the caller waits."""
+        left = call.time_left()
+        timeout = self.limits.deposit_deadline
+        if left is not None:
+            timeout = min(timeout, left - self.limits.margin)
+        if timeout <= 0:
+            return NotCharged()  # the time was used up before deposit was asked
+        attempt.outcome = outcome = await self.deposits.create(charge, timeout)
+        return outcome
+
+
+def _passes(error: BaseException) -> bool:
+    busy = isinstance(error, Refusal) and error.reason == "TRY_AGAIN_LATER"
+    return busy or isinstance(error, CommitInDoubt | StoreUnavailable)
+
+
+def no_seats() -> Refusal:
+    return Refusal("SLOT_UNAVAILABLE", "There are not enough seats left at this time.")
+
+
+def check_slot(
+    tx: Transaction, restaurant: Restaurant, slot: Slot | None, dine_time: datetime, more: int
+) -> None:
+    """Refuses what cannot be sold. The conditional update that follows decides; this one knows the reason."""
+    if slot is not None and slot.capacity > 0:
+        if not slot.can_take(more):
+            raise no_seats()
+        return
+    first, end = restaurant.day_bounds(restaurant.local_day(dine_time))
+    if allotment.is_open_between(tx, restaurant.restaurant_id, first, end):
+        raise Refusal("SLOT_UNAVAILABLE", "The restaurant has no table at this time.")
+    raise Refusal("RESTAURANT_CLOSED", "The restaurant is closed on that day.")

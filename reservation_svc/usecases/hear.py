@@ -1,0 +1,58 @@
+"""What other services tell, inside the transaction of the inbox. What has no effect changes nothing; nothing is
+refused, and no order of arrival matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from dinemesh.kit.store import Transaction
+from reservation_svc.domain import (
+    BookingNews,
+    DepositNews,
+    Move,
+    Reservation,
+    Restaurant,
+)
+from reservation_svc.persistence import allotment, reservations
+from reservation_svc.usecases.desk import Desk
+
+
+@dataclass(frozen=True)
+class SlotNews:
+    dine_time: datetime
+    capacity: int
+    version: int
+
+
+def hear_restaurant(tx: Transaction, copy: Restaurant) -> None:
+    """Keeps our copy. Reservations that stand keep theirs."""
+    allotment.keep_restaurant(tx, copy)
+
+
+def hear_slots(tx: Transaction, restaurant_id: str, slots: Iterable[SlotNews]) -> None:
+    """Sets absolute capacities; a stale version of a slot has no effect."""
+    for slot in sorted(slots, key=lambda one: one.dine_time):
+        allotment.set_capacity(tx, restaurant_id, slot.dine_time, slot.capacity, slot.version)
+
+
+def hear_booking(desk: Desk, tx: Transaction, reservation_id: str, news: BookingNews) -> None:
+    """Accepted, declined, seated, no-show, completed."""
+
+    def decide(current: Reservation) -> list[Move]:
+        return current.hear_restaurant(news, tx.now)
+
+    desk.follow(tx, reservation_id, decide)
+
+
+def hear_deposit(desk: Desk, tx: Transaction, reservation_id: str, news: DepositNews) -> None:
+    """The same moves as the reply to CreateDeposit makes, if that did not come; otherwise the state to show."""
+
+    def decide(current: Reservation) -> list[Move]:
+        move = current.hear_deposit(news, tx.now, desk.rules)
+        return [move] if move is not None else []
+
+    found = reservation_id or reservations.of_deposit(tx, news.deposit_id)
+    if found is not None:
+        desk.follow(tx, found, decide)

@@ -1,0 +1,159 @@
+"""Modify. Same price or cheaper: one transaction. Dearer: like reserve two, with the charge of the difference between
+them; the old terms stand until the second."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from functools import partial
+
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import CommitInDoubt, Transaction
+from reservation_svc.domain import (
+    By,
+    Change,
+    Charge,
+    DepositOutcome,
+    Failure,
+    Modification,
+    ModificationState,
+    Move,
+    NotCharged,
+    Person,
+    RequestRecord,
+    Reservation,
+    check_same,
+    must_try_again,
+    not_found,
+    refusal_of,
+)
+from reservation_svc.persistence import allotment, requests, reservations
+from reservation_svc.usecases.desk import Desk, check_slot
+
+
+@dataclass(frozen=True)
+class _Ids:
+    modification_id: str
+    deposit_id: str
+
+
+@dataclass(frozen=True)
+class _Amended:
+    """What transaction 1 came to; `is_waiting`: this call has to charge the difference."""
+
+    reservation: Reservation
+    is_waiting: bool = False
+
+
+async def modify(desk: Desk, change: Change) -> Reservation:
+    """Answers with the reservation as it then stands. Goes on to its end even if the caller hangs up."""
+    return await desk.background.finish(_modify(desk, change), "modify")
+
+
+async def _modify(desk: Desk, change: Change) -> Reservation:
+    ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
+    closed = desk.check_time() or desk.door.knock()
+    if closed is not None:
+        # What costs nothing more is done all the same.
+        return (await desk.store.write(partial(_amend, desk, change, ids, closed))).reservation
+    with desk.door.enter() as attempt:
+        try:
+            amended = await desk.store.write(partial(_amend, desk, change, ids, None))
+        except CommitInDoubt:
+            amended = await desk.write_at_last(partial(_amend, desk, change, ids, None))
+        if not amended.is_waiting:
+            return amended.reservation
+        asked = amended.reservation
+        line = asked.line(ids.deposit_id)
+        assert line is not None
+        charge = Charge(
+            ids.deposit_id,
+            asked.reservation_id,
+            asked.customer_id,
+            line.amount,
+            asked.policy.currency,
+            change.payment_token,
+        )
+        outcome = await desk.charge(attempt, charge)
+    settled, wanted = await desk.write_at_last(partial(_conclude, desk, asked, ids, outcome))
+    if wanted.state is not ModificationState.FAILED:
+        return settled
+    retry_after = desk.limits.retry_after
+    if isinstance(outcome, NotCharged) and outcome.retry_after is not None:
+        retry_after = max(retry_after, outcome.retry_after)
+    raise refusal_of(wanted.failure or Failure.DEPOSIT_UNKNOWN, wanted.decline_code, retry_after)
+
+
+def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Transaction) -> _Amended:
+    """Transaction 1: new terms, or an open modification with its extra seats. `closed`: why nothing can be charged."""
+    while True:
+        current = reservations.find(tx, change.reservation_id)
+        if current is None or Person(customer_id=change.customer_id).side_in(current) is not By.CUSTOMER:
+            raise not_found()
+        record = requests.find(tx, change.customer_id, change.request_id)
+        if record is not None:
+            check_same(record, change.body_hash)
+            if record.modification_id == ids.modification_id:  # ours, from a commit that was in doubt
+                return _Amended(current, current.modification is not None)
+            if not _must_try_again(tx, record):
+                return _Amended(current)
+        restaurant = allotment.restaurant(tx, current.restaurant_id)
+        assert restaurant is not None, "what was reserved once has a restaurant"
+        move = current.amend(
+            change.wish,
+            etag=change.etag,
+            restaurant=restaurant,
+            modification_id=ids.modification_id,
+            deposit_id=ids.deposit_id,
+            can_pay=bool(change.payment_token),
+            now=tx.now,
+            rules=desk.rules,
+        )
+        waits = move is not None and move.after.modification is not None
+        if waits and closed is not None:
+            raise closed
+        after = current
+        if move is not None:
+            for dine_time, seats in move.after.seats.items():
+                if (more := seats - current.seats.get(dine_time, 0)) > 0:
+                    slot = allotment.slot(tx, current.restaurant_id, dine_time)
+                    check_slot(tx, restaurant, slot, dine_time, more)
+            if not desk.carry_out(tx, current, move):
+                continue
+            after = move.after
+        target = RequestRecord(
+            change.body_hash, change.reservation_id, ids.modification_id if waits else None
+        )
+        if not requests.point(tx, change.customer_id, change.request_id, record, target):
+            # Another pod is at the same request id: nothing of this stays, the next call gets the answer.
+            raise Refusal("REQUEST_IN_PROGRESS", "This request_id is being worked on.", retry_after=1)
+        return _Amended(after, waits)
+
+
+def _must_try_again(tx: Transaction, record: RequestRecord) -> bool:
+    if record.modification_id is None:
+        return False
+    earlier = reservations.modification(tx, record.modification_id)
+    assert earlier is not None, "a request row points at a modification"
+    return must_try_again(
+        waiting=earlier.state is ModificationState.OPEN,
+        attempt_deadline=earlier.attempt_deadline,
+        failure=earlier.failure,
+        decline_code=earlier.decline_code,
+        now=tx.now,
+    )
+
+
+def _conclude(
+    desk: Desk, asked: Reservation, ids: _Ids, outcome: DepositOutcome, tx: Transaction
+) -> tuple[Reservation, Modification]:
+    """Transaction 2: swap the terms, or free the seats and void."""
+
+    def decide(current: Reservation) -> list[Move]:
+        move = current.conclude(ids.deposit_id, outcome, tx.now, desk.rules)
+        return [move] if move is not None else []
+
+    settled = desk.follow(tx, asked.reservation_id, decide, seen=asked)
+    wanted = reservations.modification(tx, ids.modification_id)
+    assert settled is not None and wanted is not None
+    return settled, wanted

@@ -1,0 +1,98 @@
+"""Reading. Goes on whatever becomes of deposit_svc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import Transaction
+from reservation_svc.domain import (
+    Person,
+    Reservation,
+    Restaurant,
+    check_party,
+    check_table,
+    not_found,
+)
+from reservation_svc.persistence import allotment, reservations
+from reservation_svc.usecases.desk import Desk
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+async def get(desk: Desk, reservation_id: str, who: Person) -> Reservation:
+    return await desk.store.read(lambda tx: look(tx, reservation_id, who))
+
+
+def look(tx: Transaction, reservation_id: str, who: Person) -> Reservation:
+    found = reservations.find(tx, reservation_id)
+    if found is None or who.side_in(found) is None:
+        raise not_found()
+    return found
+
+
+async def changed(desk: Desk, reservation_id: str, who: Person, seen: int) -> Reservation | None:
+    """The reservation if it has another version than the one seen."""
+
+    def query(tx: Transaction) -> Reservation | None:
+        if seen and reservations.version(tx, reservation_id) == seen:
+            return None
+        return look(tx, reservation_id, who)
+
+    return await desk.store.read(query)
+
+
+async def page(
+    desk: Desk, customer_id: str, last: tuple[datetime, str] | None, size: int
+) -> tuple[Sequence[Reservation], bool]:
+    """Newest first, after the one named by (create_time, reservation_id); and whether there are more."""
+    found = await desk.store.read(lambda tx: reservations.page(tx, customer_id, last, size + 1))
+    return found[:size], len(found) > size
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A slot as it is offered to a party; the deposit in minor units."""
+
+    dine_time: datetime
+    is_available: bool
+    deposit: int
+    free_cancel_time: datetime
+
+
+@dataclass(frozen=True)
+class Offers:
+    restaurant: Restaurant
+    offers: Sequence[Offer]
+    has_more: bool
+
+
+async def available_slots(
+    desk: Desk, restaurant_id: str, day: date, party_size: int, last: datetime | None, size: int
+) -> Offers:
+    """The open slots of the restaurant's day that are still to come, after `last`."""
+
+    def query(tx: Transaction) -> Offers:
+        restaurant = allotment.restaurant(tx, restaurant_id)
+        if restaurant is None:
+            raise Refusal("NOT_FOUND", "There is no such restaurant.")
+        first, end = restaurant.day_bounds(day)
+        after = max(tx.now, last or first - _MICROSECOND, first - _MICROSECOND)
+        found = allotment.open_slots(tx, restaurant_id, after, end, size + 1)
+        fits = not any(check_party(restaurant.policy, party_size))
+        offers = [
+            Offer(
+                slot.dine_time,
+                fits
+                and slot.can_take(party_size)
+                and not any(check_table(restaurant, slot.dine_time, tx.now, desk.rules)),
+                restaurant.policy.price(party_size),
+                restaurant.policy.free_cancel_time(slot.dine_time),
+            )
+            for slot in found[:size]
+        ]
+        return Offers(restaurant, offers, len(found) > size)
+
+    return await desk.store.read(query)

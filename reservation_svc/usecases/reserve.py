@@ -1,0 +1,176 @@
+"""Reserve: two transactions with one charge between them, since no network call belongs inside a transaction."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from functools import partial
+
+from dinemesh.kit.refusal import Refusal, invalid_all
+from dinemesh.kit.store import CommitInDoubt, Transaction
+from reservation_svc.domain import (
+    Charge,
+    DepositOutcome,
+    Failure,
+    Move,
+    NotCharged,
+    Order,
+    RequestRecord,
+    Reservation,
+    Restaurant,
+    State,
+    check_party,
+    check_same,
+    check_table,
+    hold_table,
+    must_try_again,
+    refusal_of,
+)
+from reservation_svc.persistence import allotment, requests, reservations
+from reservation_svc.usecases.desk import Desk, check_slot, no_seats
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """Chosen before the first transaction, so that running it again finds its own work."""
+
+    reservation_id: str
+    deposit_id: str
+
+
+async def reserve(desk: Desk, order: Order) -> Reservation:
+    """Holds seats, takes the deposit, and answers with the reservation as it then stands; the same answer to the
+    same request id. Goes on to its end even if the caller hangs up."""
+    return await desk.background.finish(_reserve(desk, order), "reserve")
+
+
+async def _reserve(desk: Desk, order: Order) -> Reservation:
+    refusal = desk.check_time() or desk.door.knock()
+    if refusal is not None:
+        return await _earlier_answer(desk, order, refusal)
+    ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
+    with desk.door.enter() as attempt:
+        try:
+            held = await desk.store.write(partial(_hold, desk, order, ids), shed=True)
+        except CommitInDoubt:
+            held = await desk.write_at_last(partial(_hold, desk, order, ids))
+        except Refusal as busy:
+            if busy.reason != "TRY_AGAIN_LATER":
+                raise
+            return await _earlier_answer(desk, order, busy)
+        if held.reservation_id != ids.reservation_id or held.state is not State.PENDING_DEPOSIT:
+            return held
+        charge = Charge(
+            ids.deposit_id,
+            ids.reservation_id,
+            order.customer_id,
+            held.terms.price,
+            held.policy.currency,
+            order.payment_token,
+        )
+        outcome = await desk.charge(attempt, charge)
+    settled = await desk.write_at_last(partial(_conclude, desk, held, ids.deposit_id, outcome))
+    return _answer(desk, settled, outcome)
+
+
+async def _earlier_answer(desk: Desk, order: Order, refusal: Refusal) -> Reservation:
+    """A repeated request id gets its answer even where no new attempt can be made."""
+
+    def look_up(tx: Transaction) -> Reservation | None:
+        record = requests.find(tx, order.customer_id, order.request_id)
+        return _repeated(tx, record, order.body_hash) if record is not None else None
+
+    known = await desk.store.read(look_up)
+    if known is None:
+        raise refusal
+    return known
+
+
+def _repeated(tx: Transaction, record: RequestRecord, body_hash: str) -> Reservation | None:
+    """The answer to a repeated request id; None if it asks for a new attempt."""
+    check_same(record, body_hash)
+    known = reservations.find(tx, record.reservation_id)
+    assert known is not None, "a request row points at a reservation"
+    again = must_try_again(
+        waiting=known.state is State.PENDING_DEPOSIT,
+        attempt_deadline=known.attempt_deadline,
+        failure=known.failure,
+        decline_code=known.decline_code,
+        now=tx.now,
+    )
+    return None if again else known
+
+
+def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
+    """Transaction 1: the seats, the request row, the reservation PENDING_DEPOSIT. Or the answer of an earlier call.
+    Everything that can be refused is refused before the first write."""
+    while True:
+        seen = allotment.look(
+            tx,
+            restaurant_id=order.restaurant_id,
+            dine_time=order.dine_time,
+            customer_id=order.customer_id,
+            request_id=order.request_id,
+        )
+        record = seen.record if seen else requests.find(tx, order.customer_id, order.request_id)
+        if record is not None:
+            if record.reservation_id == ids.reservation_id:  # ours, from a commit that was in doubt
+                mine = reservations.find(tx, ids.reservation_id)
+                assert mine is not None
+                return mine
+            known = _repeated(tx, record, order.body_hash)
+            if known is not None:
+                return known
+        if seen is None:
+            raise Refusal("NOT_FOUND", "There is no such restaurant.")
+        _check(desk, seen.restaurant, order, tx)
+        check_slot(tx, seen.restaurant, seen.slot, order.dine_time, order.party_size)
+        if not allotment.hold(tx, order.restaurant_id, order.dine_time, order.party_size):
+            raise no_seats()
+        target = RequestRecord(order.body_hash, ids.reservation_id)
+        if requests.point(tx, order.customer_id, order.request_id, record, target):
+            break
+        # Another pod was faster with the same request id: give the seats back and look again.
+        allotment.release(tx, order.restaurant_id, order.dine_time, order.party_size)
+    held = hold_table(
+        order,
+        seen.restaurant,
+        reservation_id=ids.reservation_id,
+        deposit_id=ids.deposit_id,
+        now=tx.now,
+        rules=desk.rules,
+    )
+    reservations.insert(tx, held, desk.rules)
+    return held
+
+
+def _check(desk: Desk, restaurant: Restaurant, order: Order, tx: Transaction) -> None:
+    wrong = [
+        *check_table(restaurant, order.dine_time, tx.now, desk.rules),
+        *check_party(restaurant.policy, order.party_size),
+    ]
+    if wrong:
+        raise invalid_all(wrong)
+
+
+def _conclude(
+    desk: Desk, held: Reservation, deposit_id: str, outcome: DepositOutcome, tx: Transaction
+) -> Reservation:
+    """Transaction 2: the same move that the event of deposit_svc makes, if it comes first."""
+
+    def decide(current: Reservation) -> list[Move]:
+        move = current.conclude(deposit_id, outcome, tx.now, desk.rules)
+        return [move] if move is not None else []
+
+    settled = desk.follow(tx, held.reservation_id, decide, seen=held)
+    assert settled is not None
+    return settled
+
+
+def _answer(desk: Desk, settled: Reservation, outcome: DepositOutcome) -> Reservation:
+    if settled.state is not State.FAILED:
+        return settled
+    retry_after = desk.limits.retry_after
+    if isinstance(outcome, NotCharged) and outcome.retry_after is not None:
+        retry_after = max(retry_after, outcome.retry_after)
+    raise refusal_of(settled.failure or Failure.DEPOSIT_UNKNOWN, settled.decline_code, retry_after)
