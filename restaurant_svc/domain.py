@@ -29,7 +29,7 @@ EARLY_SEATING = timedelta(hours=2)
 UNMARKED_LIMIT = timedelta(hours=24)
 
 
-# --- restaurants -----------------------------------------------------------------------------------------------
+# --- restaurants
 
 
 class Acceptance(StrEnum):
@@ -132,12 +132,12 @@ def updated(restaurant: Restaurant, *, name: str | None, policy: Policy | None, 
     return replace(changed, version=restaurant.version + 1, update_time=now)
 
 
-# --- slots -----------------------------------------------------------------------------------------------------
+# --- slots
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A dine time and the seats that may be sold for it; capacity 0 is closed. `version` grows with each change."""
+    """A dine time and the seats on sale for it (0: closed). `version` grows with each change."""
 
     dine_time: datetime
     capacity: int
@@ -160,7 +160,7 @@ class SlotsChanged:
 
 
 def instant(zone: ZoneInfo, day: date, at: time) -> datetime | None:
-    """When it is that local time on that day: None if daylight saving skips it, the first if it comes twice."""
+    """When that local time comes: None if daylight saving skips it, the first if it comes twice."""
     local = datetime.combine(day, at.replace(fold=0), tzinfo=zone)
     moment = local.astimezone(UTC)
     return (
@@ -213,7 +213,7 @@ def check_span(span: Span, today: date) -> None:
 
 
 def dine_times_to_open(restaurant: Restaurant, span: Span) -> DineTimes:
-    """The instants of a span, day by day. Refuses times that are off the grid or that daylight saving skips."""
+    """The instants of a span, day by day. Refuses times off the grid, and those that are skipped."""
     interval = restaurant.policy.slot_interval_seconds
     wrong = [
         Violation(f"times[{position}]", f"{at} is not a multiple of {interval} seconds after midnight")
@@ -258,7 +258,7 @@ def opened(day: Day, dine_times: Iterable[datetime], capacity: int) -> Day:
 
 
 def closed(day: Day, dine_times: Iterable[datetime] | None) -> Day:
-    """The day with these slots (None: all) closed, as far as there are such; the same value if none was open."""
+    """The day with those of these slots (None: all) closed that exist; the same value if none was open."""
     named = None if dine_times is None else set(dine_times)
     return _changed(
         day,
@@ -275,7 +275,7 @@ def _changed(day: Day, slots: Iterable[Slot]) -> Day:
     return day if in_order == day.slots else replace(day, version=day.version + 1, slots=in_order)
 
 
-# --- bookings --------------------------------------------------------------------------------------------------
+# --- bookings
 
 
 class BookingState(StrEnum):
@@ -398,8 +398,8 @@ Event = RestaurantCreated | RestaurantUpdated | SlotsChanged | BookingEvent
 
 
 _OVER = {ReservationState.CANCELLED, ReservationState.DECLINED, ReservationState.FAILED}
-# What the reservation's state means for a booking, and the states that may follow it there. A restaurant that lost
-# its memory learns its own past this way.
+# What the reservation's state means for a booking, and the states that may follow it there. A restaurant that
+# lost its memory learns its own past this way.
 _FOLLOWS: Mapping[ReservationState, tuple[BookingState, frozenset[BookingState]]] = {
     ReservationState.CONFIRMED: (BookingState.ACCEPTED, frozenset({BookingState.RECEIVED})),
     ReservationState.SEATED: (BookingState.SEATED, frozenset({BookingState.RECEIVED, BookingState.ACCEPTED})),
@@ -418,9 +418,9 @@ _AGREED = frozenset(
 
 
 def hear(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None:
-    """The booking after an event of its reservation, whichever came before; the same value if it says nothing new.
+    """The booking after an event of its reservation, whichever came before; the same value if it is no news.
 
-    A booking that this call puts into ACCEPTED by policy AUTO is in state ACCEPTED at once, without `confirmed`.
+    By policy AUTO a booking is ACCEPTED at once; `confirmed` is the reservation's to say.
     """
     if booking is None:
         if heard.state in (ReservationState.PENDING_DEPOSIT, ReservationState.FAILED):
@@ -433,8 +433,8 @@ def hear(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None
     fresh = replace(booking, heard_version=heard.version, update_time=now, version=booking.version + 1)
     may_accept = False
     if heard.terms.revision > booking.terms.revision:
-        # New terms are asked anew, and what staff said of the old ones has no effect on them. Where a person had
-        # said no (or more than yes), the machine does not answer in their place.
+        # New terms are asked anew, and what staff said of the old ones has no effect on them. Where a person
+        # had said no (or more than yes), the machine does not answer in their place.
         may_accept = booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED)
         fresh = replace(fresh, state=BookingState.RECEIVED, confirmed=False)
     told = _told(replace(fresh, terms=heard.terms), heard, now, may_accept=may_accept)

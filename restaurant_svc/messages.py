@@ -57,7 +57,7 @@ _RESERVATION_STATE = {
     reservation_pb2.RESERVATION_STATE_CANCELLED: ReservationState.CANCELLED,
 }
 
-# --- restaurants and slots -------------------------------------------------------------------------------------
+# --- restaurants and slots
 
 
 def to_restaurant(restaurant: Restaurant) -> restaurant_pb2.Restaurant:
@@ -125,7 +125,7 @@ def from_span(
     )
 
 
-# --- bookings --------------------------------------------------------------------------------------------------
+# --- bookings
 
 
 def to_booking(booking: Booking) -> restaurant_pb2.Booking:
@@ -156,7 +156,7 @@ def from_booking_state(number: int, field: str) -> BookingState:
 
 
 def from_reservation(snapshot: reservation_events_pb2.ReservationSnapshot, version: int) -> Heard:
-    """What an event says of a reservation. Fails on a state that this version of the service does not know."""
+    """What an event says of a reservation. Fails on a state that this version does not know."""
     deadline = None
     if snapshot.HasField("accept_deadline"):
         deadline = wire.from_timestamp(snapshot.accept_deadline, "accept_deadline")
@@ -178,7 +178,7 @@ def from_reservation(snapshot: reservation_events_pb2.ReservationSnapshot, versi
     )
 
 
-# --- events ----------------------------------------------------------------------------------------------------
+# --- events
 
 _BOOKING_EVENTS: dict[type[BookingEvent], Callable[..., Message]] = {
     domain.BookingReceived: events_pb2.BookingReceived,

@@ -139,7 +139,7 @@ outbox = outbox_table(metadata)
 inbox = inbox_tables(metadata)
 
 
-# --- restaurants -----------------------------------------------------------------------------------------------
+# --- restaurants
 
 
 def restaurant(tx: Transaction, restaurant_id: str) -> Restaurant | None:
@@ -240,7 +240,7 @@ def _restaurant_values(value: Restaurant) -> dict[str, Any]:
     }
 
 
-# --- slots -----------------------------------------------------------------------------------------------------
+# --- slots
 
 
 def day(tx: Transaction, restaurant_id: str, local_date: date) -> Day:
@@ -293,7 +293,7 @@ def replace_day(tx: Transaction, before: Day, after: Day) -> bool:
     return True
 
 
-# --- bookings --------------------------------------------------------------------------------------------------
+# --- bookings
 
 
 def booking(tx: Transaction, reservation_id: str) -> Booking | None:

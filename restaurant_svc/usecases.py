@@ -1,4 +1,4 @@
-"""What the restaurant service does. Each change stands in one transaction, together with the event it causes."""
+"""What the restaurant service does. Each change stands in one transaction with the event it causes."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Restaurants:
         return await self._store.read(query)
 
     async def watch(self, restaurant_id: str, since: datetime | None) -> BookingFeed:
-        """The feed of a restaurant's bookings: from `since` on, or what has not ended and then each change."""
+        """A restaurant's bookings from `since` on, or those that have not ended; then each change."""
         await self.get(restaurant_id)
         return BookingFeed(self._store, restaurant_id, since)
 
@@ -258,7 +258,7 @@ class BookingFeed:
         self._seen: dict[str, int] = {}
 
     async def poll(self) -> list[tuple[Booking, datetime]]:
-        """What changed since the last poll, oldest first, each with the time from which a later feed goes on."""
+        """What changed since the last poll, oldest first; each with the `since` of a feed that goes on there."""
 
         def query(tx: Transaction) -> tuple[list[Booking], datetime]:
             if self._since is None:

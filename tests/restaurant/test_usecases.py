@@ -1,0 +1,467 @@
+"""What the restaurant service does, on a real database of each engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import time, timedelta
+from itertools import permutations
+from typing import Protocol
+
+import pytest
+
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import Store
+from restaurant_svc.domain import Acceptance, BookingState, Heard, ReservationState, Restaurant
+from restaurant_svc.persistence import BookingFilter
+from restaurant_svc.usecases import Restaurants
+from tests.restaurant.fixtures import (
+    POLICY,
+    booking,
+    evening,
+    new_id,
+    reservation,
+    service,
+    tell,
+    told,
+    told_types,
+    without_times,
+)
+from tests.support.postgres import PostgresServer
+
+PENDING, CONFIRMED = ReservationState.PENDING_ACCEPTANCE, ReservationState.CONFIRMED
+CANCELLED = ReservationState.CANCELLED
+
+
+@pytest.fixture
+def restaurants(store: Store) -> Restaurants:
+    return service(store)
+
+
+async def opened(
+    restaurants: Restaurants, name: str = "Zum Anker", zone: str = "Europe/Berlin"
+) -> Restaurant:
+    return await restaurants.create("root", new_id(), name, zone, POLICY)
+
+
+class Telling(Protocol):
+    def __call__(self, version: int, state: ReservationState, revision: int = 1) -> Heard: ...
+
+
+def about(
+    restaurant_id: str, reservation_id: str, acceptance: Acceptance = Acceptance.AUTO, **more: timedelta
+) -> Telling:
+    """Makes events of one reservation."""
+
+    def event(version: int, state: ReservationState, revision: int = 1) -> Heard:
+        return reservation(
+            version,
+            state,
+            revision=revision,
+            reservation_id=reservation_id,
+            restaurant_id=restaurant_id,
+            acceptance=acceptance,
+            **more,
+        )
+
+    return event
+
+
+# --- restaurants
+
+
+async def test_a_restaurant_is_created_once_however_often_it_is_asked_for(
+    store: Store, restaurants: Restaurants
+) -> None:
+    request_id = new_id()
+    answers = await asyncio.gather(
+        *(restaurants.create("root", request_id, "Zum Anker", "Europe/Berlin", POLICY) for _ in range(20))
+    )
+    assert len({one.restaurant_id for one in answers}) == 1
+    assert await told_types(store) == ["RestaurantCreated"]
+    assert len(await restaurants.list_restaurants(None, 10)) == 1
+
+
+async def test_a_request_id_with_another_body_is_refused(restaurants: Restaurants) -> None:
+    request_id = new_id()
+    await restaurants.create("root", request_id, "Zum Anker", "Europe/Berlin", POLICY)
+    for name, zone, policy in [
+        ("Anker", "Europe/Berlin", POLICY),
+        ("Zum Anker", "Europe/Paris", POLICY),
+        ("Zum Anker", "Europe/Berlin", replace(POLICY, max_party_size=8)),
+    ]:
+        with pytest.raises(Refusal) as refused:
+            await restaurants.create("root", request_id, name, zone, policy)
+        assert refused.value.reason == "REQUEST_ID_REUSED"
+    assert (await restaurants.create("other", request_id, "Anker", "Europe/Berlin", POLICY)).name == "Anker"
+
+
+async def test_an_update_needs_the_current_etag(store: Store, restaurants: Restaurants) -> None:
+    first = await opened(restaurants)
+    second = await restaurants.update(first.restaurant_id, first.etag, "Anker", None)
+    with pytest.raises(Refusal) as refused:
+        await restaurants.update(first.restaurant_id, first.etag, "Late", None)
+    assert refused.value.reason == "ETAG_MISMATCH"
+    assert await restaurants.get(first.restaurant_id) == second
+    (_, (envelope, event)) = await told(store)
+    assert (envelope.aggregate_id, envelope.aggregate_version) == (first.restaurant_id, 2)
+    assert event.restaurant.name == "Anker"
+    assert event.restaurant.policy.max_party_size == 20
+
+
+async def test_of_two_updates_at_once_one_wins(restaurants: Restaurants) -> None:
+    first = await opened(restaurants)
+    outcomes = await asyncio.gather(
+        *(restaurants.update(first.restaurant_id, first.etag, f"Name {n}", None) for n in range(5)),
+        return_exceptions=True,
+    )
+    winners = [one for one in outcomes if isinstance(one, Restaurant)]
+    assert len(winners) == 1
+    assert await restaurants.get(first.restaurant_id) == winners[0]
+
+
+async def test_restaurants_are_listed_by_name_page_by_page(restaurants: Restaurants) -> None:
+    for name in ("b", "Ä", "a", "B", "a"):
+        await opened(restaurants, name)
+    listed: list[Restaurant] = []
+    after: tuple[str, str] | None = None
+    while page := await restaurants.list_restaurants(after, 2):
+        listed += page
+        after = (page[-1].name, page[-1].restaurant_id)
+    assert [one.name for one in listed] == ["B", "a", "a", "b", "Ä"]
+    assert listed == sorted(listed, key=lambda one: (one.name, one.restaurant_id))
+
+
+# --- slots
+
+
+async def test_a_day_of_slots_is_told_whole_with_a_version_for_each(
+    store: Store, restaurants: Restaurants
+) -> None:
+    restaurant = await opened(restaurants)
+    key = restaurant.restaurant_id
+    slots = await restaurants.open_slots(key, evening(), 20)
+    assert [(one.capacity, one.version) for one in slots] == [(20, 1), (20, 1)]
+    assert await restaurants.open_slots(key, evening(), 20) == slots
+    (wider,) = await restaurants.open_slots(key, evening(3, time(19)), 30)
+    assert (wider.capacity, wider.version) == (30, 2)
+    events = [
+        (envelope, event) for envelope, event in await told(store) if envelope.type.endswith("SlotsChanged")
+    ]
+    assert [envelope.aggregate_version for envelope, _ in events] == [1, 2]
+    envelope, last = events[-1]
+    assert envelope.aggregate_id == f"{key}/{evening().first_date.isoformat()}"
+    assert [(one.capacity, one.version) for one in last.slots] == [(20, 1), (30, 2)]
+    assert [one.dine_time.ToDatetime() for one in last.slots] == [
+        wanted.dine_time.replace(tzinfo=None) for wanted in slots
+    ]
+
+
+async def test_each_day_of_a_span_is_an_event_of_its_own(store: Store, restaurants: Restaurants) -> None:
+    restaurant = await opened(restaurants)
+    slots = await restaurants.open_slots(restaurant.restaurant_id, evening(1, last=4), 10)
+    assert len(slots) == 8
+    assert (await told_types(store)).count("SlotsChanged") == 4
+
+
+async def test_closing_takes_off_what_is_open_and_passes_over_the_rest(
+    store: Store, restaurants: Restaurants
+) -> None:
+    restaurant = await opened(restaurants)
+    key = restaurant.restaurant_id
+    await restaurants.open_slots(key, evening(), 10)
+    (closed,) = await restaurants.close_slots(key, evening(3, time(18), time(21), time(20, 7), last=5))
+    assert (closed.capacity, closed.version) == (0, 2)
+    assert (await told_types(store)).count("SlotsChanged") == 2
+    rest = await restaurants.close_slots(key, replace(evening(), times=()))
+    assert [one.capacity for one in rest] == [0, 0]
+    assert await restaurants.close_slots(key, replace(evening(), times=())) == rest
+    assert (await told_types(store)).count("SlotsChanged") == 3
+
+
+async def test_a_skipped_local_time_opens_nothing(store: Store, restaurants: Restaurants) -> None:
+    restaurant = await opened(restaurants)
+    with pytest.raises(Refusal) as refused:
+        await restaurants.open_slots(
+            restaurant.restaurant_id, evening(1, time(19), time(2, 30), last=366), 10
+        )
+    assert [one.field for one in refused.value.violations] == ["times[1]"]
+    assert await told_types(store) == ["RestaurantCreated"]
+
+
+async def test_openings_at_the_same_time_lose_nothing(store: Store, restaurants: Restaurants) -> None:
+    restaurant = await opened(restaurants)
+    key = restaurant.restaurant_id
+    quarters = [time(hour, minute) for hour in (18, 19) for minute in (0, 15, 30, 45)]
+    await asyncio.gather(*(restaurants.open_slots(key, evening(3, at), 10) for at in quarters))
+    _, event = (await told(store))[-1]
+    assert len(event.slots) == 8
+
+
+# --- bookings: what is heard
+
+
+async def test_an_automatic_restaurant_accepts_in_the_same_transaction(
+    store: Store, restaurants: Restaurants
+) -> None:
+    event = about(new_id(), key := new_id())
+    await tell(store, restaurants, event(1, PENDING))
+    found = await booking(store, key)
+    assert (found.state, found.confirmed) == (BookingState.ACCEPTED, False)
+    ((envelope, message),) = await told(store)
+    assert (envelope.reservation_id, envelope.customer_id, envelope.aggregate_id) == (key, "alice", key)
+    assert message.DESCRIPTOR.name == "BookingAccepted"
+    assert (message.booking.revision, message.booking.party_size) == (1, 2)
+    await tell(store, restaurants, event(2, CONFIRMED))
+    assert (await booking(store, key)).confirmed
+    assert await told_types(store) == ["BookingAccepted"]
+
+
+async def test_new_terms_are_accepted_under_their_own_revision(
+    store: Store, restaurants: Restaurants
+) -> None:
+    event = about(new_id(), new_id())
+    await tell(store, restaurants, event(1, PENDING), event(2, CONFIRMED), event(3, PENDING, 2))
+    revisions = [message.booking.revision for _, message in await told(store)]
+    versions = [envelope.aggregate_version for envelope, _ in await told(store)]
+    assert revisions == [1, 2]
+    assert versions == sorted(set(versions))
+
+
+SEATED, COMPLETED = ReservationState.SEATED, ReservationState.COMPLETED
+STORIES = {
+    "modified": [(1, PENDING, 1), (2, CONFIRMED, 1), (3, PENDING, 2), (4, CONFIRMED, 2)],
+    "cancelled": [(1, PENDING, 1), (2, CONFIRMED, 1), (3, PENDING, 2), (4, CANCELLED, 2)],
+    "seated": [(1, PENDING, 1), (2, CONFIRMED, 1), (3, SEATED, 1), (4, COMPLETED, 1)],
+    "missed": [(1, PENDING, 1), (2, CONFIRMED, 1), (3, ReservationState.NO_SHOW, 1)],
+    "too late": [(1, PENDING, 1), (2, ReservationState.DECLINED, 1)],
+}
+
+
+@pytest.mark.parametrize("acceptance", list(Acceptance))
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+async def test_every_order_of_a_reservations_events_with_duplicates_ends_alike(
+    store: Store,
+    restaurants: Restaurants,
+    story: list[tuple[int, ReservationState, int]],
+    acceptance: Acceptance,
+) -> None:
+    restaurant_id = new_id()
+    make = about(restaurant_id, "", acceptance)
+    events = [make(*step) for step in story]
+    ends = set()
+    for order in permutations(events):
+        key = new_id()
+        named = [replace(event, reservation_id=key) for event in order]
+        await tell(store, restaurants, *named)
+        end = await booking(store, key)
+        count = len(await told(store))
+        await tell(store, restaurants, *named, *reversed(named))
+        assert await booking(store, key) == end
+        assert len(await told(store)) == count
+        ends.add(replace(without_times(end), reservation_id=""))
+    assert len(ends) == 1
+
+
+async def test_the_withdrawal_may_be_the_first_thing_heard(store: Store, restaurants: Restaurants) -> None:
+    event = about(new_id(), key := new_id())
+    await tell(store, restaurants, event(2, CANCELLED), event(1, PENDING))
+    assert (await booking(store, key)).state is BookingState.WITHDRAWN
+    assert await told_types(store) == ["BookingWithdrawn"]
+
+
+async def test_an_attempt_that_failed_is_no_booking(store: Store, restaurants: Restaurants) -> None:
+    event = about(new_id(), new_id())
+    await tell(store, restaurants, event(1, ReservationState.FAILED))
+    assert await told_types(store) == []
+
+
+# --- bookings: what staff say
+
+
+async def test_staff_accept_seat_and_complete(store: Store, restaurants: Restaurants) -> None:
+    restaurant_id, key = new_id(), new_id()
+    event = about(restaurant_id, key, Acceptance.MANUAL)
+    await tell(store, restaurants, event(1, PENDING))
+    for _ in range(2):
+        accepted = await restaurants.accept(restaurant_id, key, 1)
+    assert accepted.state is BookingState.ACCEPTED
+    with pytest.raises(Refusal) as refused:
+        await restaurants.seat(restaurant_id, key, 1)
+    assert refused.value.reason == "BOOKING_STATE"
+    await tell(store, restaurants, event(2, CONFIRMED))
+    for _ in range(2):
+        await restaurants.seat(restaurant_id, key, 1)
+        await restaurants.complete(restaurant_id, key, 1)
+    assert (await booking(store, key)).state is BookingState.COMPLETED
+    assert await told_types(store) == [
+        "BookingReceived",
+        "BookingAccepted",
+        "BookingSeated",
+        "BookingCompleted",
+    ]
+
+
+async def test_a_decline_after_the_acceptance_is_told(store: Store, restaurants: Restaurants) -> None:
+    restaurant_id, key = new_id(), new_id()
+    event = about(restaurant_id, key)
+    await tell(store, restaurants, event(1, PENDING), event(2, CONFIRMED))
+    for _ in range(2):
+        await restaurants.decline(restaurant_id, key, 1)
+    await tell(store, restaurants, event(3, CANCELLED))
+    assert (await booking(store, key)).state is BookingState.DECLINED
+    assert await told_types(store) == ["BookingAccepted", "BookingDeclined"]
+
+
+async def test_a_late_acceptance_is_refused_without_effect(store: Store, restaurants: Restaurants) -> None:
+    restaurant_id, key = new_id(), new_id()
+    event = about(restaurant_id, key, Acceptance.MANUAL, accept_in=timedelta(seconds=-1))
+    await tell(store, restaurants, event(1, PENDING))
+    with pytest.raises(Refusal) as refused:
+        await restaurants.accept(restaurant_id, key, 1)
+    assert refused.value.reason == "ACCEPTANCE_EXPIRED"
+    assert (await booking(store, key)).state is BookingState.RECEIVED
+    assert await told_types(store) == ["BookingReceived"]
+
+
+async def test_a_stale_revision_is_refused_without_effect(store: Store, restaurants: Restaurants) -> None:
+    restaurant_id, key = new_id(), new_id()
+    event = about(restaurant_id, key, Acceptance.MANUAL)
+    await tell(store, restaurants, event(1, PENDING), event(2, PENDING, 2))
+    before = await booking(store, key)
+    for call in (restaurants.accept, restaurants.decline, restaurants.seat, restaurants.mark_no_show):
+        with pytest.raises(Refusal) as refused:
+            await call(restaurant_id, key, 1)
+        assert refused.value.reason == "BOOKING_REVISION"
+    assert await booking(store, key) == before
+
+
+async def test_a_no_show_waits_for_the_grace(store: Store, restaurants: Restaurants) -> None:
+    restaurant_id, early, late = new_id(), new_id(), new_id()
+    for key, dine_in in ((early, timedelta(minutes=-10)), (late, timedelta(minutes=-20))):
+        event = about(restaurant_id, key, dine_in=dine_in)
+        await tell(store, restaurants, event(1, PENDING), event(2, CONFIRMED))
+    with pytest.raises(Refusal) as refused:
+        await restaurants.mark_no_show(restaurant_id, early, 1)
+    assert refused.value.reason == "TOO_EARLY"
+    assert (await restaurants.mark_no_show(restaurant_id, late, 1)).state is BookingState.NO_SHOW
+
+
+async def test_of_accept_and_decline_at_once_the_answer_that_came_last_may_only_be_the_no(
+    store: Store, restaurants: Restaurants
+) -> None:
+    restaurant_id, key = new_id(), new_id()
+    await tell(store, restaurants, about(restaurant_id, key, Acceptance.MANUAL)(1, PENDING))
+    await asyncio.gather(
+        *(restaurants.accept(restaurant_id, key, 1) for _ in range(3)),
+        *(restaurants.decline(restaurant_id, key, 1) for _ in range(3)),
+        return_exceptions=True,
+    )
+    assert (await booking(store, key)).state is BookingState.DECLINED
+    assert (await told_types(store)).count("BookingDeclined") == 1
+
+
+async def test_a_booking_of_another_restaurant_is_not_found(store: Store, restaurants: Restaurants) -> None:
+    key = new_id()
+    await tell(store, restaurants, about(new_id(), key)(1, PENDING))
+    for restaurant_id, reservation_id in ((new_id(), key), (new_id(), new_id())):
+        with pytest.raises(Refusal) as refused:
+            await restaurants.decline(restaurant_id, reservation_id, 1)
+        assert refused.value.reason == "NOT_FOUND"
+    assert (await booking(store, key)).state is BookingState.ACCEPTED
+
+
+# --- bookings: list and watch
+
+
+async def test_bookings_are_listed_by_time_and_filtered(store: Store, restaurants: Restaurants) -> None:
+    mine, other = await opened(restaurants), await opened(restaurants)
+    keys = [new_id() for _ in range(5)]
+    for number, key in enumerate(keys):
+        event = about(mine.restaurant_id, key, dine_in=timedelta(hours=number))
+        await tell(store, restaurants, event(1, PENDING))
+    await tell(store, restaurants, about(other.restaurant_id, new_id())(1, PENDING))
+    await restaurants.decline(mine.restaurant_id, keys[1], 1)
+
+    async def listed(which: BookingFilter, limit: int = 10) -> list[str]:
+        return [one.reservation_id for one in await restaurants.list_bookings(which, None, limit)]
+
+    everything = BookingFilter(mine.restaurant_id)
+    assert await listed(everything) == keys
+    assert await listed(replace(everything, states={BookingState.DECLINED})) == [keys[1]]
+    third = await booking(store, keys[2])
+    start, end = third.terms.dine_time, third.terms.dine_time + timedelta(hours=1)
+    assert await listed(replace(everything, start=start)) == keys[2:]
+    assert await listed(replace(everything, end=start)) == keys[:2]
+    assert await listed(replace(everything, start=start, end=end)) == [keys[2]]
+    after = (third.terms.dine_time, third.reservation_id)
+    rest = await restaurants.list_bookings(everything, after, 10)
+    assert [one.reservation_id for one in rest] == keys[3:]
+
+
+async def test_a_feed_begins_with_what_is_open_and_goes_on_with_each_change(
+    store: Store,
+) -> None:
+    woken: list[str] = []
+    restaurants = service(store, woken.append)
+    restaurant_id = (await opened(restaurants)).restaurant_id
+    first, second, ended = new_id(), new_id(), new_id()
+    await tell(store, restaurants, about(restaurant_id, first)(1, PENDING))
+    feed = await restaurants.watch(restaurant_id, None)
+    ((seen, place),) = await feed.poll()
+    assert seen.reservation_id == first
+    assert await feed.poll() == []
+    await tell(store, restaurants, about(restaurant_id, second)(1, PENDING))
+    await restaurants.decline(restaurant_id, first, 1)
+    changes = [(one.reservation_id, one.state) for one, _ in await feed.poll()]
+    assert changes == [(second, BookingState.ACCEPTED), (first, BookingState.DECLINED)]
+    assert await feed.poll() == []
+    assert woken == [restaurant_id] * 3
+
+    later = await restaurants.watch(restaurant_id, place)
+    assert {one.reservation_id for one, _ in await later.poll()} == {first, second}
+    await tell(store, restaurants, about(restaurant_id, ended)(1, CANCELLED))
+    assert [one.reservation_id for one, _ in await later.poll()] == [ended]
+
+
+async def test_two_processes_on_one_database_move_a_booking_once(postgres: PostgresServer) -> None:
+    url = postgres.fresh("restaurant_svc")
+    stores = [Store.open(url), Store.open(url)]
+    try:
+        here, there = (service(store) for store in stores)
+        restaurant_id = new_id()
+        keys = [new_id() for _ in range(40)]
+        make = [about(restaurant_id, key) for key in keys]
+        await asyncio.gather(
+            *(tell(stores[0], here, event(1, PENDING), event(2, CONFIRMED)) for event in make),
+            *(tell(stores[1], there, event(2, CONFIRMED), event(1, PENDING)) for event in reversed(make)),
+        )
+        declined = await asyncio.gather(
+            *(one.decline(restaurant_id, key, 1) for key in keys for one in (here, there))
+        )
+        assert {one.state for one in declined} == {BookingState.DECLINED}
+        assert (await told_types(stores[0])).count("BookingDeclined") == len(keys)
+    finally:
+        for store in stores:
+            await store.close()
+
+
+async def test_two_processes_opening_slots_of_one_day_lose_none(postgres: PostgresServer) -> None:
+    url = postgres.fresh("restaurant_svc")
+    stores = [Store.open(url), Store.open(url)]
+    try:
+        services = [service(store) for store in stores]
+        key = (await opened(services[0])).restaurant_id
+        quarters = [time(hour, minute) for hour in range(12, 22) for minute in (0, 15, 30, 45)]
+        await asyncio.gather(
+            *(services[n % 2].open_slots(key, evening(3, at), 10) for n, at in enumerate(quarters))
+        )
+        versions = [
+            (envelope.aggregate_version, len(event.slots))
+            for envelope, event in await told(stores[0])
+            if envelope.type.endswith("SlotsChanged")
+        ]
+        assert sorted(versions) == [(n, n) for n in range(1, len(quarters) + 1)]
+    finally:
+        for store in stores:
+            await store.close()
