@@ -1,0 +1,103 @@
+"""`python -m local_mesh <command>`: what the make targets call."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from local_mesh import settings, tokens
+from local_mesh.commands import Mesh, show_settings
+from local_mesh.failure import Failure
+
+
+def main() -> int:
+    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    if command not in COMMANDS:
+        print(f"Usage: python -m local_mesh <{'|'.join(COMMANDS)}>", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command](Mesh(settings.given_values(os.environ)))
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _word(name: str) -> str:
+    """A word that a target takes besides settings, like SERVICE=deposit."""
+    return os.environ.get(name, "")
+
+
+def _up(mesh: Mesh) -> int:
+    mesh.up()
+    if mesh.settings.samples:
+        _call("local_mesh.samples", "refresh", mesh)
+    return 0
+
+
+def _demo(mesh: Mesh) -> int:
+    _up(mesh)
+    return _call("local_mesh.demo", "tell", mesh)
+
+
+def _down(mesh: Mesh) -> int:
+    mesh.down()
+    return 0
+
+
+def _status(mesh: Mesh) -> int:
+    return 0 if mesh.status() else 1
+
+
+def _logs(mesh: Mesh) -> int:
+    mesh.logs(_word("SERVICE"))
+    return 0
+
+
+def _start(mesh: Mesh) -> int:
+    mesh.start_part(_word("SERVICE"))
+    return 0
+
+
+def _stop(mesh: Mesh) -> int:
+    mesh.stop_part(_word("SERVICE"))
+    return 0
+
+
+def _settings(mesh: Mesh) -> int:
+    show_settings(mesh.settings)
+    return 0
+
+
+def _token(mesh: Mesh) -> int:
+    print(tokens.person(mesh.places, _word("SUB"), _word("ROLE") or "customer", _word("RESTAURANT")))
+    return 0
+
+
+def _call(module: str, function: str, mesh: Mesh) -> int:
+    """Import late: most commands do without the generated contracts."""
+    return int(getattr(importlib.import_module(module), function)(mesh) or 0)
+
+
+COMMANDS: dict[str, Callable[[Mesh], int]] = {
+    "up": _up,
+    "down": _down,
+    "demo": _demo,
+    "status": _status,
+    "logs": _logs,
+    "start": _start,
+    "stop": _stop,
+    "settings": _settings,
+    "token": _token,
+    "audit": lambda mesh: _call("local_mesh.operate", "audit", mesh),
+    "dead-letters": lambda mesh: _call("local_mesh.operate", "dead_letters", mesh),
+    "redrive": lambda mesh: _call("local_mesh.operate", "redrive", mesh),
+    "replay": lambda mesh: _call("local_mesh.operate", "replay", mesh),
+    "rebuild-history": lambda mesh: _call("local_mesh.operate", "rebuild_history", mesh),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""What the make targets do: up, down, status, logs, start, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from local_mesh import broker, keys, machine, parts, settings, tokens
+from local_mesh.debian import Unpacked
+from local_mesh.failure import Failure
+from local_mesh.places import Places
+from local_mesh.settings import MeshSettings
+from local_mesh.supervision import Refused, Seen, Supervisor, running, start_supervisor, write_config
+
+HEALTHY_SECONDS = 120
+"""For all parts together, on a slow machine that does other things too."""
+DOWN_SECONDS = 60
+FAILED_TRIES = 3
+"""A part that came back this often without getting well will not get well."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+class Mesh:
+    """One mesh on this machine, running or not."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = given
+        self.settings = settings.build(given)
+        self.places = Places(self.settings.state_dir)
+
+    @property
+    def supervisor(self) -> Supervisor | None:
+        """The supervisor, if the mesh runs; from then on its settings are the ones it was started with."""
+        found = running(self.places)
+        if found is None:
+            return None
+        started = MeshSettings.from_json(self.places.running.read_text())
+        if started != self.settings:
+            self._refuse_other_settings(started)
+        self.settings = started
+        return found
+
+    def _refuse_other_settings(self, started: MeshSettings) -> None:
+        """What was given now must be what the mesh runs with; what was not given now does not matter."""
+        now, then = _flat(self.settings), _flat(started)
+        other = [
+            f"{name}={then.get(name, '(default)')}" for name in self._given if now.get(name) != then.get(name)
+        ]
+        if other:
+            raise Failure(
+                f"The mesh runs with {', '.join(other)}. To change that: make down, then make up again."
+            )
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else brings this mesh up or down meanwhile."""
+        self.places.make()
+        with self.places.lock.open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("Another command is bringing this mesh up or down; waiting for it.")
+                fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
+    def up(self) -> None:
+        """Start what is not running and wait until all of it is healthy."""
+        with self.alone():
+            supervisor = self.supervisor
+            if supervisor is not None:
+                self._stand_by(supervisor)
+                return
+            began = time.monotonic()
+            self._sweep()
+            files = self._unpack() if self.settings.own_broker else None
+            self._check_ports()
+            keys.make_keys(self.places)
+            tokens.write_for_services(self.places)
+            write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
+            self.places.running.write_text(self.settings.to_json())
+            supervisor = start_supervisor(self.settings, self.places)
+            try:
+                _wait_until_ready(supervisor, self.settings, self.places)
+            except Failure:
+                self._end(supervisor)
+                raise
+            except KeyboardInterrupt:
+                say("\nInterrupted: stopping what was started.")
+                self._end(supervisor)
+                raise
+            supervisor.close()
+            say(f"The mesh is up and healthy ({time.monotonic() - began:.0f} s).")
+
+    def _stand_by(self, supervisor: Supervisor) -> None:
+        taken_away = [part.name for part in supervisor.parts().values() if part.state == "STOPPED"]
+        _wait_until_ready(supervisor, self.settings, self.places)
+        supervisor.close()
+        if taken_away:
+            for name in taken_away:
+                say(f"{name} was stopped by `make stop`; bring it back with: make start SERVICE={name}")
+        else:
+            say("The mesh is already running, and healthy.")
+
+    def down(self) -> None:
+        """Stop all parts and see that no process is left."""
+        with self.alone():
+            supervisor = running(self.places)
+            if supervisor is None:
+                left = machine.end_processes_of(self.settings.state_dir)
+                self._forget()
+                say(
+                    f"Ended what an earlier run had left: {_listed(left)}"
+                    if left
+                    else "The mesh is not running."
+                )
+                return
+            self._end(supervisor)
+            say(
+                "The mesh is down; no process of it is left. Its data stays in "
+                + _short(self.settings.state_dir)
+            )
+
+    def status(self) -> bool:
+        """One line per part; False if something is not well."""
+        supervisor = self.supervisor
+        if supervisor is None:
+            say("The mesh is not running. Start it with: make up")
+            return False
+        seen = supervisor.parts()
+        supervisor.close()
+        ports = parts.ports(self.settings)
+        say(f"{'PART':<12} {'STATE':<9} {'HEALTH':<10} {'PORT':>5} {'PID':>7} {'MEMORY':>7}  {'UP'}")
+        well = True
+        with ThreadPoolExecutor(len(ports)) as pool:
+            for name, health in zip(
+                ports, pool.map(lambda name: _health(seen[name], ports), ports), strict=True
+            ):
+                part = seen[name]
+                memory = f"{machine.memory_megabytes(part.pid)} MB" if part.pid else "-"
+                up = _duration(part.up_seconds) if part.pid else part.said
+                pid = part.pid or "-"
+                say(
+                    f"{name:<12} {part.state.lower():<9} {health:<10} {ports[name]:>5} {pid:>7} {memory:>7}  {up}"
+                )
+                well = well and health == "ready"
+        if not self.settings.own_broker:
+            say(f"{'rabbitmq':<12} not ours: {_without_password(self.settings.amqp_url)}")
+        return well
+
+    def start_part(self, service: str) -> None:
+        """Bring one part back and wait until it is healthy."""
+        supervisor = self._running_with(service)
+        try:
+            supervisor.start(service)
+        except Refused as refused:
+            if not str(refused).startswith("ALREADY_STARTED"):
+                raise Failure(f"{service}: {refused}") from refused
+            say(f"{service} is running already.")
+        _wait_until_ready(supervisor, self.settings, self.places, only=service)
+        supervisor.close()
+
+    def stop_part(self, service: str) -> None:
+        """Take one part away until it is started again."""
+        supervisor = self._running_with(service)
+        try:
+            supervisor.stop(service)
+        except Refused as refused:
+            if not str(refused).startswith("NOT_RUNNING"):
+                raise Failure(f"{service}: {refused}") from refused
+        supervisor.close()
+        say(f"{service} is stopped. Bring it back with: make start SERVICE={service}")
+
+    def logs(self, service: str) -> None:
+        """Follow the logs until Ctrl-C."""
+        names = (
+            self._check_service(service)
+            if service
+            else [*parts.names(self.settings), "liveness", "supervisord"]
+        )
+        files = [str(self.places.log(name)) for name in names if self.places.log(name).exists()]
+        if not files:
+            raise Failure("There are no logs yet. Start the mesh with: make up")
+        with contextlib.suppress(KeyboardInterrupt):
+            subprocess.run(["tail", "-n", "20", "-F", *files], check=False)
+
+    def _running_with(self, service: str) -> Supervisor:
+        supervisor = self.supervisor
+        if supervisor is None:
+            raise Failure("The mesh is not running. Start it with: make up")
+        self._check_service(service)
+        return supervisor
+
+    def _check_service(self, service: str) -> list[str]:
+        names = parts.names(self.settings)
+        if service not in names:
+            raise Failure(f"SERVICE must be one of {', '.join(names)}, not {service!r}.")
+        return [service]
+
+    def _unpack(self) -> Unpacked:
+        files = broker.unpack_broker(broker.project_cache(), say)
+        versions = files.packages
+        say(
+            f"RabbitMQ {versions['rabbitmq-server']} on Erlang {versions['erlang-base']}, from the distribution"
+        )
+        return files
+
+    def _sweep(self) -> None:
+        """What an earlier run that did not end well has left."""
+        left = machine.end_processes_of(self.settings.state_dir)
+        if left:
+            say(f"Ended what an earlier run had left: {_listed(left)}")
+        if self.places.supervisor_pid.exists():
+            say(f"Removed a stale pid file, {_short(self.places.supervisor_pid)}")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.places.supervisor_pid.unlink(missing_ok=True)
+        self.places.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.places.socket.parent.rmdir()
+        self.places.make()
+
+    def _check_ports(self) -> None:
+        taken = [
+            f"{port} ({name}) is held by {machine.holder(port) or 'a process of another user'}"
+            for name, port in self.settings.ports.items()
+            if not machine.is_free(port)
+        ]
+        if taken:
+            example = taken[0].split("(")[1].split(")")[0]
+            raise Failure(
+                "Ports of the mesh are taken on 127.0.0.1:\n  "
+                + "\n  ".join(taken)
+                + f"\nEnd that process, or choose another port, like: make up {example}=<port>"
+            )
+
+    def _end(self, supervisor: Supervisor) -> None:
+        state = self.settings.state_dir
+        with contextlib.suppress(Refused, OSError):
+            supervisor.shut_down()
+        supervisor.close()
+        end = time.monotonic() + DOWN_SECONDS
+        while machine.processes_of(state) and time.monotonic() < end:
+            time.sleep(0.1)
+        left = machine.end_processes_of(state)
+        if left:
+            say(f"Killed what did not stop: {_listed(left)}")
+        still = machine.processes_of(state)
+        if still:
+            raise Failure(f"These would not end: {_listed(still)}")
+        self._forget()
+
+
+def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places, only: str = "") -> None:
+    """Say which part became ready when; Failure with the end of its log for one that does not."""
+    ports = parts.ports(mesh)
+    began = time.monotonic()
+    starts: dict[str, set[int]] = {name: set() for name in ports}
+    waiting = (
+        [only] if only else [name for name, part in supervisor.parts().items() if part.state != "STOPPED"]
+    )
+    told = began
+    with ThreadPoolExecutor(len(ports)) as pool:
+        while waiting:
+            seen = supervisor.parts()
+            ask: Callable[[str], bool] = lambda name: parts.is_well(name, ports[name], "ready")  # noqa: E731
+            for name, ready in zip(list(waiting), pool.map(ask, list(waiting)), strict=True):
+                if ready and seen[name].state in ("RUNNING", "STARTING"):
+                    waiting.remove(name)
+                    told = time.monotonic()
+                    say(f"  {name:<12} ready after {told - began:.1f} s")
+                    continue
+                if seen[name].pid:
+                    starts[name].add(seen[name].pid)
+                if seen[name].state == "FATAL" or len(starts[name]) >= FAILED_TRIES:
+                    raise Failure(f"{name} does not start: it exits.\n{last_lines(places, name)}")
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                say(f"  waiting for {', '.join(waiting)}")
+            if time.monotonic() - began > HEALTHY_SECONDS:
+                logs = "\n".join(last_lines(places, name) for name in waiting)
+                raise Failure(f"Not healthy after {HEALTHY_SECONDS} s: {', '.join(waiting)}\n{logs}")
+            time.sleep(0.1)
+
+
+def last_lines(places: Places, part: str, count: int = 25) -> str:
+    """The end of what a part printed and logged."""
+    said: list[str] = []
+    for file in dict.fromkeys((places.logs / f"{part}.log", places.log(part))):
+        with contextlib.suppress(OSError):
+            lines = file.read_text(errors="replace").splitlines()[-count:]
+            said += [f"--- the end of {_short(file)}", *lines]
+    return "\n".join(said) or f"(nothing in {_short(places.log(part))})"
+
+
+def _health(part: Seen, ports: Mapping[str, int]) -> str:
+    if not part.pid:
+        return "-"
+    if parts.is_well(part.name, ports[part.name], "ready"):
+        return "ready"
+    return "not ready" if parts.is_well(part.name, ports[part.name], "live") else "no answer"
+
+
+def _flat(mesh: MeshSettings) -> dict[str, str]:
+    """By name as given on make's command line."""
+    own = {
+        "STATE_DIR": mesh.state_dir,
+        "SAMPLES": mesh.samples,
+        "AMQP_URL": mesh.amqp_url,
+        "RABBITMQ_PORT": mesh.rabbitmq_port,
+        "RABBITMQ_DIST_PORT": mesh.rabbitmq_dist_port,
+        "EPMD_PORT": mesh.epmd_port,
+    }
+    flat = {name: str(value) for name, value in own.items()}
+    for service, values in mesh.services.items():
+        flat |= {f"{service.upper()}_{name}": value for name, value in values.items()}
+    return flat
+
+
+def show_settings(mesh: MeshSettings) -> None:
+    """Every setting with its value; the services' own ones only where they differ from the service's default."""
+    flat = _flat(mesh)
+    for name, value in flat.items():
+        say(f"{name}={_without_password(value)}")
+    for name in settings.all_names():
+        if name not in flat:
+            say(f"{name}")
+
+
+def _without_password(url: str) -> str:
+    scheme, found, rest = url.partition("://")
+    return f"{scheme}://...@{rest.rsplit('@', 1)[1]}" if found and "@" in rest else url
+
+
+def _listed(processes: Sequence[machine.Process]) -> str:
+    return ", ".join(str(process) for process in processes)
+
+
+def _short(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    return str(path)
+
+
+def _duration(seconds: int) -> str:
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def interrupted() -> None:
+    """After Ctrl-C."""
+    sys.exit(130)

@@ -1,0 +1,133 @@
+"""The processes of a mesh: how each is started, what its environment holds, and how it is asked whether it is well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from local_mesh import broker
+from local_mesh.debian import Unpacked
+from local_mesh.failure import Failure
+from local_mesh.machine import MARK
+from local_mesh.places import Places
+from local_mesh.settings import PREFIX, ROOT, SERVICES, MeshSettings
+
+MODULES = {
+    "sandbox": "deposit_svc.sandbox",
+    "deposit": "deposit_svc.main",
+    "restaurant": "restaurant_svc.main",
+    "reservation": "reservation_svc.main",
+    "history": "history_svc.main",
+}
+
+Question = Literal["ready", "live"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the mesh."""
+
+    name: str
+    port: int
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+
+    def is_well(self, question: Question, timeout_seconds: float = 1.0) -> bool:
+        """ready: it does its work. live: its process answers, whatever may be wrong around it."""
+        return is_well(self.name, self.port, question, timeout_seconds)
+
+
+def names(settings: MeshSettings) -> list[str]:
+    """The parts of a mesh, in starting order."""
+    return (["epmd", "rabbitmq"] if settings.own_broker else []) + list(SERVICES)
+
+
+def ports(settings: MeshSettings) -> dict[str, int]:
+    """By part, the port at which it is asked whether it is well."""
+    known = {"epmd": settings.epmd_port, "rabbitmq": settings.rabbitmq_port}
+    return {name: known.get(name) or settings.port(name) for name in names(settings)}
+
+
+def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None) -> list[Part]:
+    """All parts, in starting order."""
+    found = []
+    if broker_files is not None:
+        numbers = broker.BrokerPorts(settings.rabbitmq_port, settings.rabbitmq_dist_port, settings.epmd_port)
+        for name, command in broker.commands(broker_files, places.rabbitmq, numbers).items():
+            environment = command.environment | {MARK: str(settings.state_dir)}
+            found.append(Part(name, ports(settings)[name], _tied(command.arguments), environment))
+    for name, module in MODULES.items():
+        arguments = _tied((sys.executable, "-m", module))
+        found.append(Part(name, settings.port(name), arguments, _environment(name, settings, places)))
+    return found
+
+
+def _environment(service: str, settings: MeshSettings, places: Places) -> dict[str, str]:
+    """Only what this service knows: it refuses to start with a setting that it does not."""
+    own = {"DATABASE_URL": f"sqlite:///{places.data}/{service}.sqlite"}
+    if service != "sandbox":
+        # No proxy in front of the services watches their health here, so a stop need not wait for it.
+        own |= {"AMQP_URL": settings.broker_url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
+    if service == "deposit":
+        own |= {"SANDBOX_ADDRESS": settings.address("sandbox")}
+    if service == "reservation":
+        own |= {
+            "TOKEN_FILE": str(places.service_token("reservation")),
+            "DEPOSIT_ADDRESS": settings.address("deposit"),
+        }
+    own |= settings.services[service]
+    return {f"{PREFIX}{name}": value for name, value in own.items()} | plain_environment(settings)
+
+
+def plain_environment(settings: MeshSettings) -> dict[str, str]:
+    """What any Python process of the mesh gets, and no setting of a service."""
+    kept = {name: os.environ[name] for name in ("HOME", "TMPDIR", "TZ") if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+    return kept | {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        MARK: str(settings.state_dir),
+    }
+
+
+def _tied(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The kernel ends the process when the supervisor is gone, however that went."""
+    tie = shutil.which("setpriv")
+    if tie is None:
+        raise Failure(
+            "setpriv is missing; it belongs to Debian's util-linux: sudo apt-get install util-linux"
+        )
+    return (tie, "--pdeathsig", "KILL", "--", *arguments)
+
+
+def is_well(name: str, port: int, question: Question, timeout_seconds: float = 1.0) -> bool:
+    """Ask the part that listens on `port`."""
+    if name == "rabbitmq":
+        return broker.answers(port, timeout_seconds)
+    if name == "epmd":
+        return _accepts(port, timeout_seconds)
+    request = health_pb2.HealthCheckRequest(service="live" if question == "live" else "")
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_seconds)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _accepts(port: int, timeout_seconds: float) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds):
+            return True
+    except OSError:
+        return False
