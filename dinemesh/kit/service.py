@@ -192,8 +192,11 @@ class Service:
             failed = await self._failed_check()
             failures = failures + 1 if failed else 0
             ready = failures == 0 or (self.health.ready and failures < CHECKS_UNTIL_NOT_READY)
+            if ready and not self.health.ready:
+                log.info("ready")
+            elif self.health.ready and not ready:
+                log.warning("not ready: %s does not answer", failed)
             if ready != self.health.ready:
-                log.warning("ready" if ready else "not ready", extra={"check": failed})
                 self.health.set_ready(ready)
             await asyncio.sleep(CHECK_SECONDS)
 
