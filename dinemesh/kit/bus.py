@@ -60,6 +60,7 @@ class _Link:
         self._on_open = on_open
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
+        self._lost = asyncio.Event()
 
     @property
     def up(self) -> bool:
@@ -76,8 +77,9 @@ class _Link:
                     continue
                 assert self._connection is not None
                 self._up.set()
-                await self._connection.closed()
+                await self._lost.wait()
                 self._up.clear()
+                await self._connection.close()
                 log.warning("the connection to the broker is lost (%s)", self._name)
         finally:
             self._up.clear()
@@ -99,6 +101,9 @@ class _Link:
                     heartbeat=HEARTBEAT_SECONDS,
                     client_properties={"connection_name": self._name},
                 )
+                # `Connection.closed()` answers only for a close of our own, not for a lost connection.
+                self._lost = asyncio.Event()
+                connection.close_callbacks.add(_setter(self._lost))
                 try:
                     await asyncio.wait_for(self._on_open(connection), CONNECT_TIMEOUT_SECONDS)
                 except BaseException:
@@ -137,7 +142,9 @@ class Bus:
     async def wait_connected(self, seconds: float) -> bool:
         """True as soon as the broker is reached, False if it was not within `seconds`."""
         try:
-            await asyncio.wait_for(self._consuming.connection(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._consuming.connection()
+                await self._publishing.connection()
         except TimeoutError:
             return False
         return True
@@ -262,6 +269,10 @@ async def _declare_topology(channel: AbstractChannel) -> None:
     # A stream without a retention limit: the log from which guests join, and history is rebuilt.
     stream = await channel.declare_queue(LOG_QUEUE, durable=True, arguments={"x-queue-type": "stream"})
     await stream.bind(exchange, routing_key="#")
+
+
+def _setter(event: asyncio.Event) -> Callable[..., None]:
+    return lambda *_: event.set()
 
 
 _closing: set[asyncio.Task[None]] = set()
