@@ -81,4 +81,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     running = getattr(item, "funcargs", {}).get("mesh")
     if report.failed and isinstance(running, RunningMesh):
         for part in running.parts.values():
-            report.sections.append((part.name, part.last_words(25)))
+            report.sections.append((part.name, part.last_words(8)))

@@ -125,7 +125,7 @@ def policy(
     grace_seconds: int = 0,
     interval_seconds: int = 1800,
     service_seconds: int = 7200,
-    max_party: int = 20,
+    max_party: int = 100,
 ) -> restaurant_pb2.Policy:
     """A restaurant's conditions; by default 10 EUR a person, free until an hour before."""
     return restaurant_pb2.Policy(
@@ -483,6 +483,15 @@ class Place:
         )
         found: Booking = answer.booking
         return found
+
+    async def read(self, reservation: Reservation) -> Reservation:
+        """The reservation, as staff may see it."""
+        answer = await self._doors.reservation.GetReservation(
+            reservation_service_pb2.GetReservationRequest(reservation_id=reservation.reservation_id),
+            metadata=self.metadata,
+            timeout=SHORT,
+        )
+        return answer.reservation
 
     async def cancel(self, reservation: Reservation) -> reservation_service_pb2.CancelReservationResponse:
         return await self._doors.reservation.CancelReservation(

@@ -79,7 +79,6 @@ async def test_a_table_is_reserved_paid_confirmed_read_and_cancelled(city: City)
     confirmed = await alice.sees(reserved, CONFIRMED)
     booking = await place.sees(reserved, ACCEPTED, revision=1, confirmed=True)
     assert (booking.customer_id, booking.party_size) == (alice.name, 4)
-    assert confirmed.etag != reserved.etag or reserved.state == CONFIRMED
     assert [one.reservation_id for one in await alice.reservations()] == [reserved.reservation_id]
     await place.sees_seats(0, 6)
 
@@ -110,7 +109,7 @@ async def test_a_table_is_reserved_paid_confirmed_read_and_cancelled(city: City)
     order = [kind for kind in kinds_of(entries) if kind.startswith("RESERVATION")]
     assert order == ["RESERVATION_PLACED", "RESERVATION_CONFIRMED", "RESERVATION_CANCELLED"]
     assert [instant(one.occur_time) for one in entries] == sorted(instant(one.occur_time) for one in entries)
-    told = {kind: entry for kind, entry in zip(kinds_of(entries), entries, strict=True)}
+    told = dict(zip(kinds_of(entries), entries, strict=True))
     assert cents(told["DEPOSIT_CAPTURED"].amount) == cents(told["DEPOSIT_REFUNDED"].amount) == 4000
     assert cents(told["RESERVATION_CANCELLED"].refunded) == 4000
     assert all(entry.summary for entry in entries)

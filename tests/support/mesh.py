@@ -1,7 +1,8 @@
 """A whole private mesh for tests: a process of each service and the payment sandbox, over a given broker.
 
-Everything is the real thing, started as on one machine: `python -m <service>.main`, settings in the environment,
-tokens signed with a key that only the tests hold. A fault is a signal to a process; `Part` says what became of it.
+Everything is the real thing, started as on one machine: `python -m <service>.main`, settings in the
+environment, tokens signed with a key that only the tests hold. A fault is a signal to a process; `Part` says
+what became of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import grpc
 import jwt
-import psutil
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
@@ -39,12 +39,37 @@ FAST: dict[str, dict[str, str]] = {
         "WATCH_POLL_MS": "100",
         "HEARTBEAT_SECONDS": "2",
     },
+    "reservation": {
+        "DEPOSIT_DEADLINE_MS": "1500",
+        "RETRY_AFTER_SECONDS": "0.5",
+        "ATTEMPT_DEADLINE_SECONDS": "3",
+        "HOLD_EXPIRE_SECONDS": "20",
+        "SETTLE_INTERVAL_SECONDS": "0.2",
+        "BREAKER_REST_SECONDS": "0.3",
+        "BREAKER_LONGEST_REST_SECONDS": "1",
+    },
+    "deposit": {
+        "PROVIDER_TIMEOUT_MS": "500",
+        "CHARGE_TIMEOUT_MS": "2500",
+        "PENDING_SETTLE_SECONDS": "3",
+        "SETTLE_INTERVAL_SECONDS": "0.2",
+        "SETTLE_LEASE_SECONDS": "3",
+    },
 }
 """Settings that make waits short; `every` for the four services, the rest by name of the part."""
 
 
 class NotHealthy(AssertionError):
     """A part of the mesh did not do what was asked; the message ends with its log."""
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process ("S" sleeps, "T" stopped by a signal, ...), or "" if it is gone."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return ""
+    return after_name.split()[0]
 
 
 class Keys:
@@ -105,12 +130,9 @@ class Part:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def status(self) -> str:
-        """As the kernel sees it: "running", "sleeping", "stopped" (SIGSTOP), or "gone"."""
-        try:
-            return str(psutil.Process(self.pid).status()) if self.running else "gone"
-        except psutil.NoSuchProcess:
-            return "gone"
+    def hangs(self) -> bool:
+        """Whether it was stopped by SIGSTOP, as the kernel sees it."""
+        return self.running and state_of(self.pid) == "T"
 
     def spawn(self) -> None:
         assert not self.running, f"{self.name} runs already"
@@ -164,7 +186,7 @@ class Part:
         """SIGSTOP: the process hangs, its port stays open."""
         os.kill(self.pid, signal.SIGSTOP)
         end = time.monotonic() + 5
-        while self.status != psutil.STATUS_STOPPED:
+        while not self.hangs:
             assert time.monotonic() < end, f"{self.name} does not stop at SIGSTOP"
             time.sleep(0.01)
 
@@ -201,8 +223,8 @@ class RunningMesh:
         databases: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`databases`: SQLAlchemy URL by service, else a SQLite file in `folder`. `settings`: as FAST, which they
-        overrule, names without DINEMESH_."""
+        """`databases`: SQLAlchemy URL by service, else a SQLite file in `folder`. `settings`: as FAST, which
+        they overrule."""
         self.folder = folder
         self.amqp_url = amqp_url
         self.keys = Keys(folder)
@@ -261,7 +283,7 @@ class RunningMesh:
         failed: list[str] = []
         for part in self.parts.values():
             try:
-                if part.status == psutil.STATUS_STOPPED:
+                if part.hangs:
                     part.resume()
                 part.stop()
             except NotHealthy as error:

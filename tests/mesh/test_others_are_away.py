@@ -1,0 +1,205 @@
+"""Restaurant, history or the broker away: bookings are still taken, and everybody catches up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dinemesh.deposit.v1 import deposit_pb2
+from dinemesh.kit.bus import Bus
+from dinemesh.restaurant.v1 import restaurant_pb2
+from local_mesh.broker import RunningBroker, answers
+from tests.mesh.people import (
+    CONFIRMED,
+    DECLINED,
+    MANUAL,
+    PENDING_ACCEPTANCE,
+    City,
+    cents,
+    kept,
+    kinds_of,
+    patiently,
+    policy,
+    until,
+)
+from tests.support.mesh import RunningMesh, state_of
+
+ACCEPTED = restaurant_pb2.BOOKING_STATE_ACCEPTED
+WITHDRAWN = restaurant_pb2.BOOKING_STATE_WITHDRAWN
+STORY = [
+    "BOOKING_ACCEPTED",
+    "BOOKING_WITHDRAWN",
+    "DEPOSIT_CAPTURED",
+    "DEPOSIT_REFUNDED",
+    "RESERVATION_CANCELLED",
+    "RESERVATION_CONFIRMED",
+    "RESERVATION_PLACED",
+]
+"""What a booking at an AUTO restaurant that is cancelled leaves in the timeline at the least."""
+
+
+async def test_restaurant_away(city: City, mesh: RunningMesh) -> None:
+    place, alice = await city.place(capacity=10), city.customer()
+    manual = await city.place(capacity=10, terms=policy(MANUAL, limit_seconds=1))
+    part = mesh["restaurant"]
+    old = part.pid
+    await asyncio.to_thread(part.stop)
+    assert state_of(old) == ""
+
+    taken = [await alice.reserve(place, party=1) for _ in range(5)]
+    late = await alice.reserve(manual, party=1)
+    assert {one.state for one in taken} == {PENDING_ACCEPTANCE}
+    await alice.cancel(taken[0])
+    # Past its limit a person cannot have answered: declined and refunded, restaurant or not.
+    await alice.sees(late, DECLINED)
+    await alice.sees_deposits(late, deposit_pb2.DEPOSIT_STATE_REFUNDED)
+
+    await asyncio.to_thread(part.start)
+    assert part.pid != old
+    for one in taken[1:]:
+        await alice.sees(one, CONFIRMED)
+        await place.sees(one, ACCEPTED, confirmed=True)
+    await place.sees(taken[0], WITHDRAWN)
+    await manual.sees(late, WITHDRAWN)
+
+
+async def test_history_away(city: City, mesh: RunningMesh) -> None:
+    place, alice = await city.place(), city.customer()
+    part = mesh["history"]
+    old = part.pid
+    part.kill()
+    assert state_of(old) == ""
+    booked = await alice.book(place)
+    await alice.cancel(booked)
+    await alice.sees_deposits(booked, deposit_pb2.DEPOSIT_STATE_REFUNDED)
+    await place.sees(booked, WITHDRAWN)
+
+    await asyncio.to_thread(part.start)
+    assert part.pid != old
+    entries = await alice.sees_in_timeline(booked, *STORY)
+    assert len({one.event_id for one in entries}) == len(entries)
+
+
+async def test_broker_away(city: City, mesh: RunningMesh, broker: RunningBroker) -> None:
+    place, alice = await city.place(capacity=10), city.customer()
+    before = await alice.book(place, party=1)
+    old = broker.pid
+    await asyncio.to_thread(broker.stop_broker_only)
+    assert state_of(old) == ""
+    assert not answers(broker.ports.amqp)
+    try:
+        taken = [await alice.reserve(place, party=1) for _ in range(5)]
+        assert {one.state for one in taken} == {PENDING_ACCEPTANCE}
+        answer = await alice.cancel(before)
+        assert cents(answer.refunded) == 1000
+        # Planned or not, a service that starts now takes bookings too.
+        reservation = mesh["reservation"]
+        reservation.kill()
+        await asyncio.to_thread(reservation.start)
+        taken.append(await alice.reserve(place, party=1))
+    finally:
+        await asyncio.to_thread(broker.start)
+    assert broker.pid != old
+
+    for one in taken:
+        await alice.sees(one, CONFIRMED, seconds=60)
+        await place.sees(one, ACCEPTED, confirmed=True)
+        await alice.sees_in_timeline(one, "DEPOSIT_CAPTURED", "RESERVATION_PLACED", "RESERVATION_CONFIRMED")
+    await place.sees(before, WITHDRAWN)
+    await alice.sees_deposits(before, deposit_pb2.DEPOSIT_STATE_REFUNDED)
+    entries = await alice.sees_in_timeline(before, *STORY)
+    assert len({one.event_id for one in entries}) == len(entries)
+
+
+async def test_broker_killed_with_work_in_flight(city: City, broker: RunningBroker) -> None:
+    place, alice = await city.place(capacity=60), city.customer()
+    taken = []
+    old = broker.pid
+
+    async def keep_booking() -> None:
+        for _ in range(30):
+            taken.append(await alice.reserve(place, party=1))
+
+    await asyncio.to_thread(broker.write_queue_directory)
+    booking = asyncio.create_task(keep_booking())
+
+    async def so_far() -> int:
+        return len(taken)
+
+    await until(so_far, lambda count: count >= 5)
+    broker.kill()
+    assert not booking.done(), "void: nothing was in flight"
+    assert state_of(old) == ""
+    try:
+        await booking
+    finally:
+        await asyncio.to_thread(broker.start)
+    assert broker.pid != old
+    assert len(taken) == 30
+    for one in taken:
+        await alice.sees(one, CONFIRMED, seconds=60)
+    entries = await until(
+        alice.timeline, lambda found: kinds_of(found).count("RESERVATION_CONFIRMED") == 30, seconds=60
+    )
+    assert len({one.event_id for one in entries}) == len(entries)
+
+
+async def test_a_deleted_queue_heals_and_misses_nothing(city: City, mesh: RunningMesh) -> None:
+    place, alice = await city.place(), city.customer()
+    bus = Bus(mesh.amqp_url, "test")
+    running = asyncio.ensure_future(bus.run())
+    try:
+        for queue in ("restaurant.bookings", "history.timeline", "reservation.restaurants"):
+            async with bus.channel(1) as channel:
+                await channel.queue_delete(queue)
+        booked = await alice.reserve(place)
+        await alice.sees(booked, CONFIRMED)
+        await alice.cancel(booked)
+        await place.sees(booked, WITHDRAWN)
+        await alice.sees_in_timeline(booked, *STORY)
+        for queue in ("restaurant.bookings", "history.timeline", "reservation.restaurants"):
+            assert await bus.has_queue(queue)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_all_services_killed_at_once_with_bookings_in_flight_lose_none(
+    city: City, mesh: RunningMesh
+) -> None:
+    place = await city.place(capacity=60)
+    customers = [city.customer() for _ in range(20)]
+    wishes = [customer.wish(place, party=1, card="tok_slow_300") for customer in customers]
+    sending = [asyncio.create_task(c.send(w, timeout=5)) for c, w in zip(customers, wishes, strict=True)]
+
+    async def charges_begun() -> int:
+        return len(await customers[0].deposits())
+
+    await until(charges_begun, bool)
+    old = {name: mesh[name].pid for name in ("reservation", "deposit", "restaurant", "history")}
+    for name in old:
+        mesh[name].kill()
+    outcomes = await asyncio.gather(*sending, return_exceptions=True)
+    assert any(isinstance(one, BaseException) for one in outcomes), "void: nothing was in flight"
+    for name in old:
+        mesh[name].spawn()
+    for name, pid in old.items():
+        await asyncio.to_thread(mesh[name].wait_until_ready)
+        assert mesh[name].pid != pid
+
+    for customer, wish in zip(customers, wishes, strict=True):
+        booked = await patiently(lambda c=customer, w=wish: c.send(w, timeout=5), seconds=60)  # type: ignore[misc]
+        await customer.sees(booked, CONFIRMED)
+    await place.sees_seats(0, 40)
+
+    async def money() -> list[int]:
+        charges = await city.provider.charges()
+        return [
+            sum(
+                kept(charges[one.deposit_id])
+                for one in await customer.deposits()
+                if one.deposit_id in charges
+            )
+            for customer in customers
+        ]
+
+    await until(money, lambda held: held == [1000] * 20)

@@ -1,0 +1,220 @@
+"""Many callers at once: a slot is never oversold, a request is never done twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import grpc
+
+from dinemesh.restaurant.v1 import restaurant_pb2
+from dinemesh.sandbox.v1 import sandbox_pb2
+from tests.mesh.conftest import on_both_engines
+from tests.mesh.people import (
+    CANCELLED,
+    CONFIRMED,
+    MANUAL,
+    PENDING_ACCEPTANCE,
+    Booking,
+    City,
+    Customer,
+    Place,
+    Reservation,
+    cents,
+    kept,
+    patiently,
+    until,
+)
+from tests.support.refusals import Refused, refusal, refused
+
+T = TypeVar("T")
+WITHDRAWN = restaurant_pb2.BOOKING_STATE_WITHDRAWN
+CALLERS = 80
+SEATS = 10
+
+
+async def attempt(customer: Customer, place: Place) -> Reservation | Refused:
+    """A reservation, or the refusal after which a client would not come back."""
+    wish = customer.wish(place, party=1)
+    said: list[Refused] = []
+    try:
+        return await patiently(lambda: customer.send(wish, timeout=20), refusals=said)
+    except grpc.aio.AioRpcError:
+        return said[-1]
+
+
+@on_both_engines
+async def test_eighty_callers_for_the_last_ten_seats_buy_exactly_ten(city: City) -> None:
+    place = await city.place(capacity=SEATS)
+    callers = [city.customer() for _ in range(CALLERS)]
+    outcomes = await asyncio.gather(*(attempt(caller, place) for caller in callers))
+
+    reasons = Counter(one.reason for one in outcomes if isinstance(one, Refused))
+    sold = [one for one in outcomes if isinstance(one, Reservation)]
+    assert (len(sold), reasons) == (SEATS, {"SLOT_UNAVAILABLE": CALLERS - SEATS})
+    await place.sees_seats(0, 0)
+    live = await until(place.bookings, lambda found: len(found) >= SEATS)
+    assert {one.reservation_id for one in live} == {one.reservation_id for one in sold}
+    charges = await city.provider.charges()
+    paid = [one for sale in sold for one in sale.deposits]
+    assert len(paid) == SEATS
+    assert all(kept(charges[one.deposit_id]) == 1000 for one in paid)
+
+
+@on_both_engines
+async def test_fifty_repeats_of_one_request_make_one_reservation_and_one_charge(city: City) -> None:
+    place, alice = await city.place(capacity=10), city.customer()
+    before = set(await city.provider.charges())
+    # Slow enough that most repeats find the first one still at work.
+    wish = alice.wish(place, party=2, card="tok_slow_300")
+    said: list[Refused] = []
+    answers = await asyncio.gather(
+        *(patiently(lambda: alice.send(wish, timeout=10), refusals=said) for _ in range(50))
+    )
+
+    assert len({one.reservation_id for one in answers}) == 1
+    assert {one.reason for one in said} <= {"REQUEST_IN_PROGRESS", "TRY_AGAIN_LATER"}
+    assert any(one.reason == "REQUEST_IN_PROGRESS" for one in said), "void: none met another"
+    assert all(one.retry_after is not None for one in said)
+    new = [one for key, one in (await city.provider.charges()).items() if key not in before]
+    assert [(one.state, cents(one.amount)) for one in new] == [(sandbox_pb2.CHARGE_STATE_CAPTURED, 2000)]
+    await alice.sees(answers[0], CONFIRMED)
+    final = await asyncio.gather(*(alice.send(wish) for _ in range(50)))
+    assert len({one.SerializeToString(deterministic=True) for one in final}) == 1
+    await place.sees_seats(0, 8)
+    assert len(await alice.reservations()) == 1
+
+
+@on_both_engines
+async def test_the_same_request_id_with_another_body_is_refused(city: City) -> None:
+    place, alice = await city.place(capacity=10), city.customer()
+    wish = alice.wish(place, party=2)
+    reserved = await alice.send(wish)
+    for change in ({"party_size": 3}, {"note": "other"}, {"payment_token": "tok_slow_1"}):
+        other = type(wish)()
+        other.CopyFrom(wish)
+        for name, value in change.items():
+            setattr(other, name, value)
+        said = await refused(alice.send(other))
+        assert (said.reason, said.code) == ("REQUEST_ID_REUSED", grpc.StatusCode.ALREADY_EXISTS), change
+    assert [one.reservation_id for one in await alice.reservations()] == [reserved.reservation_id]
+    await place.sees_seats(0, 8)
+
+
+async def test_the_same_request_id_of_another_customer_is_another_request(city: City) -> None:
+    place, alice, bob = await city.place(), city.customer(), city.customer()
+    wish = alice.wish(place)
+    mine, other = await alice.send(wish), await bob.send(wish)
+    assert mine.reservation_id != other.reservation_id
+    assert (mine.customer_id, other.customer_id) == (alice.name, bob.name)
+
+
+async def test_a_capacity_cut_below_what_is_sold_breaks_nothing_and_sells_nothing(city: City) -> None:
+    place, alice, bob = await city.place(capacity=10), city.customer(), city.customer()
+    four, three = await alice.book(place, party=4), await bob.book(place, party=3)
+    await place.set_capacity(0, 5)
+    await until(lambda: place.has_seats(0, 3), lambda free: not free)
+
+    assert (await refused(alice.reserve(place, party=1))).reason == "SLOT_UNAVAILABLE"
+    assert (await alice.read(four)).state == (await bob.read(three)).state == CONFIRMED
+    assert (await refused(bob.modify(three, party=4, card="tok_visa"))).reason == "SLOT_UNAVAILABLE"
+    await bob.modify(three, party=2)
+    await alice.cancel(four)
+    # Two of five are sold now.
+    await place.sees_seats(0, 3)
+
+
+async def test_twenty_cancels_at_once_give_one_refund_and_one_answer(city: City) -> None:
+    place, alice = await city.place(capacity=10), city.customer()
+    booked = await alice.book(place, party=2)
+    answers = await asyncio.gather(*(alice.cancel(booked) for _ in range(20)))
+    assert {(cents(one.refunded), cents(one.forfeited)) for one in answers} == {(2000, 0)}
+
+    async def refunds() -> list[int]:
+        (deposit,) = await alice.deposits(booked)
+        return [cents(one.amount) for one in deposit.refunds]
+
+    assert await until(refunds, bool) == [2000]
+    await place.sees_seats(0, 10)
+
+
+async def test_a_cancel_against_a_charge_in_flight_wins(city: City) -> None:
+    place, alice = await city.place(capacity=10), city.customer()
+    creating = asyncio.create_task(alice.send(alice.wish(place, party=2, card="tok_slow_1000"), timeout=10))
+    (pending,) = await until(alice.reservations, lambda found: len(found) == 1)
+    assert not creating.done(), "void: the charge was over too soon"
+    answer = await alice.cancel(pending)
+    assert answer.reservation.state == CANCELLED
+    created = await creating
+    assert (created.reservation_id, created.state) == (pending.reservation_id, CANCELLED)
+
+    async def money() -> int:
+        charges = await city.provider.charges()
+        return sum(kept(charges[one.deposit_id]) for one in created.deposits if one.deposit_id in charges)
+
+    await until(alice.deposits, lambda found: all(cents(one.held) == 0 for one in found))
+    await until(money, lambda left: left == 0)
+    await place.sees_seats(0, 10)
+    assert (await alice.read(pending)).state == CANCELLED
+
+
+async def accepts(place: Place, booking: Booking) -> bool:
+    """Whether the restaurant came first."""
+    try:
+        await place.accept(booking)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def after(seconds: float, call: Awaitable[T]) -> T:
+    await asyncio.sleep(seconds)
+    return await call
+
+
+async def test_cancel_against_accept_ends_in_one_way_for_both(city: City) -> None:
+    """Both sides win now and then; whoever loses changes nothing."""
+    place = await city.place(MANUAL, capacity=40)
+    states: Counter[bool] = Counter()
+    for turn in range(20):
+        alice = city.customer()
+        reserved = await alice.reserve(place, party=1)
+        booking = await until(lambda r=reserved: place.booking(r), lambda found: found is not None)  # type: ignore[misc]
+        assert booking is not None
+
+        accepted, cancelled = await asyncio.gather(
+            accepts(place, booking),
+            # Later in every turn but each fifth, so that each side comes first at times.
+            after(0.002 * (turn % 5), alice.cancel(reserved)),
+        )
+        states[accepted] += 1
+        assert cancelled.reservation.state == CANCELLED
+        assert cents(cancelled.refunded) == 1000
+        final = await alice.read(reserved)
+        assert final.state == CANCELLED
+    assert states[True], "void: the restaurant never came first"
+    # Whatever was accepted in between is withdrawn.
+    await until(place.bookings, lambda found: all(one.state == WITHDRAWN for one in found))
+    await place.sees_seats(0, 40)
+
+
+async def test_two_modifications_at_once_make_one(city: City) -> None:
+    place, alice = await city.place(capacity=20), city.customer()
+    booked = await alice.book(place, party=2)
+
+    async def attempt_modify(party: int) -> str:
+        try:
+            await alice.modify(booked, party=party, card="tok_slow_200", timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return refusal(error).reason
+        return "OK"
+
+    outcomes = Counter(await asyncio.gather(*(attempt_modify(3 + n) for n in range(5))))
+    assert outcomes["OK"] == 1
+    assert set(outcomes) <= {"OK", "MODIFICATION_IN_PROGRESS", "ETAG_MISMATCH"}
+    now = await until(lambda: alice.read(booked), lambda seen: seen.state in (CONFIRMED, PENDING_ACCEPTANCE))
+    assert now.revision == 2
+    assert sum(cents(one.held) for one in now.deposits) == now.party_size * 1000
+    await place.sees_seats(0, 20 - now.party_size)
