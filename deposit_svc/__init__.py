@@ -1,1 +1,1 @@
-"""Deposits: taken before a booking exists, given back or kept by its rules, never lost and never charged twice."""
+"""Deposits: taken before a booking exists, given back or kept by its rules, never lost or taken twice."""

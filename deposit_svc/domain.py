@@ -38,7 +38,7 @@ class State(Enum):
 
 
 class Standing(Enum):
-    """The state that is shown: the stored one, or for captured money that is no longer held, where it went."""
+    """The state that is shown: the stored one, or, for captured money no longer held, where it went."""
 
     PENDING = "PENDING"
     CAPTURED = "CAPTURED"
@@ -372,7 +372,7 @@ def tombstone(deposit_id: str, customer_id: str, reservation_id: str, now: datet
 
 
 def void_refund_id(deposit_id: str) -> str:
-    """The refund that a void orders when it meets a captured deposit: the same one, however often it is told."""
+    """The refund that a void of a captured deposit orders: the same one, however often it is told."""
     return str(uuid.uuid5(uuid.UUID(deposit_id), "void"))
 
 
@@ -422,7 +422,7 @@ class Applied(Enum):
 
 
 def apply(instruction: Instruction, deposit: Deposit | None, now: datetime) -> tuple[Applied, Step | None]:
-    """What an instruction does to the deposit as it stands. A refund or forfeit waits for the charge's outcome."""
+    """What an instruction does to the deposit as it stands. All but a void wait for the charge's outcome."""
     if isinstance(instruction, VoidOrder):
         step = deposit.void(now) if deposit else None
     elif deposit is None or deposit.state in (State.PENDING, State.VOIDING):

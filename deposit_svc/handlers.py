@@ -20,5 +20,5 @@ def subscription(deposits: Deposits) -> Subscription:
     return Subscription(
         queue=QUEUE,
         bindings=("reservation.v1.*",),
-        handlers={kind: on_reservation for kind in messages.RESERVATION_EVENTS},
+        handlers=dict.fromkeys(messages.RESERVATION_EVENTS, on_reservation),
     )

@@ -1,4 +1,4 @@
-"""The deposit service: `python -m deposit_svc.main`. Builds and names every part; the kit closes them in reverse."""
+"""The deposit service: `python -m deposit_svc.main`. Builds and names every part; the kit closes them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def order(request: service_pb.CreateDepositRequest) -> tuple[Order, str]:
 
 
 def instructions(snapshot: reservation_events.ReservationSnapshot) -> Sequence[Instruction]:
-    """All money instructions so far. Voids come last: what was ordered in parts is returned under its own ids."""
+    """All money instructions so far. Voids come last, so that parts ordered back keep their own ids."""
     refunds = (RefundOrder(one.refund_id, one.deposit_id, _money(one.amount)) for one in snapshot.refunds)
     forfeits = (ForfeitOrder(one.forfeit_id, one.deposit_id, _money(one.amount)) for one in snapshot.forfeits)
     return [*refunds, *forfeits, *(VoidOrder(one.deposit_id) for one in snapshot.voids)]

@@ -1,4 +1,4 @@
-"""What deposit does: charge under a durable intent, obey reservation's money instructions, settle what is open.
+"""What deposit does: charge under a durable intent, obey reservation's instructions, settle what is open.
 
 Transactions are opened here; no call to the provider is made inside one.
 """
@@ -38,7 +38,7 @@ ANSWER_MARGIN_SECONDS = 0.1
 MOVE_ATTEMPTS = 5
 # One batch of settling: all of it is at the provider at once, so that a silent one costs one time limit.
 SETTLE_BATCH = 32
-# Calls of one settling turn to the provider; the next turn comes after a pause of 1 s, doubled up to a minute.
+# Calls of one settling try to the provider; the next comes after a pause of 1 s, doubled up to a minute.
 PROVIDER_ATTEMPTS = 3
 PROVIDER_RETRY_MAX_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
@@ -107,7 +107,7 @@ class Deposits:
         return await self._background.finish(self._charge(deposit, payment_token), "charge")
 
     async def _shed(self, deposit_id: str, own_calls: int = 0) -> None:
-        """DEPOSIT_OVERLOADED promises that nothing was charged, so it is said only of an id that nobody knows."""
+        """DEPOSIT_OVERLOADED says that nothing was charged, so it is said only of an id that nobody knows."""
         known = self._under_way[deposit_id] > own_calls or await self._store.read(
             lambda tx: persistence.known(tx, deposit_id)
         )
