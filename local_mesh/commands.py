@@ -21,6 +21,8 @@ from local_mesh.supervision import Refused, Seen, Supervisor, running, start_sup
 
 HEALTHY_SECONDS = 120
 """For all parts together, on a slow machine that does other things too."""
+QUICK_SECONDS = 1.0
+"""What is well this soon was well before, or is not worth a line."""
 DOWN_SECONDS = 60
 FAILED_TRIES = 3
 """A part that came back this often without getting well will not get well."""
@@ -88,6 +90,7 @@ class Mesh:
             tokens.write_for_services(self.places)
             write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
             self.places.running.write_text(self.settings.to_json())
+            self.places.make_socket_folder()
             supervisor = start_supervisor(self.settings, self.places)
             try:
                 _wait_until_ready(supervisor, self.settings, self.places)
@@ -228,7 +231,6 @@ class Mesh:
         self.places.socket.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.places.socket.parent.rmdir()
-        self.places.make()
 
     def _check_ports(self) -> None:
         taken = [
@@ -278,7 +280,8 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
                 if ready and seen[name].state in ("RUNNING", "STARTING"):
                     waiting.remove(name)
                     told = time.monotonic()
-                    say(f"  {name:<12} ready after {told - began:.1f} s")
+                    if told - began > QUICK_SECONDS:
+                        say(f"  {name:<12} ready after {told - began:.1f} s")
                     continue
                 if seen[name].pid:
                     starts[name].add(seen[name].pid)

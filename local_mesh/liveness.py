@@ -6,6 +6,7 @@ gets SIGKILL after three deadlines missed in a row. What a part says about its d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -75,10 +76,8 @@ def main() -> None:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_mesh.failure import Failure
+
 
 @dataclass(frozen=True)
 class Places:
@@ -61,7 +63,7 @@ class Places:
 
     @property
     def socket(self) -> Path:
-        """The supervisor's. Not below `state`, since a socket's path ends at 107 bytes and a checkout's may be longer."""
+        """The supervisor's. Not below `state`: a socket's path ends at 107 bytes, and a checkout's may be longer."""
         key = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"dinemesh-{os.getuid()}-{key}" / "supervisor.sock"
 
@@ -70,15 +72,13 @@ class Places:
 
     def make(self) -> None:
         """Make the folders, for our user only."""
-        for folder in (
-            self.state,
-            self.data,
-            self.logs,
-            self.keys,
-            self.service_token("any").parent,
-            self.socket.parent,
-        ):
+        for folder in (self.state, self.data, self.logs, self.keys, self.service_token("any").parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.socket.parent.stat().st_uid != os.getuid():
-            raise PermissionError(f"{self.socket.parent} belongs to somebody else")
-        self.socket.parent.chmod(0o700)
+
+    def make_socket_folder(self) -> None:
+        """Make the one folder that stands outside; it goes again with the mesh."""
+        folder = self.socket.parent
+        folder.mkdir(exist_ok=True, mode=0o700)
+        if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+            raise Failure(f"{folder} belongs to somebody else. Set TMPDIR to a folder of your own.")
+        folder.chmod(0o700)

@@ -1,0 +1,108 @@
+"""Sample restaurants with open tables for the next 30 days, made through the RPCs that an operator would use."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from google.type import date_pb2, money_pb2, timeofday_pb2
+
+from dinemesh.restaurant.v1 import restaurant_pb2, restaurant_service_pb2
+from local_mesh import tokens
+from local_mesh.commands import Mesh, say
+from local_mesh.dialogue import Services, ask
+
+DAYS = 30
+SEATS = 20
+TIMES = [(hour, minute) for hour in (12, 13, 18, 19, 20, 21) for minute in (0, 30)]
+_NAMESPACE = uuid.UUID("6f1d8d3e-5f0a-4f57-9d0e-0d6a8a6d2f11")
+
+
+@dataclass(frozen=True)
+class Sample:
+    name: str
+    time_zone: str
+    policy: restaurant_pb2.Policy
+
+    @property
+    def request_id(self) -> str:
+        """The same for the same contents, so that a second `make up` makes no second restaurant."""
+        contents = f"{self.name}\n{self.time_zone}\n{self.policy.SerializeToString(deterministic=True).hex()}"
+        return str(uuid.uuid5(_NAMESPACE, contents))
+
+
+def _policy(
+    deposit: money_pb2.Money, acceptance: restaurant_pb2.AcceptanceMode.ValueType
+) -> restaurant_pb2.Policy:
+    return restaurant_pb2.Policy(
+        deposit_per_person=deposit,
+        free_cancel_window_seconds=24 * 3600,
+        acceptance=acceptance,
+        acceptance_limit_seconds=2 * 3600,
+        acceptance_lead_seconds=1800,
+        no_show_grace_seconds=900,
+        slot_interval_seconds=1800,
+        service_duration_seconds=2 * 3600,
+        max_party_size=12,
+    )
+
+
+AUTO = restaurant_pb2.ACCEPTANCE_MODE_AUTO
+MANUAL = restaurant_pb2.ACCEPTANCE_MODE_MANUAL
+
+SAMPLES = (
+    Sample("Trattoria Lume", "Europe/Rome", _policy(money_pb2.Money(currency_code="EUR", units=20), AUTO)),
+    Sample(
+        "Harbour Grill", "America/New_York", _policy(money_pb2.Money(currency_code="USD", units=25), MANUAL)
+    ),
+    Sample("Koen", "Asia/Tokyo", _policy(money_pb2.Money(currency_code="JPY", units=3000), AUTO)),
+)
+
+
+def refresh(mesh: Mesh) -> None:
+    """Make the restaurants that are missing, and open the days that are not open yet.
+
+    What staff changed on days that were opened before stays as they left it.
+    """
+    token = tokens.person(mesh.places, "local-mesh", "operator")
+    file = mesh.places.state / "samples.json"
+    opened: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    with Services(mesh.settings) as services:
+        for sample in SAMPLES:
+            made = ask(
+                services.restaurant.CreateRestaurant,
+                restaurant_service_pb2.CreateRestaurantRequest(
+                    request_id=sample.request_id,
+                    name=sample.name,
+                    time_zone=sample.time_zone,
+                    policy=sample.policy,
+                ),
+                token,
+            ).restaurant
+            today = datetime.now(UTC).astimezone(ZoneInfo(sample.time_zone)).date()
+            last = today + timedelta(days=DAYS)
+            before = opened.get(made.restaurant_id)
+            first = max(today, date.fromisoformat(before) + timedelta(days=1)) if before else today
+            if first > last:
+                continue
+            ask(
+                services.restaurant.OpenSlots,
+                restaurant_service_pb2.OpenSlotsRequest(
+                    restaurant_id=made.restaurant_id,
+                    first_date=_date(first),
+                    last_date=_date(last),
+                    times=[timeofday_pb2.TimeOfDay(hours=hour, minutes=minute) for hour, minute in TIMES],
+                    capacity=SEATS,
+                ),
+                token,
+            )
+            opened[made.restaurant_id] = last.isoformat()
+            file.write_text(json.dumps(opened, indent=2))
+            say(f"  {sample.name} ({sample.time_zone}) takes reservations from {first} to {last}")
+
+
+def _date(day: date) -> date_pb2.Date:
+    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
