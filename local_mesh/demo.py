@@ -12,6 +12,7 @@ from google.type import money_pb2
 
 from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.history.v1 import history_pb2, history_service_pb2
+from dinemesh.kit import wire
 from dinemesh.reservation.v1 import reservation_pb2, reservation_service_pb2
 from dinemesh.restaurant.v1 import restaurant_pb2, restaurant_service_pb2
 from local_mesh import tokens
@@ -47,7 +48,9 @@ def tell(mesh: Mesh) -> None:
     say("  make token SUB=alice ROLE=customer   a token for a call of your own, such as")
     say('    grpcurl -plaintext -H "authorization: Bearer $(make token SUB=alice ROLE=customer)" \\')
     say(f"      {mesh.settings.address('history')} dinemesh.history.v1.HistoryService/ListTimelineEntries")
-    say("  make stop SERVICE=restaurant         take a part away, and `make demo` again to see what happens")
+    say(
+        "  make stop SERVICE=history            take a part away; `make start` brings it back, and it catches up"
+    )
     say("  make audit                           hold the books of all services against each other")
     say("  make down                            stop it; the data stays")
 
@@ -188,7 +191,7 @@ class Story:
             self._token("alice"),
         )
         self._check(answer.reservation.state == CANCELLED, f"{_state(answer.reservation)}", answer)
-        self._check(_cents(answer.refunded) == _held(booked), f"{money(answer.refunded)} goes back", answer)
+        self._check(_minor(answer.refunded) == _held(booked), f"{money(answer.refunded)} goes back", answer)
         self._refunded("alice", answer.reservation)
         self._done("the payment provider has paid it out")
         self._booking(restaurant, booked, restaurant_pb2.BOOKING_STATE_WITHDRAWN)
@@ -211,7 +214,7 @@ class Story:
         def whole(entries: Sequence[history_pb2.TimelineEntry]) -> bool:
             """Everybody has been heard, and all that was charged has come back."""
             sums = [
-                sum(_cents(entry.amount) for entry in entries if entry.kind == kind)
+                sum(_minor(entry.amount) for entry in entries if entry.kind == kind)
                 for kind in (charged, returned)
             ]
             return _END[customer] <= {entry.kind for entry in entries} and 0 < sums[0] == sums[1]
@@ -379,20 +382,17 @@ def _state(reservation: Reservation) -> str:
     return reservation_pb2.ReservationState.Name(reservation.state).removeprefix("RESERVATION_STATE_")
 
 
-def _cents(amount: money_pb2.Money) -> int:
-    return amount.units * 100 + amount.nanos // 10_000_000
+def _minor(amount: money_pb2.Money) -> int:
+    """In the smallest unit of its currency."""
+    return wire.from_money(amount, "amount")[0]
 
 
 def _held(reservation: Reservation) -> int:
-    return sum(_cents(deposit.held) for deposit in reservation.deposits)
+    return sum(_minor(deposit.held) for deposit in reservation.deposits)
 
 
 def _held_words(reservation: Reservation) -> str:
-    parts = [deposit.held for deposit in reservation.deposits if _cents(deposit.held)]
-    total = money_pb2.Money(
-        currency_code=parts[0].currency_code,
-        units=_held(reservation) // 100,
-        nanos=_held(reservation) % 100 * 10_000_000,
-    )
+    parts = [deposit.held for deposit in reservation.deposits if _minor(deposit.held)]
+    total = wire.to_money(_held(reservation), parts[0].currency_code)
     spelled = f" ({' + '.join(money(part) for part in parts)})" if len(parts) > 1 else ""
     return f"{_state(reservation)}, {money(total)} held{spelled}"

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from dinemesh.deposit.v1 import deposit_service_pb2_grpc
 from dinemesh.history.v1 import history_service_pb2_grpc
+from dinemesh.kit import wire
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
 from dinemesh.restaurant.v1 import restaurant_service_pb2_grpc
 from local_mesh.failure import Failure
@@ -105,6 +106,6 @@ def until(
 
 def money(amount: money_pb2.Money) -> str:
     """For people: EUR 40.00, JPY 6000."""
-    cents = amount.nanos // 10_000_000
-    whole = amount.currency_code in ("JPY", "KRW")
-    return f"{amount.currency_code} {amount.units}" + ("" if whole else f".{cents:02}")
+    minor, currency = wire.from_money(amount, "amount")
+    places = wire.decimals(currency)
+    return f"{currency} {minor / 10**places:.{places}f}"
