@@ -17,7 +17,7 @@ SERVICE = "service"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks, from a verified token. `expires_at` (seconds since the epoch) ends a stream that outlives it."""
+    """Who asks, by a checked token. `expires_at` (seconds since the epoch) ends a stream that outlives it."""
 
     subject: str
     role: str

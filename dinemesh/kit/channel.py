@@ -18,7 +18,7 @@ Res = TypeVar("Res")
 _OPTIONS: list[tuple[str, int | str]] = [
     # Who may repeat a call is decided where its meaning is known, never by the library.
     ("grpc.enable_retries", 0),
-    # The library waits up to two minutes between attempts to connect; after an outage calls must work at once.
+    # The library waits up to two minutes between attempts to connect; after an outage calls must work again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -70,7 +70,7 @@ async def call(
     timeout: float,
     token: ServiceToken | None = None,
 ) -> Res:
-    """One attempt of a unary call, with `timeout` seconds or what the current caller has left if that is less.
+    """One attempt of a unary call, for `timeout` seconds or what the current caller has left if that is less.
 
     Raises grpc.aio.AioRpcError; `errors.from_call` tells what the other side said. After a deadline or a lost
     connection it may well have happened.

@@ -80,8 +80,8 @@ async def abort(
     """Ends the call with the refusal, all of it in trailing metadata.
 
     Only an abort before any initial metadata gives a trailers-only reply, which is what proxies look at. The
-    retry time stands there three times: RetryInfo for our clients, `retry-after` (whole seconds) for HTTP, and
-    `grpc-retry-pushback-ms` for gRPC libraries that retry by themselves.
+    retry time stands there three times: RetryInfo for our clients, `retry-after` (whole seconds) for HTTP,
+    and `grpc-retry-pushback-ms` for gRPC libraries that retry by themselves.
     """
     rich = to_status(refusal)
     metadata: list[tuple[str, str | bytes]] = [*trailing, (_DETAILS_KEY, rich.SerializeToString())]

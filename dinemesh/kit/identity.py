@@ -30,7 +30,7 @@ _LOOK_SECONDS = 1.0  # how soon a changed key file is noticed
 class Verifier:
     """Turns tokens into identities. Keeps verified ones until they expire or the keys change.
 
-    The file must be readable at the start. When it later becomes unreadable, the keys read last stay in force.
+    The file must be readable at the start. When it later becomes unreadable, the last keys stay in force.
     """
 
     def __init__(self, jwks_file: Path) -> None:

@@ -183,8 +183,8 @@ class _Guard:
         await self._write_all(None, _readable(requests), context)
 
     async def _write_all(self, request: Any, handed_on: Any, context: Context) -> None:
-        # Written here instead of yielded: a client that leaves then cancels this coroutine where it waits, and
-        # the call is left at once, not when a generator is collected.
+        # Written here instead of yielded: a client that leaves then cancels this coroutine where it waits,
+        # and the call is left at once, not when a generator is collected.
         running = _Running(self, context)
         try:
             running.begin(request)
@@ -315,7 +315,7 @@ def _safe(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | Non
     def decoded(raw: bytes) -> Any:
         try:
             return decode(raw)
-        except Exception:  # noqa: BLE001  corrupt bytes and invalid UTF-8 fail in several ways
+        except Exception:  # corrupt bytes and invalid UTF-8 fail in several ways
             return _UNDECODABLE
 
     return decoded

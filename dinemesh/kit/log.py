@@ -12,7 +12,7 @@ from dinemesh.kit.call import current
 
 
 class _WithCall(logging.Filter):
-    """Adds what travels with the call; a filter of the handler, so that other libraries' lines have it too."""
+    """Adds what travels with the call. A filter of the handler, so that other libraries' lines have it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         call = current.get()

@@ -43,7 +43,7 @@ def decode_token(token: str, field: str = "page_token") -> dict[str, Any]:
 
 
 def position(token: str, *, field: str = "page_token", **types: type[Any]) -> dict[str, Any] | None:
-    """The position in a token, None for the first page; refused unless it has exactly these fields and types."""
+    """The position in a token, None for the first page. Refuses other fields than these, or other types."""
     if not token:
         return None
     values = decode_token(token, field)

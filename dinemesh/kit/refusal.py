@@ -1,7 +1,7 @@
 """A refusal: the named reason why a request was not done.
 
-Standard library only, so that the rules of a service (`domain.py`) may raise it. The kit's interceptors turn it
-into a google.rpc.Status; no other place names a status code.
+Standard library only, so that the rules of a service (`domain.py`) may raise it. The kit's interceptors
+turn it into a google.rpc.Status; no other place names a status code.
 """
 
 from __future__ import annotations

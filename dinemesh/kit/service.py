@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 EXIT_SETTINGS = 2
 EXIT_TAKEN = 3
 
-# Promise: bookings are taken without a broker. So a broker that is away holds up the start this long, no longer.
+# Work is taken without a broker, by promise: one that is away holds up the start this long and no longer.
 BROKER_SECONDS = 3.0
 CHECK_SECONDS = 1.0
 CHECK_TIMEOUT_SECONDS = 2.0
@@ -49,10 +49,10 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Service:
-    """The parts of one process. Made inside the event loop; `run` starts them in order and stops them in reverse.
+    """The parts of one process, made in the event loop. `run` starts them in order, stops them in reverse.
 
-    background: work that must finish although its caller left. changes and pace: for watches. health: is told by
-    `run` when the service is ready.
+    `background` is for work that must finish although its caller left, `changes` and `pace` are for watches,
+    `health` is told by `run` when the service is ready.
     """
 
     def __init__(self, name: str, settings: ServiceSettings) -> None:
@@ -94,7 +94,7 @@ class Service:
         access: Mapping[str, Access],
         limits: Mapping[str, Limit] | None = None,
     ) -> None:
-        """Serves `service_name` (full name in the contract). The tables are by full method, `/package.Service/Rpc`.
+        """Serves `service_name`, its full name in the contract. The tables go by full method: `/service/Rpc`.
 
         Raises ValueError for a method without access, and for one that the contract lacks.
         """
@@ -108,14 +108,26 @@ class Service:
         self._chain.allow(access, limits or {})
         self.health.name(service_name)
 
+    def open_store(self, package: str) -> Store:
+        """The service's own database by its settings, with the schema of `package` (see `use_store`)."""
+        settings = self.settings
+        store = Store.open(
+            settings.database_url,
+            group=settings.group_commit,
+            queue_limit=settings.store_queue_limit,
+            readers=settings.reader_threads,
+        )
+        self.use_store(store, package)
+        return store
+
     def use_store(self, store: Store, package: str) -> None:
-        """Keeps the schema of `package` in the store up to date, is ready while it answers, closes it at the end."""
+        """Brings the store to the schema of `package`, is ready while it answers, closes it at the end."""
         self._set_up.append(("schema", lambda: self._migrate(package)))
         self.add_check("database", lambda: _answers(store))
         self.on_close(store.close)
 
     def before_work(self, name: str, step: Check) -> None:
-        """Runs `step` once the schema is there and before calls and workers; repeated while the database is away."""
+        """Runs `step` after the schema, before calls and workers; repeated while the database is away."""
         self._set_up.append((name, step))
 
     def add_check(self, name: str, check: Check) -> None:
@@ -129,7 +141,7 @@ class Service:
         self._workers.append((name, worker))
 
     def add_consumer(self, consumer: Consumer) -> None:
-        """Runs a consumer; readiness waits until it has caught up (see BROKER_SECONDS), so add the bus as well."""
+        """Runs a consumer. Readiness waits until it has caught up (BROKER_SECONDS), so add the bus too."""
         queue = consumer.subscription.queue
         self._consumers.append(consumer)
         self.add_worker(consumer, queue)
@@ -220,7 +232,7 @@ class Service:
             try:
                 async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
                     await check()
-            except Exception as error:  # noqa: BLE001  whatever it is, the answer is: not ready
+            except Exception as error:  # whatever it is, the answer is: not ready
                 log.debug("the check %s failed: %r", name, error)
                 return name
         return None
@@ -233,13 +245,13 @@ class Service:
             raise _NotYet("the schema is not up to date, and DINEMESH_MIGRATE_ON_START is off")
 
     async def _shut_down(self, working: asyncio.Task[None] | None) -> None:
-        """Not ready -> wait until proxies have noticed -> end watches -> finish calls -> the rest in reverse."""
+        """Not ready; wait until proxies have noticed; end watches; finish calls; then the rest in reverse."""
         settings = self.settings
         self.health.stop()
         if working is not None:
             log.info("stopping", extra={"drain_seconds": settings.drain_seconds})
             if not working.done():
-                # Calls still arrive: a proxy sends them until its next check. stop(grace) alone would drop them.
+                # A proxy sends calls until its next check. stop(grace) alone would drop them.
                 await _first(self._hurry, settings.drain_seconds)
             self.changes.stop()
             await self._server.stop(settings.stop_grace_seconds)
@@ -258,7 +270,7 @@ class Service:
 
 
 def main(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Runs a service's `run()` under uvloop. Exits with 3 if something else holds its port or its database file."""
+    """Runs a service under uvloop. Exits with 3 if something else holds its port or its database file."""
     try:
         uvloop.run(run())
     except StoreInUse as error:
@@ -278,8 +290,8 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         # What a client takes unless told otherwise.
         ("grpc.max_send_message_length", 4 << 20),
         ("grpc.max_metadata_size", 16 << 10),
-        # Above the limit of calls: what is too much must reach us, to be refused with a retry time; within HTTP/2
-        # it would wait unseen. A proxy sends everything over one connection.
+        # Above the limit of calls: what is too much must reach us, to be refused with a retry time; within
+        # HTTP/2 it would wait unseen. A proxy sends everything over one connection.
         ("grpc.max_concurrent_streams", 2 * settings.in_flight_limit + 100),
         # Finds watchers that vanished without a word.
         ("grpc.keepalive_time_ms", 60_000),
@@ -335,5 +347,5 @@ def _give_up_port(service: str, host: str, port: int, variable: str) -> NoReturn
 
 def _give_up(code: int, message: str) -> NoReturn:
     log.error(message)
-    print(message, file=sys.stderr)
+    sys.stderr.write(f"{message}\n")
     raise SystemExit(code)

@@ -66,7 +66,7 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def load(cls: type[S]) -> S:
-    """The settings from the environment. Prints every problem with its variable and exits with 2 otherwise."""
+    """The settings from the environment; else prints every problem with its variable, and exits with 2."""
     known = {PREFIX + name.upper() for name in cls.model_fields}
     problems = [
         f"{name}: unknown setting"

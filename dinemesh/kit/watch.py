@@ -76,7 +76,7 @@ class Changes:
         return _Listening(self._waiting, key)
 
     async def wait(self, key: Hashable, seconds: float) -> None:
-        """Returns after a change under `key`, or after `seconds`. For a loop use `listen`: it misses nothing."""
+        """Returns after a change under `key`, or after `seconds`. In a loop use `listen`: it misses none."""
         with self.listen(key) as heard:
             if not self.stopping:
                 await heard.wait(seconds)
@@ -117,9 +117,9 @@ async def tail(
 ) -> AsyncGenerator[T | Heartbeat | End, None]:
     """Yields what `poll` finds, a HEARTBEAT when it was quiet, and one End as the last item.
 
-    `poll` returns what is new since it was called last (it keeps its own place; the first call returns what the
-    watch starts with) and is called again at once as long as it finds something. `finished(item)` tells the item
-    after which nothing more can come. A watch does not outlive its caller's token or deadline.
+    `poll` returns what is new since it was called last (it keeps its own place; the first call returns what
+    the watch starts with) and is called again at once as long as it finds something. `finished(item)` tells
+    the item after which nothing more can come. A watch does not outlive its caller's token or deadline.
     """
     end = _end_of_time(pace)
     spoke = time.monotonic()

@@ -32,8 +32,8 @@ _MAX_MINOR = 10**15  # far above any amount of money, far below what a BIGINT ho
 _NO_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
 _THREE_DECIMALS = "BHD IQD JOD KWD LYD OMR TND"
 _EXPONENTS = {
-    **{code: 0 for code in _NO_DECIMALS.split()},
-    **{code: 3 for code in _THREE_DECIMALS.split()},
+    **dict.fromkeys(_NO_DECIMALS.split(), 0),
+    **dict.fromkeys(_THREE_DECIMALS.split(), 3),
 }
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 

@@ -1,4 +1,4 @@
-"""Work that no caller waits for: loops that run as long as the process, and tasks that outlive their caller."""
+"""Work that no caller waits for: loops that last as long as the process, tasks that outlive their caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Worker(Protocol):
 
 
 class Periodic:
-    """Calls `turn` every `seconds`, at once after `wake()`. A turn that fails is logged, counted, and tried again."""
+    """Calls `turn` every `seconds`, at once after `wake()`. A failing turn is logged, counted, repeated."""
 
     def __init__(self, name: str, seconds: float, turn: Callable[[], Awaitable[None]]) -> None:
         self.name = name
@@ -83,8 +83,8 @@ async def keep_running(worker: Worker, name: str) -> None:
 class Background:
     """Tasks that must finish whatever becomes of their caller.
 
-    grpc.aio cancels a handler at its next await when the caller's deadline passes or the caller hangs up. What may
-    not stop halfway runs here: referenced until done, and awaited at shutdown.
+    grpc.aio cancels a handler at its next await when the caller's deadline passes or the caller hangs up.
+    What may not stop halfway runs here: referenced until done, and awaited at shutdown.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Background:
             raise
 
     async def drain(self, timeout: float) -> None:
-        """Waits until everything is done, tasks started meanwhile included; cancels what is left after `timeout`."""
+        """Waits until all is done, also what starts meanwhile; cancels what is left after `timeout`."""
         end = asyncio.get_running_loop().time() + timeout
         while self._tasks:
             left = end - asyncio.get_running_loop().time()

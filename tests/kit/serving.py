@@ -88,7 +88,7 @@ def settings_for(folder: Path, **changes: Any) -> ServiceSettings:
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Waits until something is so; fails after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  what it waits for has no event
             await asyncio.sleep(0.005)
 
 
@@ -102,7 +102,7 @@ async def serving(
     ready: bool = True,
     **changes: Any,
 ) -> AsyncIterator[Serving]:
-    """A service that runs inside the block. `arrange` adds parts; `ready=False` does not wait for readiness."""
+    """A service that runs inside the block. `arrange` adds parts; `ready=False` waits only for its ports."""
     keys = Keys(folder)
     servicer = servicer or Servicer()
     service = Service("history", settings_for(folder, **changes))

@@ -1,4 +1,4 @@
-"""Keys are read again when their file changes, and a verified token is remembered no longer than it is good."""
+"""Keys are read again when their file changes; a verified token is remembered no longer than it is good."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ async def test_until_the_schema_is_there_calls_are_refused_and_the_service_is_al
         assert not worked.is_set()
         database_up.set()
         await until(lambda: server.service.health.ready)
-        assert worked.is_set()
+        await until(worked.is_set)
         await server.list()
 
 
