@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from dinemesh.deposit.v1 import deposit_pb2
 from dinemesh.deposit.v1 import events_pb2 as deposit_events
 from dinemesh.event.v1 import envelope_pb2
+from dinemesh.history.v1 import history_pb2
 from dinemesh.kit import wire
 from dinemesh.reservation.v1 import events_pb2 as reservation_events
 from dinemesh.reservation.v1 import reservation_pb2
@@ -157,3 +158,9 @@ def all_events() -> list[type[Message]]:
             if descriptor.GetOptions().HasExtension(envelope_pb2.routing_key):
                 found.append(getattr(module, name))
     return found
+
+
+def kind_name(kind: int) -> str:
+    """The name of a TimelineEntryKind without its prefix."""
+    number: Any = kind
+    return history_pb2.TimelineEntryKind.Name(number).removeprefix("TIMELINE_ENTRY_KIND_")
