@@ -32,6 +32,9 @@ WATCH_OVERLAP = timedelta(seconds=30)
 # A guarded update that loses is decided anew. Each loss is another process's gain, so this many are a fault.
 MAX_LOSSES = 20
 
+# Days of slots changed in one transaction: some tens of milliseconds.
+DAYS_AT_ONCE = 14
+
 StaffRule = Callable[[Booking, int, datetime], Booking]
 
 
@@ -104,50 +107,56 @@ class Restaurants:
     # Slots.
 
     async def open_slots(self, restaurant_id: str, span: Span, capacity: int) -> Sequence[Slot]:
-        """Sets the capacity of these slots; returns them as they stand."""
+        """Sets the capacity of these slots, some days at a time; returns them as they stand."""
 
         def plan(tx: Transaction) -> DineTimes:
             restaurant = _existing(tx, restaurant_id)
             domain.check_span(span, domain.local_day(restaurant.zone, tx.now))
             return domain.dine_times_to_open(restaurant, span)
 
-        def change(tx: Transaction, days: DineTimes) -> list[Slot]:
+        def change(days: DineTimes, tx: Transaction) -> list[Slot]:
             stand: list[Slot] = []
             for local_date, moments in days.items():
-                day = self._change_day(
-                    tx,
-                    restaurant_id,
-                    local_date,
-                    partial(domain.opened, dine_times=moments, capacity=capacity),
-                )
+                rule = partial(domain.opened, dine_times=moments, capacity=capacity)
+                day = self._change_day(tx, restaurant_id, local_date, rule)
                 named = set(moments)
                 stand += (slot for slot in day.slots if slot.dine_time in named)
             return stand
 
-        # Thousands of time zone sums belong into a reader thread, not between other people's changes.
-        days = await self._store.read(plan)
-        return await self._store.write(lambda tx: change(tx, days))
+        return await self._change_days(plan, change)
 
     async def close_slots(self, restaurant_id: str, span: Span) -> Sequence[Slot]:
-        """Takes these slots (without times: all of the days) off sale; returns those that exist."""
+        """Takes these slots (without times: all) off sale, some days at a time; returns those that exist."""
 
         def plan(tx: Transaction) -> DineTimes:
             restaurant = _existing(tx, restaurant_id)
             domain.check_span(span, domain.local_day(restaurant.zone, tx.now))
             return domain.dine_times(restaurant, span)
 
-        def change(tx: Transaction, days: DineTimes) -> list[Slot]:
+        def change(days: DineTimes, tx: Transaction) -> list[Slot]:
             stand: list[Slot] = []
             for local_date, moments in days.items():
                 named = set(moments) if span.times else None
-                day = self._change_day(
-                    tx, restaurant_id, local_date, partial(domain.closed, dine_times=named)
-                )
+                rule = partial(domain.closed, dine_times=named)
+                day = self._change_day(tx, restaurant_id, local_date, rule)
                 stand += (slot for slot in day.slots if named is None or slot.dine_time in named)
             return stand
 
-        days = await self._store.read(plan)
-        return await self._store.write(lambda tx: change(tx, days))
+        return await self._change_days(plan, change)
+
+    async def _change_days(
+        self,
+        plan: Callable[[Transaction], DineTimes],
+        change: Callable[[DineTimes, Transaction], Sequence[Slot]],
+    ) -> Sequence[Slot]:
+        # Thousands of time zone sums belong into a reader thread, and a year of slots into many transactions:
+        # bookings wait behind each of them. What is cut off in the middle is completed by a repetition.
+        days = list((await self._store.read(plan)).items())
+        stand: list[Slot] = []
+        for start in range(0, len(days), DAYS_AT_ONCE):
+            part = dict(days[start : start + DAYS_AT_ONCE])
+            stand += await self._store.write(partial(change, part))
+        return stand
 
     def _change_day(
         self, tx: Transaction, restaurant_id: str, local_date: date, rule: Callable[[Day], Day]
@@ -258,7 +267,7 @@ class BookingFeed:
         self._seen: dict[str, int] = {}
 
     async def poll(self) -> list[tuple[Booking, datetime]]:
-        """What changed since the last poll, oldest first; each with the `since` of a feed that goes on there."""
+        """What changed since the last poll, oldest first; each with the `since` to go on from there."""
 
         def query(tx: Transaction) -> tuple[list[Booking], datetime]:
             if self._since is None:

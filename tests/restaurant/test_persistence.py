@@ -1,0 +1,109 @@
+"""The restaurant's tables and guarded updates, on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+from sqlalchemy.exc import IntegrityError
+
+from dinemesh.kit.store import Store, Transaction
+from restaurant_svc import domain, persistence
+from restaurant_svc.domain import Booking, BookingState, Day, ReservationState
+from tests.restaurant.fixtures import in_days, new_id, reservation
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def a_booking(**changes: Any) -> Booking:
+    heard = reservation(
+        1, ReservationState.PENDING_ACCEPTANCE, reservation_id=new_id(), restaurant_id=new_id()
+    )
+    booking = domain.hear(None, heard, datetime.now(UTC))
+    assert booking is not None
+    return replace(booking, **changes)
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(fresh_database: Callable[[str], str]) -> None:
+    engine = create_engine(fresh_database("restaurant_svc"))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, persistence.metadata) == []
+    engine.dispose()
+
+
+async def test_a_booking_comes_back_as_it_was_stored(store: Store) -> None:
+    for deadline in (NOW, None):
+        booking = a_booking(terms=replace(a_booking().terms, accept_deadline=deadline))
+        await store.write(partial(persistence.insert_booking, value=booking))
+        key = booking.reservation_id
+        assert await store.read(partial(persistence.booking, reservation_id=key)) == booking
+
+
+async def test_a_booking_is_inserted_once(store: Store) -> None:
+    booking = a_booking()
+    assert await store.write(lambda tx: persistence.insert_booking(tx, booking))
+    assert not await store.write(lambda tx: persistence.insert_booking(tx, booking))
+
+
+@pytest.mark.parametrize("field", ["state", "version", "heard_version"])
+async def test_a_booking_moves_only_from_where_it_was_seen(store: Store, field: str) -> None:
+    booking = a_booking()
+    declined = domain.decline(booking, 1, NOW)
+    seen: dict[str, Any] = {"state": BookingState.RECEIVED, "version": 7, "heard_version": 0}
+    stale = replace(booking, **{field: seen[field]})
+    await store.write(lambda tx: persistence.insert_booking(tx, booking))
+    assert not await store.write(lambda tx: persistence.move_booking(tx, stale, declined))
+    assert await store.read(lambda tx: persistence.booking(tx, booking.reservation_id)) == booking
+    assert await store.write(lambda tx: persistence.move_booking(tx, booking, declined))
+    assert await store.read(lambda tx: persistence.booking(tx, booking.reservation_id)) == declined
+
+
+async def test_a_day_changes_only_from_where_it_was_seen(store: Store) -> None:
+    key, local_date = new_id(), in_days(1)
+    six = datetime.now(UTC).replace(microsecond=0)
+    empty = await store.read(lambda tx: persistence.day(tx, key, local_date))
+    assert empty == Day(key, local_date, 0, ())
+    first = domain.opened(empty, [six], 10)
+    assert await store.write(lambda tx: persistence.replace_day(tx, empty, first))
+    late = domain.opened(empty, [six, six + timedelta(hours=1)], 99)
+    assert not await store.write(lambda tx: persistence.replace_day(tx, empty, late))
+    second = domain.opened(first, [six], 12)
+    assert await store.write(lambda tx: persistence.replace_day(tx, first, second))
+    assert not await store.write(lambda tx: persistence.replace_day(tx, first, second))
+    assert await store.read(lambda tx: persistence.day(tx, key, local_date)) == second
+
+
+BROKEN: dict[str, Callable[[Transaction], object]] = {
+    "a withdrawn booking that is confirmed": lambda tx: persistence.insert_booking(
+        tx, a_booking(state=BookingState.WITHDRAWN, confirmed=True)
+    ),
+    "an unknown state": lambda tx: persistence.insert_booking(tx, a_booking(state=_Unknown())),
+    "a negative capacity": lambda tx: tx.execute(
+        persistence.slots.insert().values(
+            restaurant_id="r", dine_time=NOW, local_date=NOW.date(), capacity=-1, version=1
+        )
+    ),
+    "a day without a version": lambda tx: tx.execute(
+        persistence.slot_days.insert().values(restaurant_id="r", local_date=NOW.date(), version=0)
+    ),
+}
+
+
+class _Unknown:
+    value = "UNKNOWN"
+
+
+@pytest.mark.parametrize("insert", BROKEN.values(), ids=BROKEN)
+async def test_the_tables_refuse_what_must_not_be(
+    store: Store, insert: Callable[[Transaction], object]
+) -> None:
+    with pytest.raises(IntegrityError):
+        await store.write(insert)
