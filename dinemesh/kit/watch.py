@@ -6,6 +6,7 @@ What makes it work across processes is the polling; the wake-up only makes it qu
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import enum
 import time
 from collections import defaultdict
@@ -13,8 +14,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Seque
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
-from dinemesh.kit import call
+from dinemesh.kit import call, wire
 from dinemesh.kit.settings import ServiceSettings
+from dinemesh.watch.v1 import watch_pb2
 
 T = TypeVar("T")
 
@@ -29,11 +31,19 @@ class End(enum.Enum):
     SERVER_STOPPING = "SERVER_STOPPING"
     EXPIRED = "EXPIRED"
 
+    def message(self) -> watch_pb2.End:
+        """As it goes over the wire."""
+        return watch_pb2.End(reason=watch_pb2.EndReason.Value(f"END_REASON_{self.name}"))
+
 
 class Heartbeat(enum.Enum):
     """Nothing has changed for a while."""
 
     HEARTBEAT = "HEARTBEAT"
+
+    def message(self) -> watch_pb2.Heartbeat:
+        """As it goes over the wire, with the time at which it is sent."""
+        return watch_pb2.Heartbeat(time=wire.to_timestamp(dt.datetime.now(dt.UTC)))
 
 
 HEARTBEAT: Final = Heartbeat.HEARTBEAT

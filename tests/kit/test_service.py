@@ -196,8 +196,7 @@ async def test_a_watch_is_told_that_the_server_stops(tmp_path: Path) -> None:
             service = server.service
             async for item in tail(nothing, service.changes, "alice", service.pace):
                 if isinstance(item, End):
-                    reason = watch_pb2.EndReason.Value(f"END_REASON_{item.name}")
-                    yield pb.WatchTimelineResponse(end=watch_pb2.End(reason=reason))
+                    yield pb.WatchTimelineResponse(end=item.message())
 
         server.servicer.watching = watching
         watch = server.stub.WatchTimeline(pb.WatchTimelineRequest(), timeout=30)
