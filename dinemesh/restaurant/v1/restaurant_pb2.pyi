@@ -56,7 +56,9 @@ class _BookingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BookingS
     BOOKING_STATE_ACCEPTED: _BookingState.ValueType  # 2
     """Accepted by the restaurant in this revision. Whether it counts, `confirmed` tells."""
     BOOKING_STATE_DECLINED: _BookingState.ValueType  # 3
-    """Declined by the restaurant: an end."""
+    """Declined by the restaurant: an end, unless the customer had changed the terms meanwhile; a person is then asked
+    about the new ones.
+    """
     BOOKING_STATE_SEATED: _BookingState.ValueType  # 4
     """The guests are seated."""
     BOOKING_STATE_COMPLETED: _BookingState.ValueType  # 5
@@ -76,7 +78,9 @@ BOOKING_STATE_RECEIVED: BookingState.ValueType  # 1
 BOOKING_STATE_ACCEPTED: BookingState.ValueType  # 2
 """Accepted by the restaurant in this revision. Whether it counts, `confirmed` tells."""
 BOOKING_STATE_DECLINED: BookingState.ValueType  # 3
-"""Declined by the restaurant: an end."""
+"""Declined by the restaurant: an end, unless the customer had changed the terms meanwhile; a person is then asked
+about the new ones.
+"""
 BOOKING_STATE_SEATED: BookingState.ValueType  # 4
 """The guests are seated."""
 BOOKING_STATE_COMPLETED: BookingState.ValueType  # 5

@@ -262,11 +262,11 @@ class OpenSlotsRequest(_message.Message):
     """Seats (persons) of each slot; 1 to 100000. Required. To close, use CloseSlots."""
     @_builtins.property
     def first_date(self) -> _date_pb2.Date:
-        """First day, in the restaurant's time zone. Required."""
+        """First day, in the restaurant's time zone; yesterday at the earliest. Required."""
 
     @_builtins.property
     def last_date(self) -> _date_pb2.Date:
-        """Last day, inclusive; not before first_date, at most 366 days in all. Required."""
+        """Last day, inclusive; not before first_date, at most 366 days in all, and at most 732 days from now. Required."""
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
@@ -329,11 +329,11 @@ class CloseSlotsRequest(_message.Message):
     """UUID of the restaurant. Required."""
     @_builtins.property
     def first_date(self) -> _date_pb2.Date:
-        """First day, in the restaurant's time zone. Required."""
+        """First day, in the restaurant's time zone; yesterday at the earliest. Required."""
 
     @_builtins.property
     def last_date(self) -> _date_pb2.Date:
-        """Last day, inclusive; not before first_date, at most 366 days in all. Required."""
+        """Last day, inclusive; not before first_date, at most 366 days in all, and at most 732 days from now. Required."""
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:

@@ -200,8 +200,10 @@ class RestaurantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MarkSeated(self, request, context):
-        """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`. For staff.
-        A repetition answers with the booking as it stands. Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION.
+        """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
+        at most two hours away; until 24 hours after the end of the service. For staff.
+        A repetition answers with the booking as it stands.
+        Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -80,8 +80,10 @@ class RestaurantServiceStub:
     Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION.
     """
     MarkSeated: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.MarkSeatedRequest, _restaurant_service_pb2.MarkSeatedResponse]
-    """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`. For staff.
-    A repetition answers with the booking as it stands. Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION.
+    """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
+    at most two hours away; until 24 hours after the end of the service. For staff.
+    A repetition answers with the booking as it stands.
+    Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
     """
     MarkNoShow: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.MarkNoShowRequest, _restaurant_service_pb2.MarkNoShowResponse]
     """Records that the guests did not come; the deposit is forfeited. The booking must be `confirmed`, and
@@ -145,8 +147,10 @@ class RestaurantServiceAsyncStub(RestaurantServiceStub):
     Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION.
     """
     MarkSeated: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.MarkSeatedRequest, _restaurant_service_pb2.MarkSeatedResponse]  # type: ignore[assignment]
-    """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`. For staff.
-    A repetition answers with the booking as it stands. Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION.
+    """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
+    at most two hours away; until 24 hours after the end of the service. For staff.
+    A repetition answers with the booking as it stands.
+    Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
     """
     MarkNoShow: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.MarkNoShowRequest, _restaurant_service_pb2.MarkNoShowResponse]  # type: ignore[assignment]
     """Records that the guests did not come; the deposit is forfeited. The booking must be `confirmed`, and
@@ -273,8 +277,10 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _restaurant_service_pb2.MarkSeatedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_restaurant_service_pb2.MarkSeatedResponse, _abc.Awaitable[_restaurant_service_pb2.MarkSeatedResponse]]:
-        """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`. For staff.
-        A repetition answers with the booking as it stands. Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION.
+        """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
+        at most two hours away; until 24 hours after the end of the service. For staff.
+        A repetition answers with the booking as it stands.
+        Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
         """
 
     @_abc_1.abstractmethod
