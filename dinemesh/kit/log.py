@@ -44,3 +44,5 @@ def setup(service: str, level: str = "INFO", stream: TextIO | None = None) -> No
     # Their INFO is a line for every reconnect and every channel, the reason is in our own lines.
     for noisy in ("aiormq", "aio_pika", "alembic.runtime.plugins"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # An ERROR for every attempt to reach a broker that is away; the bus says so once in a while.
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
