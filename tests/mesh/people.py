@@ -324,11 +324,19 @@ class Customer:
     ) -> list[history_pb2.TimelineEntry]:
         """Waits until each of `kinds` (without their prefix) stands in the timeline, as often as named."""
 
+        async def so_far() -> list[history_pb2.TimelineEntry]:
+            try:
+                return await self.timeline(reservation)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.NOT_FOUND:
+                    raise
+                return []  # history has not heard of it yet
+
         def complete(entries: list[history_pb2.TimelineEntry]) -> bool:
             seen = kinds_of(entries)
             return all(seen.count(kind) >= kinds.count(kind) for kind in kinds)
 
-        return await until(lambda: self.timeline(reservation), complete, seconds)
+        return await until(so_far, complete, seconds)
 
     async def watch(
         self, reservation: Reservation
@@ -390,16 +398,21 @@ class Place:
         await self.open([self.slots[slot]], capacity)
 
     async def offered(self, moment: dt.datetime, party: int = 1) -> reservation_pb2.AvailableSlot | None:
-        """The slot as anyone sees it, or None while it is not listed."""
-        answer = await self._doors.reservation.ListAvailableSlots(
-            reservation_service_pb2.ListAvailableSlotsRequest(
-                restaurant_id=self.id,
-                date=moment.astimezone(self.zone).date().isoformat(),
-                party_size=party,
-                page_size=1000,
-            ),
-            timeout=SHORT,
-        )
+        """The slot as anyone sees it, or None while reservation has not heard of it."""
+        try:
+            answer = await self._doors.reservation.ListAvailableSlots(
+                reservation_service_pb2.ListAvailableSlotsRequest(
+                    restaurant_id=self.id,
+                    date=moment.astimezone(self.zone).date().isoformat(),
+                    party_size=party,
+                    page_size=1000,
+                ),
+                timeout=SHORT,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            return None
         return next((slot for slot in answer.slots if instant(slot.dine_time) == moment), None)
 
     async def has_seats(self, slot: int, party: int) -> bool:

@@ -52,7 +52,7 @@ async def stopped(mesh: RunningMesh) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await asyncio.to_thread(deposit.start)
+        deposit.start()
     assert deposit.pid != old
 
 
@@ -66,7 +66,7 @@ async def killed(mesh: RunningMesh) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await asyncio.to_thread(deposit.start)
+        deposit.start()
     assert deposit.pid != old
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import Message
 from jwt.algorithms import ECAlgorithm
 
@@ -91,14 +93,15 @@ async def knock(city: City, service: str, rpc: str, request: Message, metadata: 
     return await refused(call())
 
 
+def encoded(part: dict[str, Any]) -> str:
+    """A part of a token."""
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+
+
 def unsigned(mesh: RunningMesh) -> str:
     """`alg: none`, with the claims of a good token."""
-
-    def part(value: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
-
     claims = jwt.decode(mesh.token("mallory", "customer"), options={"verify_signature": False})
-    return f"{part({'alg': 'none', 'typ': 'JWT', 'kid': mesh.keys.kid})}.{part(claims)}."
+    return f"{encoded({'alg': 'none', 'typ': 'JWT', 'kid': mesh.keys.kid})}.{encoded(claims)}."
 
 
 def by_another_key(mesh: RunningMesh) -> str:
@@ -111,12 +114,12 @@ def by_another_key(mesh: RunningMesh) -> str:
 def with_the_public_key_as_secret(mesh: RunningMesh) -> str:
     """HS256 with what everybody knows."""
     claims = jwt.decode(mesh.token("mallory", "customer"), options={"verify_signature": False})
-    return jwt.encode(
-        claims,
-        mesh.keys.jwks_file.read_text(),
-        algorithm="HS256",
-        headers={"kid": mesh.keys.kid},
-    )
+    # By hand: a library for honest people refuses to sign with it.
+    header = encoded({"alg": "HS256", "typ": "JWT", "kid": mesh.keys.kid})
+    signed = f"{header}.{encoded(claims)}"
+    key = mesh.keys.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    signature = hmac.new(key, signed.encode(), "sha256").digest()
+    return f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
 BAD_TOKENS: dict[str, tuple[Callable[[RunningMesh], Metadata], str]] = {
@@ -275,7 +278,12 @@ async def test_someone_elses_deposit_and_timeline_are_not_found(
     )
     assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
     assert await mallory.deposits(theirs) == []
-    assert await mallory.timeline(theirs) == []
+    for rpc, request in (
+        ("ListTimelineEntries", history.ListTimelineEntriesRequest(reservation_id=theirs.reservation_id)),
+        ("WatchTimeline", history.WatchTimelineRequest(reservation_id=theirs.reservation_id)),
+    ):
+        said = await knock(city, "history", rpc, request, mallory.metadata)
+        assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"), rpc
     assert await mallory.timeline() == []
 
 

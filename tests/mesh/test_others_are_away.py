@@ -53,7 +53,7 @@ async def test_restaurant_away(city: City, mesh: RunningMesh) -> None:
     await alice.sees(late, DECLINED)
     await alice.sees_deposits(late, deposit_pb2.DEPOSIT_STATE_REFUNDED)
 
-    await asyncio.to_thread(part.start)
+    part.start()
     assert part.pid != old
     for one in taken[1:]:
         await alice.sees(one, CONFIRMED)
@@ -73,7 +73,7 @@ async def test_history_away(city: City, mesh: RunningMesh) -> None:
     await alice.sees_deposits(booked, deposit_pb2.DEPOSIT_STATE_REFUNDED)
     await place.sees(booked, WITHDRAWN)
 
-    await asyncio.to_thread(part.start)
+    part.start()
     assert part.pid != old
     entries = await alice.sees_in_timeline(booked, *STORY)
     assert len({one.event_id for one in entries}) == len(entries)
@@ -94,10 +94,10 @@ async def test_broker_away(city: City, mesh: RunningMesh, broker: RunningBroker)
         # Planned or not, a service that starts now takes bookings too.
         reservation = mesh["reservation"]
         reservation.kill()
-        await asyncio.to_thread(reservation.start)
+        reservation.start()
         taken.append(await alice.reserve(place, party=1))
     finally:
-        await asyncio.to_thread(broker.start)
+        broker.start()
     assert broker.pid != old
 
     for one in taken:
@@ -132,7 +132,7 @@ async def test_broker_killed_with_work_in_flight(city: City, broker: RunningBrok
     try:
         await booking
     finally:
-        await asyncio.to_thread(broker.start)
+        broker.start()
     assert broker.pid != old
     assert len(taken) == 30
     for one in taken:

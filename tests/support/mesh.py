@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -136,6 +137,8 @@ class Part:
 
     def spawn(self) -> None:
         assert not self.running, f"{self.name} runs already"
+        # It would die with the thread that started it (pdeathsig), and a pool's thread dies with its loop.
+        assert threading.current_thread() is threading.main_thread()
         kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("DINEMESH_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
