@@ -10,7 +10,7 @@ MESH = .venv/bin/python -m local_mesh
 MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings token audit dead-letters redrive replay rebuild-history
-.PHONY: help runtime dev test check format generate lock clean $(RUNTIME_TARGETS)
+.PHONY: help runtime dev test check format generate bench lock clean $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
@@ -53,6 +53,10 @@ format: dev
 #? make generate                    Python code out of protos/
 generate: dev
 	.venv/bin/python -m protos.generate
+
+#? make bench                       measure what a reservation costs, on meshes of its own
+bench: dev
+	.venv/bin/python -m benchmarks.mesh
 
 #? make lock                        choose versions anew, out of pyproject.toml
 COMPILE = CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
