@@ -93,7 +93,11 @@ class Pod:
         self.deposits = deposits
         self.clock = clock
         self.door = Door(
-            threshold=3, limit=limit, rest_seconds=0.05, longest_rest_seconds=0.2, is_healthy=deposits.is_healthy
+            threshold=3,
+            limit=limit,
+            rest_seconds=0.05,
+            longest_rest_seconds=0.2,
+            is_healthy=deposits.is_healthy,
         )
         self.told: list[str] = []
         self.desk = Desk(

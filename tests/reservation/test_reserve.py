@@ -17,13 +17,7 @@ from reservation_svc.domain import (
     State,
 )
 from tests.reservation.conftest import DINNER, LATER, OpenPod, Pod, new_id, with_time_left
-
-
-async def refused(reason: str, work: object) -> Refusal:
-    with pytest.raises(Refusal) as caught:
-        await work  # type: ignore[misc]
-    assert caught.value.reason == reason, caught.value
-    return caught.value
+from tests.reservation.refusals import refused
 
 
 async def test_a_captured_deposit_places_the_reservation_and_tells_the_restaurant(pod: Pod) -> None:

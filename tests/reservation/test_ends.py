@@ -1,0 +1,248 @@
+"""How a booking ends: cancelled, declined, expired, seated, no-show, completed; whatever order it is heard in."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from datetime import timedelta
+
+import pytest
+
+from reservation_svc.domain import (
+    BookingNews,
+    BookingState,
+    By,
+    Cause,
+    DeclineCause,
+    DepositNews,
+    DepositState,
+    Kind,
+    Person,
+    Reservation,
+    State,
+)
+from reservation_svc.persistence import allotment
+from reservation_svc.usecases import hear
+from tests.reservation.conftest import DINNER, RESTAURANT, OpenPod, Pod, new_id
+from tests.reservation.refusals import refused
+
+STAFF = Person(restaurant_id=RESTAURANT.restaurant_id)
+
+
+def returned(reservation: Reservation) -> list[tuple[Kind, int, Cause]]:
+    return [(one.kind, one.amount, one.cause) for one in reservation.instructions]
+
+
+async def test_a_free_cancel_gives_everything_back_and_says_so_again(pod: Pod) -> None:
+    booked = await pod.book(3)
+    first = await pod.cancel(booked)
+    assert (first.reservation.state, first.reservation.cancelled_by) == (State.CANCELLED, By.CUSTOMER)
+    assert (first.refunded, first.forfeited) == (3000, 0)
+    assert await pod.cancel(booked) == first
+    assert await pod.cancel(booked, STAFF) == first
+    assert await pod.sold() == 0
+    assert await pod.events(booked) == ["Placed", "Confirmed", "Cancelled"]
+
+
+async def test_a_late_cancel_forfeits_unless_the_restaurant_does_it_or_it_was_not_confirmed(pod: Pod) -> None:
+    late, by_staff, unconfirmed = await pod.book(1), await pod.book(1), await pod.reserve(1)
+    pod.clock.set(DINNER - timedelta(hours=1))
+    assert (await pod.cancel(late)).forfeited == 1000
+    assert (await pod.cancel(by_staff, STAFF)).refunded == 1000
+    assert (await pod.see(by_staff)).cancelled_by is By.RESTAURANT
+    assert (await pod.cancel(unconfirmed)).refunded == 1000
+    assert returned(await pod.see(late)) == [(Kind.FORFEIT, 1000, Cause.CANCELLED)]
+    assert await pod.sold() == 0
+
+
+async def test_someone_elses_reservation_cannot_be_told_from_none(pod: Pod) -> None:
+    booked = await pod.book()
+    for who in (Person(customer_id="mallory"), Person(restaurant_id=new_id()), Person()):
+        await refused("NOT_FOUND", pod.cancel(booked, who))
+    assert (await pod.see(booked)).state is State.CONFIRMED
+
+
+async def test_a_decline_gives_everything_back(pod: Pod) -> None:
+    placed = await pod.reserve(2)
+    await pod.hear_booking(placed, BookingState.DECLINED)
+    after = await pod.see(placed)
+    assert (after.state, after.decline_cause) == (State.DECLINED, DeclineCause.RESTAURANT)
+    assert returned(after) == [(Kind.REFUND, 2000, Cause.DECLINED)]
+    assert await pod.sold() == 0
+    await refused("RESERVATION_NOT_CANCELLABLE", pod.cancel(placed))
+
+
+async def test_a_decline_after_accept_is_a_cancel_by_the_restaurant(pod: Pod) -> None:
+    booked = await pod.book(2)
+    pod.clock.set(DINNER - timedelta(hours=1))
+    await pod.hear_booking(booked, BookingState.DECLINED)
+    after = await pod.see(booked)
+    assert (after.state, after.cancelled_by) == (State.CANCELLED, By.RESTAURANT)
+    assert returned(after) == [(Kind.REFUND, 2000, Cause.CANCELLED)]
+
+
+async def test_without_an_answer_the_booking_is_declined_at_its_deadline(pod: Pod) -> None:
+    placed = await pod.reserve(2)
+    pod.clock.pass_by(seconds=3599)
+    await pod.settle()
+    assert (await pod.see(placed)).state is State.PENDING_ACCEPTANCE
+    pod.clock.pass_by(seconds=1)
+    await pod.settle()
+    after = await pod.see(placed)
+    assert (after.state, after.decline_cause) == (State.DECLINED, DeclineCause.DEADLINE)
+    assert returned(after) == [(Kind.REFUND, 2000, Cause.DECLINED)]
+
+
+async def test_an_acceptance_that_arrives_after_the_deadline_is_too_late(pod: Pod) -> None:
+    placed = await pod.reserve(2)
+    pod.clock.pass_by(hours=1)
+    await pod.hear_booking(placed, BookingState.ACCEPTED)
+    assert (await pod.see(placed)).decline_cause is DeclineCause.DEADLINE
+
+
+async def test_guests_who_come_get_their_deposit_back(pod: Pod) -> None:
+    booked = await pod.book(2)
+    await pod.hear_booking(booked, BookingState.SEATED)
+    seated = await pod.see(booked)
+    assert returned(seated) == [(Kind.REFUND, 2000, Cause.SEATED)]
+    await refused("RESERVATION_NOT_CANCELLABLE", pod.cancel(booked))
+    await pod.hear_booking(booked, BookingState.COMPLETED)
+    assert (await pod.see(booked)).state is State.COMPLETED
+    assert await pod.events(booked) == ["Placed", "Confirmed", "Seated", "Completed"]
+
+
+async def test_guests_who_do_not_come_forfeit_it(pod: Pod) -> None:
+    booked = await pod.book(2)
+    await pod.hear_booking(booked, BookingState.NO_SHOW)
+    after = await pod.see(booked)
+    assert (after.state, returned(after)) == (State.NO_SHOW, [(Kind.FORFEIT, 2000, Cause.NO_SHOW)])
+    assert await pod.events(booked) == ["Placed", "Confirmed", "NoShowRecorded"]
+
+
+async def test_what_nobody_marked_is_completed_a_day_after_the_service(pod: Pod) -> None:
+    forgotten, seated = await pod.book(2), await pod.book(2)
+    await pod.hear_booking(seated, BookingState.SEATED)
+    pod.clock.set(DINNER + timedelta(hours=2 + 24) - timedelta(seconds=1))
+    await pod.settle()
+    assert (await pod.see(forgotten)).state is State.CONFIRMED
+    pod.clock.pass_by(seconds=1)
+    await pod.settle()
+    after = await pod.see(forgotten)
+    assert (after.state, returned(after)) == (State.COMPLETED, [(Kind.REFUND, 2000, Cause.COMPLETED)])
+    assert (await pod.see(seated)).state is State.COMPLETED
+
+
+async def test_no_show_against_late_cancel_forfeits_once(open_pod: OpenPod, pod: Pod) -> None:
+    other = open_pod()
+    ends = set()
+    pod.clock.set(DINNER - timedelta(days=2))
+    booked = [await pod.book(1) for _ in range(10)]
+    pod.clock.set(DINNER + timedelta(hours=1))
+    for number, one in enumerate(booked):
+        sides = [pod.hear_booking(one, BookingState.NO_SHOW), other.cancel(one)]
+        if number % 2:
+            sides.reverse()
+        await asyncio.gather(*sides, return_exceptions=True)
+        after = await pod.see(one)
+        assert [(kind, amount) for kind, amount, _ in returned(after)] == [(Kind.FORFEIT, 1000)]
+        ends.add(after.state)
+    assert ends == {State.NO_SHOW, State.CANCELLED}, "only one side ever won: the race is void"
+
+
+STORIES = [
+    (
+        (BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.SEATED, BookingState.COMPLETED),
+        State.COMPLETED,
+    ),
+    ((BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.SEATED), State.SEATED),
+    ((BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.NO_SHOW), State.NO_SHOW),
+    ((BookingState.RECEIVED, BookingState.DECLINED), State.DECLINED),
+    ((BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.DECLINED), State.CANCELLED),
+]
+
+
+@pytest.mark.parametrize(("story", "end"), STORIES)
+async def test_every_order_of_the_restaurants_events_comes_to_the_same_end(
+    pod: Pod, story: tuple[BookingState, ...], end: State
+) -> None:
+    accepted_at = story.index(BookingState.ACCEPTED) if BookingState.ACCEPTED in story else len(story)
+    versions = [
+        (version, BookingNews(state, 1, version >= accepted_at)) for version, state in enumerate(story)
+    ]
+    for order in itertools.permutations(versions):
+        placed = await pod.reserve(1)
+        await _heard(pod, placed, order)
+        after = await pod.see(placed)
+        assert after.state is end, order
+        assert after.held_total == 0
+        assert len(after.instructions) == 1, "given back or forfeited once"
+        again = await pod.see(placed)
+        await _heard(pod, placed, [*order, *order], seen=len(story) - 1)
+        assert await pod.see(placed) == again, "duplicates change nothing"
+        await pod.open_slots((DINNER, 1000), version=2)
+
+
+async def _heard(pod: Pod, reservation: Reservation, order: object, seen: int = -1) -> None:
+    """As the inbox does it: a version that is not higher than the highest seen has no effect."""
+    for version, news in order:  # type: ignore[attr-defined]
+        if version > seen:
+            seen = version
+            await pod.store.write(
+                lambda tx, heard=news: hear.hear_booking(pod.desk, tx, reservation.reservation_id, heard)  # type: ignore[misc]
+            )
+
+
+async def test_every_order_of_a_deposits_events_comes_to_the_same_end(pod: Pod) -> None:
+    states = [
+        (1, DepositState.CAPTURED),
+        (2, DepositState.REFUNDING),
+        (3, DepositState.REFUND_FAILED),
+        (4, DepositState.REFUNDED),
+    ]
+    for order in itertools.permutations(states):
+        booked = await pod.book(1)
+        deposit_id = booked.deposits[0].deposit_id
+        await pod.cancel(booked)
+        seen = 0
+        for version, state in [*order, *order]:
+            if version > seen:
+                seen = version
+                await pod.hear_deposit(booked, DepositNews(deposit_id, state, captured=True))
+        after = await pod.see(booked)
+        assert (after.state, after.deposits[0].state) == (State.CANCELLED, DepositState.REFUNDED)
+        assert len(after.instructions) == 1
+
+
+async def test_a_tombstone_that_names_no_reservation_is_found_by_its_deposit(pod: Pod) -> None:
+    await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_unknown"))
+    (failed,) = await pod.mine()
+    deposit_id = failed.deposits[0].deposit_id
+    news = DepositNews(deposit_id, DepositState.VOIDED, captured=False)
+    await pod.store.write(lambda tx: hear.hear_deposit(pod.desk, tx, "", news))
+    await pod.store.write(
+        lambda tx: hear.hear_deposit(
+            pod.desk, tx, "", DepositNews(new_id(), DepositState.VOIDED, captured=False)
+        )
+    )
+    assert (await pod.see(failed)).deposits[0].state is DepositState.VOIDED
+
+
+async def test_news_of_reservations_that_are_not_known_have_no_effect(pod: Pod) -> None:
+    stranger = await pod.reserve(1)
+    unknown = new_id()
+    await pod.store.write(
+        lambda tx: hear.hear_booking(pod.desk, tx, unknown, BookingNews(BookingState.ACCEPTED, 1, True))
+    )
+    assert (await pod.see(stranger)).state is State.PENDING_ACCEPTANCE
+
+
+async def test_slots_are_set_in_any_order_and_the_newest_version_stands(pod: Pod) -> None:
+    changes = [(1, 10), (2, 0), (3, 7)]
+    for number, order in enumerate(itertools.permutations(changes)):
+        at = DINNER + timedelta(days=number + 20)
+        for version, capacity in [*order, *order]:
+            await pod.open_slots((at, capacity), version=version)
+        slot = await pod.store.read(
+            lambda tx, when=at: allotment.slot(tx, RESTAURANT.restaurant_id, when)  # type: ignore[misc]
+        )
+        assert slot is not None and slot.capacity == 7

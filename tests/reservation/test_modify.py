@@ -1,0 +1,291 @@
+"""Modify: same, cheaper and dearer; what fails leaves the old booking as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from reservation_svc.domain import (
+    BookingState,
+    DepositState,
+    Failure,
+    Kind,
+    Person,
+    Reservation,
+    State,
+)
+from reservation_svc.persistence import allotment
+from tests.reservation.conftest import DINNER, LATER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
+from tests.reservation.refusals import refused
+
+
+def orders(reservation: Reservation) -> list[tuple[Kind, int, int]]:
+    """Instructions as (kind, number of the deposit, amount)."""
+    ids = [line.deposit_id for line in reservation.deposits]
+    return [(one.kind, ids.index(one.deposit_id), one.amount) for one in reservation.instructions]
+
+
+async def test_another_time_at_the_same_price_swaps_the_seats_and_asks_again(pod: Pod) -> None:
+    booked = await pod.book(4)
+    moved = await pod.modify(booked, at=LATER, card="")
+    assert (moved.state, moved.terms.revision, moved.terms.dine_time) == (State.PENDING_ACCEPTANCE, 2, LATER)
+    assert orders(moved) == []
+    assert (await pod.sold(DINNER), await pod.sold(LATER)) == (0, 4)
+    assert await pod.events(booked) == ["Placed", "Confirmed", "Modified"]
+    assert moved == await pod.see(moved)
+    assert moved.etag != booked.etag
+
+
+async def test_a_cheaper_modification_gives_the_difference_back_newest_deposit_first(pod: Pod) -> None:
+    booked = await pod.book(3)
+    dearer = await pod.modify(booked, party=5)
+    assert [line.amount for line in dearer.deposits] == [3000, 2000]
+    cheaper = await pod.modify(dearer, party=2)
+    assert orders(cheaper) == [(Kind.REFUND, 1, 2000), (Kind.REFUND, 0, 1000)]
+    assert cheaper.held_total == cheaper.terms.price == 2000
+    assert [line.state for line in cheaper.deposits] == [DepositState.CAPTURED, DepositState.REFUNDING]
+    assert await pod.sold() == 2
+
+
+async def test_two_deposits_one_partly_refunded_then_cancelled_gives_back_exactly_what_was_held(
+    pod: Pod,
+) -> None:
+    booked = await pod.book(3)
+    dearer = await pod.modify(booked, party=6)
+    cheaper = await pod.modify(dearer, party=4)
+    assert orders(cheaper) == [(Kind.REFUND, 1, 2000)]
+    cancelled = await pod.cancel(cheaper)
+    assert (cancelled.refunded, cancelled.forfeited) == (4000, 0)
+    assert orders(cancelled.reservation)[1:] == [(Kind.REFUND, 1, 1000), (Kind.REFUND, 0, 3000)]
+    assert cancelled.reservation.held_total == 0
+    assert len({one.instruction_id for one in cancelled.reservation.instructions}) == 3
+
+
+async def test_a_dearer_modification_charges_the_difference_and_then_swaps(pod: Pod) -> None:
+    booked = await pod.book(2)
+    pod.deposits.gate.clear()
+    pod.deposits.arrived.clear()
+    waiting = asyncio.create_task(pod.modify(booked, party=5, at=LATER))
+    await pod.deposits.arrived.wait()
+    meanwhile = await pod.see(booked)
+    assert (meanwhile.state, meanwhile.terms, meanwhile.etag) == (State.CONFIRMED, booked.terms, booked.etag)
+    assert (await pod.sold(DINNER), await pod.sold(LATER)) == (2, 5)
+    said = await refused("MODIFICATION_IN_PROGRESS", pod.modify(booked, party=1))
+    assert said.retry_after is not None
+    pod.deposits.gate.set()
+    modified = await waiting
+    assert (modified.terms.party_size, modified.terms.price, modified.held_total) == (5, 5000, 5000)
+    assert modified.modification is None
+    assert (await pod.sold(DINNER), await pod.sold(LATER)) == (0, 5)
+    assert [charge.amount for charge in pod.deposits.asked] == [2000, 3000]
+
+
+async def test_a_dearer_modification_at_the_same_time_holds_only_the_extra_seats(pod: Pod) -> None:
+    booked = await pod.book(6)
+    await refused("SLOT_UNAVAILABLE", pod.modify(booked, party=11))
+    modified = await pod.modify(booked, party=10)
+    assert await pod.sold() == 10
+    assert modified.terms.party_size == 10
+
+
+@pytest.mark.parametrize(
+    ("card", "reason", "failure", "events"),
+    [
+        ("tok_declined", "CARD_DECLINED", Failure.CARD_DECLINED, ["ModificationFailed"]),
+        ("tok_overloaded", "TRY_AGAIN_LATER", Failure.DEPOSIT_OVERLOADED, []),
+        ("tok_unknown", "TRY_AGAIN_LATER", Failure.DEPOSIT_UNKNOWN, ["ModificationFailed"]),
+        ("tok_lostReply", "TRY_AGAIN_LATER", Failure.DEPOSIT_UNKNOWN, ["ModificationFailed"]),
+    ],
+)
+async def test_a_failed_modification_leaves_the_booking_as_it_was(
+    pod: Pod, card: str, reason: str, failure: Failure, events: list[str]
+) -> None:
+    booked, request_id = await pod.book(3), new_id()
+    for _ in range(2):
+        await refused(reason, pod.modify(booked, party=5, at=LATER, card=card, request_id=request_id))
+    after = await pod.see(booked)
+    assert (after.state, after.terms, after.etag, after.held_total) == (
+        State.CONFIRMED,
+        booked.terms,
+        booked.etag,
+        3000,
+    )
+    assert (await pod.sold(DINNER), await pod.sold(LATER)) == (3, 0)
+    attempts = 1 if failure is Failure.CARD_DECLINED else 2
+    assert len(pod.deposits.asked) == 1 + attempts
+    assert await pod.events(booked) == ["Placed", "Confirmed", *events * attempts]
+    voids = [number for kind, number, _ in orders(after) if kind is Kind.VOID]
+    assert voids == ([1, 2] if failure is Failure.DEPOSIT_UNKNOWN else [])
+
+
+async def test_a_modification_that_dies_after_the_charge_is_finished_by_the_event(pod: Pod) -> None:
+    booked, request_id = await pod.book(2), new_id()
+    pod.deposits.gate.clear()
+    pod.deposits.arrived.clear()
+    waiting = asyncio.create_task(pod.modify(booked, party=5, request_id=request_id))
+    await pod.deposits.arrived.wait()
+    open_one = await pod.see(booked)
+    await refused("REQUEST_IN_PROGRESS", pod.modify(booked, party=5, request_id=request_id))
+    await pod.hear_deposit(open_one, pod.deposits.news(open_one.deposits[1].deposit_id))
+    assert (await pod.see(booked)).terms.party_size == 5
+    assert (await pod.modify(booked, party=5, request_id=request_id)).terms.party_size == 5
+    pod.deposits.gate.set()
+    assert (await waiting).terms.party_size == 5
+    assert await pod.events(booked) == ["Placed", "Confirmed", "Modified"]
+
+
+async def test_a_modification_that_dies_and_is_not_heard_of_is_voided_and_the_old_booking_stands(
+    pod: Pod,
+) -> None:
+    booked = await pod.book(2)
+    pod.deposits.gate.clear()
+    pod.deposits.arrived.clear()
+    waiting = asyncio.create_task(pod.modify(booked, party=5))
+    await pod.deposits.arrived.wait()
+    pod.clock.pass_by(seconds=11)
+    await pod.settle()
+    assert (await pod.see(booked)).modification is not None
+    pod.clock.pass_by(minutes=3)
+    await pod.settle()
+    after = await pod.see(booked)
+    assert (after.state, after.terms, after.held_total) == (State.CONFIRMED, booked.terms, 2000)
+    assert orders(after) == [(Kind.VOID, 1, 0)]
+    assert await pod.sold() == 2
+    # The capture that comes now changes nothing any more.
+    await pod.hear_deposit(after, pod.deposits.news(after.deposits[1].deposit_id))
+    pod.deposits.gate.set()
+    await refused("TRY_AGAIN_LATER", waiting)
+    late = await pod.see(booked)
+    assert (late.held_total, orders(late)) == (2000, [(Kind.VOID, 1, 0)])
+
+
+async def test_cancel_wins_against_a_modification_being_paid(pod: Pod) -> None:
+    booked = await pod.book(2)
+    pod.deposits.gate.clear()
+    pod.deposits.arrived.clear()
+    waiting = asyncio.create_task(pod.modify(booked, party=5, at=LATER))
+    await pod.deposits.arrived.wait()
+    cancelled = await pod.cancel(booked)
+    assert (cancelled.refunded, cancelled.forfeited) == (2000, 0)
+    assert sorted(orders(cancelled.reservation)) == [(Kind.REFUND, 0, 2000), (Kind.VOID, 1, 0)]
+    pod.deposits.gate.set()
+    answer = await waiting
+    assert answer.state is State.CANCELLED
+    assert (await pod.sold(DINNER), await pod.sold(LATER)) == (0, 0)
+
+
+async def test_a_decline_closes_a_modification_being_paid(pod: Pod) -> None:
+    placed = await pod.reserve(2)
+    pod.deposits.gate.clear()
+    pod.deposits.arrived.clear()
+    waiting = asyncio.create_task(pod.modify(placed, party=5))
+    await pod.deposits.arrived.wait()
+    await pod.hear_booking(placed, BookingState.DECLINED)
+    pod.deposits.gate.set()
+    assert (await waiting).state is State.DECLINED
+    after = await pod.see(placed)
+    assert sorted(orders(after)) == [(Kind.REFUND, 0, 2000), (Kind.VOID, 1, 0)]
+
+
+async def test_modify_against_cancel_only_ever_ends_cancelled(open_pod: OpenPod, pod: Pod) -> None:
+    other = open_pod()
+    winners = set()
+    for round_ in range(12):
+        booked = await pod.book(2)
+        modifying = asyncio.create_task(pod.modify(booked, party=1))
+        for _ in range(round_ % 4):  # from cancel first to modify first
+            await asyncio.sleep(0)
+        outcomes = await asyncio.gather(modifying, other.cancel(booked), return_exceptions=True)
+        winners.add(isinstance(outcomes[0], Reservation))
+        after = await pod.see(booked)
+        assert (after.state, after.held_total) == (State.CANCELLED, 0)
+    assert winners == {True, False}, "only one side ever came first: the race is void"
+
+
+async def test_the_same_modification_twice_is_one(pod: Pod) -> None:
+    booked, request_id = await pod.book(4), new_id()
+    cheaper = await pod.modify(booked, party=2, request_id=request_id)
+    assert await pod.modify(booked, party=2, request_id=request_id) == cheaper
+    await refused("REQUEST_ID_REUSED", pod.modify(booked, party=3, request_id=request_id))
+    dearer_id = new_id()
+    dearer = await pod.modify(cheaper, party=6, request_id=dearer_id)
+    assert await pod.modify(cheaper, party=6, request_id=dearer_id) == dearer
+    assert dearer.terms.revision == 3
+    assert [charge.amount for charge in pod.deposits.asked] == [4000, 4000]
+
+
+async def test_a_stale_etag_is_refused(pod: Pod) -> None:
+    placed = await pod.reserve(4)
+    booked = await pod.book(4)
+    await pod.hear_booking(placed, BookingState.ACCEPTED)
+    await refused("ETAG_MISMATCH", pod.modify(placed, party=2))
+    cheaper = await pod.modify(booked, party=3)
+    await refused("ETAG_MISMATCH", pod.modify(booked, party=2))
+    assert (await pod.see(booked)).terms == cheaper.terms
+
+
+async def test_an_acceptance_between_two_attempts_of_one_request_does_not_stop_the_second(pod: Pod) -> None:
+    placed, request_id = await pod.reserve(2), new_id()
+    await refused(
+        "TRY_AGAIN_LATER", pod.modify(placed, party=4, card="tok_overloaded", request_id=request_id)
+    )
+    await pod.hear_booking(placed, BookingState.ACCEPTED)
+    await refused(
+        "TRY_AGAIN_LATER", pod.modify(placed, party=4, card="tok_overloaded", request_id=request_id)
+    )
+
+
+async def test_what_cannot_be_modified_says_why(pod: Pod) -> None:
+    booked, request_id = await pod.book(4), new_id()
+    await refused("NOT_FOUND", pod.modify(booked, party=2, customer="mallory"))
+    said = await refused("INVALID_ARGUMENT", pod.modify(booked, party=6, card=""))
+    assert [one.field for one in said.violations] == ["payment_token"]
+    said = await refused("INVALID_ARGUMENT", pod.modify(booked, party=13))
+    assert [one.field for one in said.violations] == ["party_size"]
+    said = await refused("INVALID_ARGUMENT", pod.modify(booked, at=DINNER + timedelta(minutes=1)))
+    assert [one.field for one in said.violations] == ["dine_time"]
+    await refused("RESTAURANT_CLOSED", pod.modify(booked, at=DINNER + timedelta(days=2)))
+    await refused("SLOT_UNAVAILABLE", pod.modify(booked, at=DINNER + timedelta(minutes=30)))
+    pod.clock.set(booked.free_cancel_time)
+    await refused("MODIFICATION_CLOSED", pod.modify(booked, party=2, request_id=request_id))
+    await pod.hear_booking(booked, BookingState.SEATED)
+    await refused("RESERVATION_NOT_MODIFIABLE", pod.modify(booked, party=2, request_id=request_id))
+    await pod.cancel(await pod.book(1, at=LATER), Person(restaurant_id=RESTAURANT.restaurant_id))
+
+
+async def test_too_little_time_stops_what_costs_more_and_nothing_else(pod: Pod) -> None:
+    booked = await pod.book(4)
+    with_time_left(0.3)
+    await refused("DEADLINE_TOO_SHORT", pod.modify(booked, party=6))
+    assert (await pod.modify(booked, party=2)).terms.party_size == 2
+
+
+async def test_the_note_alone_changes_no_revision_and_is_told_nobody(pod: Pod) -> None:
+    booked = await pod.book(2)
+    noted = await pod.modify(booked, note="window")
+    assert (noted.note, noted.terms, noted.state) == ("window", booked.terms, State.CONFIRMED)
+    assert noted.etag != booked.etag
+    assert await pod.modify(noted, note="window", party=2) == noted
+    assert await pod.events(booked) == ["Placed", "Confirmed"]
+
+
+async def test_an_acceptance_of_old_terms_has_no_effect(pod: Pod) -> None:
+    placed = await pod.reserve(4)
+    modified = await pod.modify(placed, party=2)
+    await pod.hear_booking(placed, BookingState.ACCEPTED, revision=1)
+    await pod.hear_booking(placed, BookingState.DECLINED, revision=1)
+    assert (await pod.see(placed)).state is State.PENDING_ACCEPTANCE
+    await pod.hear_booking(modified, BookingState.ACCEPTED)
+    assert (await pod.see(placed)).state is State.CONFIRMED
+
+
+async def test_a_modification_is_priced_by_the_frozen_policy(pod: Pod) -> None:
+    booked = await pod.book(2)
+    dearer = replace(RESTAURANT, policy=replace(RESTAURANT.policy, deposit_per_person=9900))
+    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
+    modified = await pod.modify(booked, party=3)
+    assert modified.terms.price == 3000
+    assert (await pod.reserve(1)).terms.price == 9900
