@@ -47,7 +47,7 @@ THIRTY = euros(30)
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until something has come about, 5 s at most."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  what is waited for is not told by an event
             await asyncio.sleep(0.005)
 
 
@@ -116,7 +116,7 @@ class Desk:
         return [envelope.type.rpartition(".")[2] for envelope in envelopes]
 
     async def the_books_are_right(self) -> None:
-        """The ledger sums to zero, by movement and in all; it agrees with each deposit and with the provider."""
+        """The ledger sums to zero, by movement and in all, and agrees with deposits and provider."""
         entries = persistence.ledger_entries
         by_movement = select(entries.c.movement_id).group_by(entries.c.movement_id)
         wrong = await self.store.read(
