@@ -1,0 +1,99 @@
+"""The settings of the mesh on one machine: a wrong one stops it, and is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from local_mesh import settings
+from local_mesh.failure import Failure
+
+
+def told(given: dict[str, str]) -> str:
+    with pytest.raises(Failure) as failure:
+        settings.build(given)
+    return str(failure.value)
+
+
+def test_without_settings_every_port_is_the_documented_one() -> None:
+    assert settings.build({}).ports == {
+        "RESERVATION_PORT": 8081,
+        "DEPOSIT_PORT": 8082,
+        "HISTORY_PORT": 8083,
+        "RESTAURANT_PORT": 8084,
+        "SANDBOX_PORT": 8085,
+        "RESERVATION_METRICS_PORT": 9081,
+        "DEPOSIT_METRICS_PORT": 9082,
+        "HISTORY_METRICS_PORT": 9083,
+        "RESTAURANT_METRICS_PORT": 9084,
+        "SANDBOX_METRICS_PORT": 9085,
+        "RABBITMQ_PORT": 5673,
+        "RABBITMQ_DIST_PORT": 25673,
+        "EPMD_PORT": 4370,
+    }
+
+
+def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant() -> None:
+    assert "RESERVATON_PORT: there is no such setting. Did you mean RESERVATION_PORT?" in told(
+        {"RESERVATON_PORT": "9"}
+    )
+
+
+@pytest.mark.parametrize("value", ["", "0", "65536", "http", "-1", "80.5"])
+def test_a_port_that_is_none_is_refused(value: str) -> None:
+    assert f"RESERVATION_PORT={value}: must be a port" in told({"RESERVATION_PORT": value})
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = told(
+        {"RABBITMQ_PORT": "x", "SAMPLES": "maybe", "AMQP_URL": "http://here", "DEPOSIT_COLOUR": "red"}
+    )
+    for problem in ("RABBITMQ_PORT=x", "SAMPLES=maybe", "AMQP_URL=http://here", "DEPOSIT_COLOUR"):
+        assert problem in text
+
+
+def test_one_port_for_two_things_is_refused() -> None:
+    assert "RESERVATION_PORT=9500: DEPOSIT_PORT is the same port" in told(
+        {"DEPOSIT_PORT": "9500", "RESERVATION_PORT": "9500"}
+    )
+
+
+def test_a_setting_of_a_service_goes_to_that_service_only() -> None:
+    mesh = settings.build({"RESERVATION_GROUP_COMMIT": "false"})
+    assert [name for name, values in mesh.services.items() if "GROUP_COMMIT" in values] == ["reservation"]
+
+
+def test_a_broker_of_ones_own_needs_no_ports_of_ours() -> None:
+    mesh = settings.build({"AMQP_URL": "amqp://me:secret@broker:5672/"})
+    assert not mesh.own_broker
+    assert "RABBITMQ_PORT" not in mesh.ports
+
+
+def test_settings_survive_being_written_down() -> None:
+    mesh = settings.build({"STATE_DIR": "elsewhere", "HISTORY_PORT": "9999", "SAMPLES": "off"})
+    assert settings.MeshSettings.from_json(mesh.to_json()) == mesh
+
+
+def test_settings_come_from_makes_command_line_and_from_prefixed_variables() -> None:
+    environment = {
+        "MAKEFLAGS": "s -j2 --jobserver-auth=3,4 -- "
+        r"RESERVATION_PORT=9000 SERVICE=deposit RESERVATION_DATABASE_URL=a\ b",
+        "RESERVATION_PORT": "9000",
+        "RESERVATION_DATABASE_URL": "a b",
+        "SERVICE": "deposit",
+        "DINEMESH_HISTORY_PORT": "9100",
+        "DEPOSIT_PORT": "tcp://10.0.0.1:80",
+    }
+    assert settings.given_values(environment) == {
+        "RESERVATION_PORT": "9000",
+        "RESERVATION_DATABASE_URL": "a b",
+        "HISTORY_PORT": "9100",
+    }
+
+
+def test_makes_command_line_wins_over_the_environment() -> None:
+    environment = {
+        "MAKEFLAGS": " -- HISTORY_PORT=9200",
+        "HISTORY_PORT": "9200",
+        "DINEMESH_HISTORY_PORT": "9100",
+    }
+    assert settings.given_values(environment) == {"HISTORY_PORT": "9200"}
