@@ -6,7 +6,7 @@ A change returns a new value or raises a named refusal. Nothing here knows a dat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -348,6 +348,16 @@ class Booking:
     @property
     def no_show_time(self) -> datetime:
         return self.terms.dine_time + self.terms.no_show_grace
+
+
+@dataclass(frozen=True, slots=True)
+class BookingFilter:
+    """Which bookings of a restaurant: `start` <= dine time < `end` where given; no states means all."""
+
+    restaurant_id: str
+    start: datetime | None = None
+    end: datetime | None = None
+    states: Collection[BookingState] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
-from dinemesh.kit.store import Store
 from dinemesh.restaurant.v1.restaurant_service_pb2_grpc import add_RestaurantServiceServicer_to_server
 from restaurant_svc import handlers, messages, persistence
 from restaurant_svc.servicer import ACCESS, SERVICE, RestaurantServicer
@@ -18,13 +17,7 @@ from restaurant_svc.usecases import Restaurants
 def build(settings: Settings) -> Service:
     """The service with all its parts; `run` starts them."""
     service = Service("restaurant", settings)
-    store = Store.open(
-        settings.database_url,
-        group=settings.group_commit,
-        queue_limit=settings.store_queue_limit,
-        readers=settings.reader_threads,
-    )
-    service.use_store(store, "restaurant_svc")
+    store = service.open_store("restaurant_svc")
     outbox = Outbox(persistence.outbox, messages.encode_event, service.name)
     bus = Bus(settings.amqp_url, service.name)
     restaurants = Restaurants(store, outbox, changed=service.changes.notify)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -33,6 +32,7 @@ from restaurant_svc.domain import (
     OPEN_STATES,
     Acceptance,
     Booking,
+    BookingFilter,
     BookingState,
     Day,
     Policy,
@@ -316,16 +316,6 @@ def move_booking(tx: Transaction, before: Booking, after: Booking) -> bool:
         bookings.c.heard_version == before.heard_version,
     )
     return tx.changed(update(bookings).where(unmoved).values(**_booking_values(after))) == 1
-
-
-@dataclass(frozen=True, slots=True)
-class BookingFilter:
-    """`start` <= dine time < `end` where they are given; no states means all."""
-
-    restaurant_id: str
-    start: datetime | None = None
-    end: datetime | None = None
-    states: Collection[BookingState] = ()
 
 
 def list_bookings(

@@ -18,8 +18,7 @@ from dinemesh.restaurant.v1 import restaurant_service_pb2 as pb
 from dinemesh.restaurant.v1 import restaurant_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
 from restaurant_svc import domain, messages
-from restaurant_svc.domain import Booking
-from restaurant_svc.persistence import BookingFilter
+from restaurant_svc.domain import Booking, BookingFilter
 from restaurant_svc.usecases import Restaurants
 
 SERVICE = "dinemesh.restaurant.v1.RestaurantService"

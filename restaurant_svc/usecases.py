@@ -16,6 +16,7 @@ from restaurant_svc import domain, persistence
 from restaurant_svc.domain import (
     Booking,
     BookingEvent,
+    BookingFilter,
     Day,
     DineTimes,
     Heard,
@@ -25,10 +26,11 @@ from restaurant_svc.domain import (
     SlotsChanged,
     Span,
 )
-from restaurant_svc.persistence import BookingFilter, CreateRequest
+from restaurant_svc.persistence import CreateRequest
 
-# How long a change may take from reading the clock to being visible to a watch; a commit takes milliseconds.
-WATCH_OVERLAP = timedelta(seconds=30)
+# How long a change may take from reading the clock to being visible to a watch. A commit takes milliseconds;
+# a writer waits at most 5 s for a busy database.
+WATCH_OVERLAP = timedelta(seconds=10)
 # A guarded update that loses is decided anew. Each loss is another process's gain, so this many are a fault.
 MAX_LOSSES = 20
 

@@ -12,8 +12,7 @@ import pytest
 
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store
-from restaurant_svc.domain import Acceptance, BookingState, Heard, ReservationState, Restaurant
-from restaurant_svc.persistence import BookingFilter
+from restaurant_svc.domain import Acceptance, BookingFilter, BookingState, Heard, ReservationState, Restaurant
 from restaurant_svc.usecases import Restaurants
 from tests.restaurant.fixtures import (
     POLICY,
