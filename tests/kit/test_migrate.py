@@ -74,6 +74,9 @@ def test_a_database_is_brought_up_to_date_step_by_step(package: Path, fresh_data
 
 
 def test_pods_that_start_at_once_do_not_disturb_each_other(package: Path, postgres: PostgresServer) -> None:
+    # Slow, so that every pod arrives while the first one is at work: without the lock they fail.
+    slow = FIRST.replace("def upgrade():", "def upgrade():\n    op.execute('SELECT pg_sleep(2)')")
+    (package / "migrations" / "versions" / "0001_first.py").write_text(slow)
     url = postgres.fresh("")
     start = f"from dinemesh.kit import migrate; migrate.upgrade({url!r}, 'guests_svc')"
     path = os.pathsep.join((str(package.parent), str(ROOT)))
