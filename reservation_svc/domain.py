@@ -114,7 +114,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A restaurant's terms of business, copied onto each reservation and frozen there. Amounts in minor units."""
+    """A restaurant's terms of business, copied onto each reservation and frozen there. Amounts in minor
+    units."""
 
     deposit_per_person: int
     currency: str
@@ -134,15 +135,16 @@ class Policy:
         return dine_time - timedelta(seconds=self.free_cancel_window_seconds)
 
     def accept_deadline(self, dine_time: datetime, asked_time: datetime) -> datetime:
-        """When an unanswered booking is declined: a lead before the meal; where a person answers, the earlier of
-        that and the time limit."""
+        """When an unanswered booking is declined: a lead before the meal; where a person answers, the
+        earlier of that and the time limit."""
         latest = dine_time - timedelta(seconds=self.acceptance_lead_seconds)
         if self.acceptance is Acceptance.AUTO:
             return latest
         return min(latest, asked_time + timedelta(seconds=self.acceptance_limit_seconds))
 
     def is_on_grid(self, local: time) -> bool:
-        """Whether a table can be booked at this time of day at all; the grid is counted from local midnight."""
+        """Whether a table can be booked at this time of day at all; the grid is counted from local
+        midnight."""
         seconds = local.hour * 3600 + local.minute * 60 + local.second
         return not local.microsecond and seconds % self.slot_interval_seconds == 0
 
@@ -271,7 +273,8 @@ class BookingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BookingNews:
-    """A booking as the restaurant last described it. `was_accepted`: these terms were accepted at some time."""
+    """A booking as the restaurant last described it. `was_accepted`: these terms were accepted at some
+    time."""
 
     state: BookingState
     revision: int
@@ -290,7 +293,8 @@ class DepositLine:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """An order to deposit_svc, carried out once by its id. A void has the amount 0: it covers whatever was taken."""
+    """An order to deposit_svc, carried out once by its id. A void has the amount 0: it covers whatever was
+    taken."""
 
     instruction_id: str
     kind: Kind
@@ -368,7 +372,8 @@ class ReservationEvent:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A step of a reservation: what it is afterwards, and the event that tells the others, if it concerns them."""
+    """A step of a reservation: what it is afterwards, and the event that tells the others, if it concerns
+    them."""
 
     after: Reservation
     event: Happened | None = None
@@ -575,8 +580,8 @@ class Reservation:
         now: datetime,
         rules: Rules,
     ) -> Move | None:
-        """New terms. Same price or cheaper: they stand at once. Dearer: an open modification that waits for its
-        deposit (`after.modification`). None if nothing would change."""
+        """New terms. Same price or cheaper: they stand at once. Dearer: an open modification that waits for
+        its deposit (`after.modification`). None if nothing would change."""
         self._check_amendable(etag, is_repeated, now)
         terms = Terms(
             dine_time=wish.dine_time or self.terms.dine_time,
@@ -705,7 +710,8 @@ class Reservation:
         return replace(self, version=self.version + 1, update_time=now)
 
     def _ended(self, now: datetime, event: Happened) -> Move:
-        """Leaves the states in which it can be modified: an open modification is closed, its deposit voided."""
+        """Leaves the states in which it can be modified: an open modification is closed, its deposit
+        voided."""
         wanted = self.modification
         if wanted is None:
             return Move(self._moved(now), event)

@@ -1,5 +1,5 @@
-"""The reservation service: `python -m reservation_svc.main`. Builds and names every part; the kit closes them in
-reverse."""
+"""The reservation service: `python -m reservation_svc.main`. Builds and names every part; the kit closes
+them in reverse."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ _HEARD_BOOKING_STATE = {
     restaurant_pb2.BookingState.Value(f"BOOKING_STATE_{state}"): state for state in BookingState
 }
 
-# --- requests --------------------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------------
 
 
 class Form:
@@ -196,7 +196,7 @@ def to_slot_position(offer: Offer) -> dict[str, Any]:
     return {"time": _micros(offer.dine_time)}
 
 
-# --- answers ---------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------------
 
 
 def to_reservation(reservation: Reservation) -> reservation_pb2.Reservation:
@@ -268,7 +268,7 @@ def to_policy(policy: Policy) -> restaurant_pb2.Policy:
     )
 
 
-# --- calls to deposit ------------------------------------------------------------------------------------------
+# --- calls to deposit -----------------------------------------------------------------------------------
 
 
 def to_create_deposit(charge: Charge) -> deposit_service_pb2.CreateDepositRequest:
@@ -285,7 +285,7 @@ def is_captured(deposit: deposit_pb2.Deposit) -> bool:
     return deposit.state == deposit_pb2.DEPOSIT_STATE_CAPTURED
 
 
-# --- events of others ------------------------------------------------------------------------------------------
+# --- events of others -----------------------------------------------------------------------------------
 
 
 def from_restaurant(snapshot: restaurant_events_pb2.RestaurantSnapshot) -> Restaurant:
@@ -326,7 +326,7 @@ def from_deposit(snapshot: deposit_events_pb2.DepositSnapshot) -> DepositNews:
     return DepositNews(snapshot.deposit_id, state, captured, snapshot.decline_code)
 
 
-# --- events ----------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------------
 
 
 def encode_event(event: ReservationEvent) -> OutgoingEvent:

@@ -1,5 +1,5 @@
-"""What reservation needs to know to run. Times of one attempt, from the inside out: the charge, then its deadline,
-then the hold."""
+"""What reservation needs to know to run. Times of one attempt, from the inside out: the charge, then its
+deadline, then the hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class ReservationSettings(ServiceSettings):
     attempt_deadline_seconds: Seconds = Field(default=10, gt=0)
     """An attempt older than this has lost its process; the settling task looks at it."""
     hold_expire_seconds: Seconds = Field(default=120, gt=0)
-    """Seats are held this long for a deposit that is undecided: until deposit has settled it after a crash."""
+    """Seats are held this long for a deposit that is undecided: until deposit has settled it after a
+    crash."""
     unmarked_seconds: int = Field(default=86_400, ge=0)
     """After the end of the service: when a reservation that nobody marked is completed and refunded."""
     horizon_days: int = Field(default=366, ge=1, le=3660)

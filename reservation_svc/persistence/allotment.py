@@ -1,4 +1,5 @@
-"""Capacity and seats sold per slot, and our copy of the restaurants. Seats are held by one conditional update."""
+"""Capacity and seats sold per slot, and our copy of the restaurants. Seats are held by one conditional
+update."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def read_policy(text: str) -> Policy:
 
 
 class Look:
-    """What a new reservation needs to know, fetched at once: the restaurant, the slot, the request id's record."""
+    """What a new reservation needs to know, fetched at once: the restaurant, the slot, the request id's
+    record."""
 
     __slots__ = ("record", "restaurant", "slot")
 

@@ -187,7 +187,8 @@ def insert(tx: Transaction, reservation: Reservation, rules: Rules) -> None:
 
 
 def save(tx: Transaction, before: Reservation, after: Reservation, rules: Rules) -> bool:
-    """One guarded update and what hangs on it. False, and nothing written, if somebody else moved it meanwhile."""
+    """One guarded update and what hangs on it. False, and nothing written, if somebody else moved it
+    meanwhile."""
     parameters: dict[str, Any] = {f"new_{name}": value for name, value in _changing(after, rules).items()}
     parameters |= {
         "saved_id": before.reservation_id,

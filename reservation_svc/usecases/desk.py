@@ -1,4 +1,5 @@
-"""What every use case stands at: the store, the outbox, the way to deposit_svc, and how a move is carried out."""
+"""What every use case stands at: the store, the outbox, the way to deposit_svc, and how a move is carried
+out."""
 
 from __future__ import annotations
 
@@ -71,8 +72,8 @@ class Desk:
     """Called with a reservation_id after a commit that changed it: wakes those who watch it here."""
 
     def carry_out(self, tx: Transaction, before: Reservation, move: Move) -> bool:
-        """Seats, reservation and event, all in this transaction. False, and nothing written, if somebody else moved
-        the reservation meanwhile. Refuses with SLOT_UNAVAILABLE before anything is written."""
+        """Seats, reservation and event, all in this transaction. False, and nothing written, if somebody
+        else moved the reservation meanwhile. Refuses with SLOT_UNAVAILABLE before anything is written."""
         after = move.after
         had, wants = before.seats, after.seats
         taken: dict[datetime, int] = {}
@@ -104,8 +105,8 @@ class Desk:
         decide: Callable[[Reservation], Sequence[Move]],
         seen: Reservation | None = None,
     ) -> Reservation | None:
-        """Moves a reservation as `decide` says, deciding again when somebody else was faster. `seen` saves the first
-        read. Answers with the reservation as it then stands; None if there is none."""
+        """Moves a reservation as `decide` says, deciding again when somebody else was faster. `seen` saves
+        the first read. Answers with the reservation as it then stands; None if there is none."""
         for _ in range(_TRIES):
             current = seen if seen is not None else reservations.find(tx, reservation_id)
             seen = None
@@ -121,8 +122,9 @@ class Desk:
         raise Refusal("TRY_AGAIN_LATER", "The reservation is being changed by many at once.", retry_after=1.0)
 
     async def write_at_last(self, change: Callable[[Transaction], T]) -> T:
-        """Writes what has happened already and cannot be taken back. `change` must be harmless when it is done twice:
-        it runs again after a commit in doubt and while the database is away or busy, up to `limits.record` seconds."""
+        """Writes what has happened already and cannot be taken back. `change` must be harmless when it is
+        done twice: it runs again after a commit in doubt and while the database is away or busy, up to
+        `limits.record` seconds."""
         again = AsyncRetrying(
             retry=retry_if_exception(_passes),
             wait=wait_exponential(multiplier=0.05, max=1),

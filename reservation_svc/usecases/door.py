@@ -1,4 +1,5 @@
-"""The door to new charges: a breaker per pod and a limit on attempts in flight. Refuses before anything is written."""
+"""The door to new charges: a breaker per pod and a limit on attempts in flight. Refuses before anything is
+written."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ class BreakerState(IntEnum):
 class Door:
     """Lets attempts through while deposit_svc is well and not too many are on their way.
 
-    Unknown and overloaded outcomes in a row open the breaker. It rests, asks deposit_svc for its health until that
-    is good, and then lets one attempt try; that one's outcome closes or opens it again, each time for longer.
+    Unknown and overloaded outcomes in a row open the breaker. It rests, asks deposit_svc for its health
+    until that is good, and then lets one attempt try; that one's outcome closes or opens it again, each
+    time for longer.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class Door:
         longest_rest_seconds: float,
         is_healthy: Callable[[], Awaitable[bool]],
     ) -> None:
-        """`threshold`: bad outcomes in a row; `limit`: attempts in flight; `is_healthy` must end by itself."""
+        """`threshold`: bad outcomes in a row; `limit`: attempts in flight; `is_healthy` must end by
+        itself."""
         self._threshold = threshold
         self._limit = limit
         self._first_rest = rest_seconds
@@ -132,7 +135,8 @@ class Door:
 
 
 class Attempt:
-    """Somebody who came in. Sets `outcome` if deposit_svc was asked; leaves by the end of the `with` block."""
+    """Somebody who came in. Sets `outcome` if deposit_svc was asked; leaves by the end of the `with`
+    block."""
 
     def __init__(self, door: Door) -> None:
         self._door = door

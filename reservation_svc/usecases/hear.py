@@ -1,5 +1,5 @@
-"""What other services tell, inside the transaction of the inbox. What has no effect changes nothing; nothing is
-refused, and no order of arrival matters."""
+"""What other services tell, inside the transaction of the inbox. What has no effect changes nothing;
+nothing is refused, and no order of arrival matters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def hear_booking(desk: Desk, tx: Transaction, reservation_id: str, news: Booking
 
 
 def hear_deposit(desk: Desk, tx: Transaction, reservation_id: str, news: DepositNews) -> None:
-    """The same moves as the reply to CreateDeposit makes, if that did not come; otherwise the state to show."""
+    """The same moves as the reply to CreateDeposit makes, if that did not come; otherwise the state to
+    show."""
 
     def decide(current: Reservation) -> list[Move]:
         move = current.hear_deposit(news, tx.now, desk.rules)

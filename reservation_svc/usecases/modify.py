@@ -1,5 +1,5 @@
-"""Modify. Same price or cheaper: one transaction. Dearer: like reserve two, with the charge of the difference between
-them; the old terms stand until the second."""
+"""Modify. Same price or cheaper: one transaction. Dearer: like reserve two, with the charge of the
+difference between them; the old terms stand until the second."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
 
 
 def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Transaction) -> _Amended:
-    """Transaction 1: new terms, or an open modification with its extra seats. `closed`: why nothing can be charged."""
+    """Transaction 1: new terms, or an open modification with its extra seats. `closed`: why nothing can be
+    charged."""
     while True:
         current = reservations.find(tx, change.reservation_id)
         if current is None or Person(customer_id=change.customer_id).side_in(current) is not By.CUSTOMER:

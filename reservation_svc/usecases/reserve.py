@@ -1,4 +1,5 @@
-"""Reserve: two transactions with one charge between them, since no network call belongs inside a transaction."""
+"""Reserve: two transactions with one charge between them, since no network call belongs inside a
+transaction."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ class _Ids:
 
 
 async def reserve(desk: Desk, order: Order) -> Reservation:
-    """Holds seats, takes the deposit, and answers with the reservation as it then stands; the same answer to the
-    same request id. Goes on to its end even if the caller hangs up."""
+    """Holds seats, takes the deposit, and answers with the reservation as it then stands; the same answer
+    to the same request id. Goes on to its end even if the caller hangs up."""
     return await desk.background.finish(_reserve(desk, order), "reserve")
 
 
@@ -102,8 +103,8 @@ def _repeated(tx: Transaction, record: RequestRecord, body_hash: str) -> Reserva
 
 
 def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
-    """Transaction 1: the seats, the request row, the reservation PENDING_DEPOSIT. Or the answer of an earlier call.
-    Everything that can be refused is refused before the first write."""
+    """Transaction 1: the seats, the request row, the reservation PENDING_DEPOSIT. Or the answer of an
+    earlier call. Everything that can be refused is refused before the first write."""
     while True:
         seen = allotment.look(
             tx,

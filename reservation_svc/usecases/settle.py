@@ -1,4 +1,5 @@
-"""What the passing of time does: attempts that nobody finished, acceptance deadlines, bookings nobody marked."""
+"""What the passing of time does: attempts that nobody finished, acceptance deadlines, bookings nobody
+marked."""
 
 from __future__ import annotations
 

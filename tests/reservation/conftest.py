@@ -1,4 +1,5 @@
-"""A reservation service without its doors: real use cases on a real database, deposit in memory, a set clock."""
+"""A reservation service without its doors: real use cases on a real database, deposit in memory, a set
+clock."""
 
 from __future__ import annotations
 

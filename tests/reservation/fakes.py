@@ -1,4 +1,5 @@
-"""deposit_svc as the use cases see it, in memory: charges once per deposit_id, and answers as the card says."""
+"""deposit_svc as the use cases see it, in memory: charges once per deposit_id, and answers as the card
+says."""
 
 from __future__ import annotations
 

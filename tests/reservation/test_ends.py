@@ -1,4 +1,5 @@
-"""How a booking ends: cancelled, declined, expired, seated, no-show, completed; whatever order it is heard in."""
+"""How a booking ends: cancelled, declined, expired, seated, no-show, completed; whatever order it is heard
+in."""
 
 from __future__ import annotations
 

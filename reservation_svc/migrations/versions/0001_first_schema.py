@@ -1,5 +1,4 @@
-"""Restaurants, slots, reservations with their deposits, instructions and modifications, request ids, and the kit's
-outbox and inbox."""
+"""Restaurants, slots, reservations and what hangs on them, request ids, and the kit's outbox and inbox."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -96,7 +95,8 @@ def upgrade() -> None:
             name="known_failure",
         ),
         sa.CheckConstraint(
-            "state IN ('PENDING_DEPOSIT', 'PENDING_ACCEPTANCE', 'CONFIRMED', 'SEATED', 'COMPLETED', 'NO_SHOW', 'FAILED', 'DECLINED', 'CANCELLED')",
+            "state IN ('PENDING_DEPOSIT', 'PENDING_ACCEPTANCE', 'CONFIRMED', 'SEATED', 'COMPLETED', "
+            "'NO_SHOW', 'FAILED', 'DECLINED', 'CANCELLED')",
             name="known_state",
         ),
         sa.CheckConstraint("party_size > 0", name="party_not_empty"),
@@ -147,7 +147,8 @@ def upgrade() -> None:
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("captured", sa.Boolean, nullable=False),
         sa.CheckConstraint(
-            "state IN ('PENDING', 'CAPTURED', 'DECLINED', 'VOIDING', 'VOIDED', 'REFUNDING', 'REFUNDED', 'FORFEITED', 'REFUND_FAILED')",
+            "state IN ('PENDING', 'CAPTURED', 'DECLINED', 'VOIDING', 'VOIDED', 'REFUNDING', "
+            "'REFUNDED', 'FORFEITED', 'REFUND_FAILED')",
             name="known_state",
         ),
         sa.CheckConstraint("amount > 0", name="amount_positive"),
@@ -168,7 +169,8 @@ def upgrade() -> None:
             "(kind = 'VOID' AND amount = 0) OR (kind <> 'VOID' AND amount > 0)", name="amount_fits_kind"
         ),
         sa.CheckConstraint(
-            "cause IN ('FAILED', 'MODIFIED', 'MODIFICATION_FAILED', 'DECLINED', 'CANCELLED', 'SEATED', 'NO_SHOW', 'COMPLETED')",
+            "cause IN ('FAILED', 'MODIFIED', 'MODIFICATION_FAILED', 'DECLINED', 'CANCELLED', 'SEATED', "
+            "'NO_SHOW', 'COMPLETED')",
             name="known_cause",
         ),
         sa.CheckConstraint("kind IN ('VOID', 'REFUND', 'FORFEIT')", name="known_kind"),
