@@ -212,7 +212,8 @@ class Relay:
             .values(claim_until=tx.now + self._lease)
             .returning(columns.position, columns.event_id, columns.routing_key, columns.envelope)
         )
-        return sorted((_Row(*row) for row in tx.execute(claim)), key=lambda row: row.position)
+        rows = (_Row(row.position, row.event_id, row.routing_key, row.envelope) for row in tx.execute(claim))
+        return sorted(rows, key=lambda row: row.position)
 
     def _settle(self, tx: Transaction, sent: Sequence[int], unsent: Sequence[int]) -> None:
         columns = self._table.c
@@ -232,11 +233,9 @@ class Relay:
 
 def backlog(tx: Transaction, table: Table) -> tuple[int, timedelta]:
     """How many events are unsent, and the age of the oldest."""
-    oldest: datetime | None
-    count, oldest = tx.execute(
-        select(func.count(), func.min(table.c.create_time)).where(table.c.sent_time.is_(None))
-    ).one()
-    return count, tx.now - oldest if oldest is not None else timedelta()
+    unsent = select(func.count().label("rows"), func.min(table.c.create_time).label("oldest"))
+    found = tx.execute(unsent.where(table.c.sent_time.is_(None))).one()
+    return found.rows, tx.now - found.oldest if found.oldest is not None else timedelta()
 
 
 def mark_unsent(tx: Transaction, table: Table, *, since: datetime | None = None) -> int:
