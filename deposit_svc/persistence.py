@@ -45,6 +45,7 @@ from deposit_svc.domain import (
     Step,
     VoidOrder,
 )
+from dinemesh.kit.call import current
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
 from dinemesh.kit.store import Instant, Transaction
@@ -90,6 +91,9 @@ deposits = Table(
     # When settling looks after it next; NULL when nothing is open. Also the lease of the pod that is at it.
     Column("settle_time", Instant),
     Column("settle_tries", Integer, nullable=False),
+    # Whose request it is that settling works on.
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text, nullable=False),
     CheckConstraint(_one_of("state", [state.value for state in State]), name="deposits_state"),
     CheckConstraint("amount_minor > 0 OR (amount_minor = 0 AND state = 'VOIDED')", name="deposits_amount"),
     CheckConstraint(
@@ -131,6 +135,9 @@ refunds = Table(
     Column("update_time", Instant, nullable=False),
     Column("settle_time", Instant),
     Column("settle_tries", Integer, nullable=False),
+    # Whose request it is that settling works on.
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text, nullable=False),
     CheckConstraint(_one_of("state", [state.value for state in RefundState]), name="refunds_state"),
     CheckConstraint("amount_minor > 0", name="refunds_amount"),
     CheckConstraint("attempt >= 0", name="refunds_attempt"),
@@ -164,6 +171,8 @@ instructions = Table(
     Column("currency", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("create_time", Instant, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text, nullable=False),
     CheckConstraint("kind IN ('VOID', 'REFUND', 'FORFEIT')", name="instructions_kind"),
     CheckConstraint(_one_of("state", [state.value for state in Applied]), name="instructions_state"),
 )
@@ -193,7 +202,7 @@ Index("ledger_entries_of_deposit", ledger_entries.c.deposit_id)
 
 def add(tx: Transaction, deposit: Deposit, settle_time: datetime | None) -> bool:
     """Inserts a new deposit; False when its id is taken."""
-    row = _deposit_row(deposit, settle_time)
+    row = _deposit_row(deposit, settle_time) | _cause()
     return tx.changed(tx.insert(deposits).values(row).on_conflict_do_nothing()) == 1
 
 
@@ -212,6 +221,9 @@ def save(tx: Transaction, before: Deposit, step: Step) -> bool:
     after = step.deposit
     # An open deposit or refund is due at once; whoever settles it claims it first.
     settle_time = after.update_time if after.state in (State.PENDING, State.VOIDING) else None
+    row = _deposit_row(after, settle_time)
+    if settle_time:
+        row |= _cause()
     guarded = (
         update(deposits)
         .where(
@@ -219,7 +231,7 @@ def save(tx: Transaction, before: Deposit, step: Step) -> bool:
             deposits.c.version == before.version,
             deposits.c.state == before.state.value,
         )
-        .values(_deposit_row(after, settle_time))
+        .values(row)
     )
     if tx.changed(guarded) == 0:
         return False
@@ -255,6 +267,8 @@ def _save_refunds(tx: Transaction, before: Deposit, after: Deposit) -> None:
             "settle_time": refund.update_time if refund.state is RefundState.PENDING else None,
             "settle_tries": 0,
         }
+        if refund.state is RefundState.PENDING:
+            row |= _cause()
         if earlier is None:
             row |= {
                 "refund_id": refund.refund_id,
@@ -324,7 +338,7 @@ def record(tx: Transaction, instruction: Instruction) -> bool:
         "currency": amount.currency,
         "state": Applied.WAITING.value,
         "create_time": tx.now,
-    }
+    } | _cause()
     return tx.changed(tx.insert(instructions).values(row).on_conflict_do_nothing()) == 1
 
 
@@ -339,7 +353,15 @@ def take_waiting(tx: Transaction, instruction: Instruction) -> bool:
     return tx.changed(guarded.values(state=Applied.APPLIED.value)) == 1
 
 
-def waiting(tx: Transaction, limit: int) -> list[Instruction]:
+@dataclass(frozen=True)
+class Cause:
+    """Whose request something belongs to, and which event led to it."""
+
+    correlation_id: str
+    causation_id: str
+
+
+def waiting(tx: Transaction, limit: int) -> list[tuple[Instruction, Cause]]:
     """Instructions that waited for the outcome of a charge that is decided by now, oldest first."""
     query = (
         select(instructions)
@@ -348,7 +370,7 @@ def waiting(tx: Transaction, limit: int) -> list[Instruction]:
         .order_by(instructions.c.create_time, instructions.c.instruction_id)
         .limit(limit)
     )
-    return [_instruction(row) for row in tx.execute(query)]
+    return [(_instruction(row), _cause_of(row)) for row in tx.execute(query)]
 
 
 # What settling has to do
@@ -362,6 +384,7 @@ class OpenCharge:
     state: State
     settle_time: datetime
     tries: int
+    cause: Cause
 
 
 @dataclass(frozen=True)
@@ -372,6 +395,7 @@ class OpenRefund:
     refund: Refund
     settle_time: datetime
     tries: int
+    cause: Cause
 
 
 Open = OpenCharge | OpenRefund
@@ -390,11 +414,13 @@ def due(tx: Transaction, limit: int) -> list[Open]:
         .limit(limit)
     )
     found: list[Open] = [
-        OpenCharge(row.deposit_id, State(row.state), row.settle_time, row.settle_tries)
+        OpenCharge(row.deposit_id, State(row.state), row.settle_time, row.settle_tries, _cause_of(row))
         for row in tx.execute(charges)
     ]
     found += [
-        OpenRefund(row.deposit_id, _refund(row, row.currency), row.settle_time, row.settle_tries)
+        OpenRefund(
+            row.deposit_id, _refund(row, row.currency), row.settle_time, row.settle_tries, _cause_of(row)
+        )
         for row in tx.execute(returns)
     ]
     return sorted(found, key=lambda one: one.settle_time)[:limit]
@@ -449,6 +475,15 @@ def ledger_balances(tx: Transaction, deposit_id: str = "") -> dict[Account, int]
 
 
 _KINDS: dict[type[Instruction], str] = {VoidOrder: "VOID", RefundOrder: "REFUND", ForfeitOrder: "FORFEIT"}
+
+
+def _cause() -> dict[str, str]:
+    call = current.get()
+    return {"correlation_id": call.correlation_id, "causation_id": call.causation_id}
+
+
+def _cause_of(row: Row[Any]) -> Cause:
+    return Cause(row.correlation_id, row.causation_id)
 
 
 def _key_of(instruction: Instruction) -> ColumnElement[bool]:

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -17,10 +18,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from deposit_svc import domain, persistence
 from deposit_svc.domain import Applied, Deposit, Instruction, Order, State, Step, VoidOrder
-from deposit_svc.persistence import Open, OpenCharge, OpenRefund
+from deposit_svc.persistence import Cause, Open, OpenCharge, OpenRefund
 from deposit_svc.provider import Charged, ChargeOutcome, Declined, OutcomeUnknown, Provider, Returned
 from dinemesh.kit import telemetry
-from dinemesh.kit.call import time_left
+from dinemesh.kit.call import Call, current, time_left, working_on
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Store, StoreUnavailable, Transaction
@@ -252,13 +253,14 @@ class Deposits:
                 return
             await self._settle_batch(ready, due)
 
-    async def _settle_batch(self, ready: Sequence[Instruction], due: Sequence[Open]) -> None:
+    async def _settle_batch(self, ready: Sequence[tuple[Instruction, Cause]], due: Sequence[Open]) -> None:
         lease = timedelta(seconds=self._limits.settle_lease_seconds)
 
         def claim(tx: Transaction) -> list[Open]:
-            for instruction in ready:
+            for instruction, cause in ready:
                 if persistence.take_waiting(tx, instruction):
-                    self._apply(tx, instruction)
+                    with _on_behalf_of(cause):
+                        self._apply(tx, instruction)
             return [one for one in due if persistence.claim(tx, one, lease)]
 
         claimed = await self._store.write(claim)
@@ -269,10 +271,11 @@ class Deposits:
 
     async def _settle_one(self, one: Open) -> None:
         try:
-            if isinstance(one, OpenCharge):
-                await self._settle_charge(one)
-            else:
-                await self._settle_refund(one)
+            with _on_behalf_of(one.cause):
+                if isinstance(one, OpenCharge):
+                    await self._settle_charge(one)
+                else:
+                    await self._settle_refund(one)
         except OutcomeUnknown as error:
             pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
             log.warning("deposit %s stays open, next try in %s: %s", one.deposit_id, pause, error)
@@ -355,7 +358,14 @@ class Deposits:
         raise Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=1.0)
 
 
-def _open(tx: Transaction) -> tuple[list[Instruction], list[Open], tuple[int, int, int]]:
+def _on_behalf_of(cause: Cause) -> AbstractContextManager[Call]:
+    """What settling does goes by the request that it was left over from."""
+    return working_on(
+        replace(current.get(), correlation_id=cause.correlation_id, causation_id=cause.causation_id)
+    )
+
+
+def _open(tx: Transaction) -> tuple[list[tuple[Instruction, Cause]], list[Open], tuple[int, int, int]]:
     return (
         persistence.waiting(tx, SETTLE_BATCH),
         persistence.due(tx, SETTLE_BATCH),

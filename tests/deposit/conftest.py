@@ -102,15 +102,19 @@ class Desk:
         assert found is not None
         return found
 
-    async def told(self, deposit_id: str) -> Sequence[str]:
-        """The types of the events about a deposit, in order."""
+    async def envelopes(self, deposit_id: str) -> Sequence[envelope_pb2.Envelope]:
+        """The events about a deposit, in order."""
         query = (
             select(persistence.outbox.c.envelope)
             .where(persistence.outbox.c.aggregate_id == deposit_id)
             .order_by(persistence.outbox.c.position)
         )
         rows = await self.store.read(lambda tx: tx.execute(query).scalars().all())
-        envelopes = [envelope_pb2.Envelope.FromString(row) for row in rows]
+        return [envelope_pb2.Envelope.FromString(row) for row in rows]
+
+    async def told(self, deposit_id: str) -> Sequence[str]:
+        """The types of the events about a deposit, in order."""
+        envelopes = await self.envelopes(deposit_id)
         versions = [envelope.aggregate_version for envelope in envelopes]
         assert versions == sorted(set(versions)), "each event has a version of its own"
         return [envelope.type.rpartition(".")[2] for envelope in envelopes]

@@ -158,9 +158,9 @@ async def test_an_instruction_waits_until_its_charge_is_decided(store: Store, cl
     await add(store, deposit)
     order = domain.ForfeitOrder(new_id(), deposit.deposit_id, euros(1))
     await store.write(lambda tx: persistence.record(tx, order))
-    assert await store.read(lambda tx: persistence.waiting(tx, 10)) == []
+    assert not await store.read(lambda tx: persistence.waiting(tx, 10))
     await save(store, deposit, deposit.capture(clock.now))
-    assert await store.read(lambda tx: persistence.waiting(tx, 10)) == [order]
+    assert [one for one, _ in await store.read(lambda tx: persistence.waiting(tx, 10))] == [order]
 
 
 async def test_what_is_due_is_claimed_by_one_and_comes_back_after_the_lease(

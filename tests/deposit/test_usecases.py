@@ -448,6 +448,28 @@ async def test_instructions_in_every_order_end_the_same(desk: Desk) -> None:
     assert ends == {(Standing.FORFEITED, 1000, 2000)}
 
 
+async def test_what_settling_tells_belongs_to_the_request_that_it_came_from(desk: Desk) -> None:
+    current.set(Call(correlation_id="reserve"))
+    desk.provider.loses_replies = True
+    deposit_id = new_id()
+    assert await refused(desk, deposit_id) == "DEPOSIT_IN_DOUBT"
+    desk.provider.loses_replies = False
+    current.set(Call(correlation_id="modify", causation_id="e1"))
+    await desk.obey(ForfeitOrder(new_id(), deposit_id, euros(5)))
+    current.set(Call(correlation_id="settling"))
+    await desk.settle()
+    current.set(Call(correlation_id="cancel", causation_id="e2"))
+    await desk.obey(RefundOrder(new_id(), deposit_id, euros(25)))
+    current.set(Call(correlation_id="settling"))
+    await desk.settle()
+    envelopes = await desk.envelopes(deposit_id)
+    assert [(one.type.rpartition(".")[2], one.correlation_id, one.causation_id) for one in envelopes] == [
+        ("DepositCaptured", "reserve", ""),
+        ("DepositForfeited", "modify", "e1"),
+        ("DepositRefunded", "cancel", "e2"),
+    ]
+
+
 # Reading
 
 

@@ -48,6 +48,8 @@ def upgrade() -> None:
         sa.Column("update_time", sa.BigInteger, nullable=False),
         sa.Column("settle_time", sa.BigInteger),
         sa.Column("settle_tries", sa.Integer, nullable=False),
+        sa.Column("correlation_id", sa.Text, nullable=False),
+        sa.Column("causation_id", sa.Text, nullable=False),
         sa.CheckConstraint(
             "state IN ('PENDING', 'CAPTURED', 'DECLINED', 'VOIDING', 'VOIDED')", name="deposits_state"
         ),
@@ -88,6 +90,8 @@ def upgrade() -> None:
         sa.Column("update_time", sa.BigInteger, nullable=False),
         sa.Column("settle_time", sa.BigInteger),
         sa.Column("settle_tries", sa.Integer, nullable=False),
+        sa.Column("correlation_id", sa.Text, nullable=False),
+        sa.Column("causation_id", sa.Text, nullable=False),
         sa.CheckConstraint("state IN ('PENDING', 'SUCCEEDED', 'FAILED')", name="refunds_state"),
         sa.CheckConstraint("amount_minor > 0", name="refunds_amount"),
         sa.CheckConstraint("attempt >= 0", name="refunds_attempt"),
@@ -117,6 +121,8 @@ def upgrade() -> None:
         sa.Column("currency", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False),
+        sa.Column("correlation_id", sa.Text, nullable=False),
+        sa.Column("causation_id", sa.Text, nullable=False),
         sa.CheckConstraint("kind IN ('VOID', 'REFUND', 'FORFEIT')", name="instructions_kind"),
         sa.CheckConstraint("state IN ('WAITING', 'APPLIED', 'NO_EFFECT')", name="instructions_state"),
     )
