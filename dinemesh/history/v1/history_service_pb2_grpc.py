@@ -59,7 +59,9 @@ class HistoryServiceServicer:
 
     def ListTimelineEntries(self, request, context):
         """Lists the caller's timeline, oldest first (occur_time, then event_id). For customers. Someone else's
-        reservation_id gives an empty list.
+        reservation_id is NOT_FOUND, and so is the caller's own until its first event has arrived.
+
+        Reasons: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

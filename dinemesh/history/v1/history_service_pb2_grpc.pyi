@@ -39,7 +39,9 @@ class HistoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> HistoryServiceAsyncStub: ...
     ListTimelineEntries: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.ListTimelineEntriesRequest, _history_service_pb2.ListTimelineEntriesResponse]
     """Lists the caller's timeline, oldest first (occur_time, then event_id). For customers. Someone else's
-    reservation_id gives an empty list.
+    reservation_id is NOT_FOUND, and so is the caller's own until its first event has arrived.
+
+    Reasons: NOT_FOUND.
     """
     WatchTimeline: _grpc.UnaryStreamMultiCallable[_history_service_pb2.WatchTimelineRequest, _history_service_pb2.WatchTimelineResponse]
     """Streams the caller's timeline: first what there is, in the order of ListTimelineEntries, then each entry when it
@@ -58,7 +60,9 @@ class HistoryServiceAsyncStub(HistoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTimelineEntries: _aio.UnaryUnaryMultiCallable[_history_service_pb2.ListTimelineEntriesRequest, _history_service_pb2.ListTimelineEntriesResponse]  # type: ignore[assignment]
     """Lists the caller's timeline, oldest first (occur_time, then event_id). For customers. Someone else's
-    reservation_id gives an empty list.
+    reservation_id is NOT_FOUND, and so is the caller's own until its first event has arrived.
+
+    Reasons: NOT_FOUND.
     """
     WatchTimeline: _aio.UnaryStreamMultiCallable[_history_service_pb2.WatchTimelineRequest, _history_service_pb2.WatchTimelineResponse]  # type: ignore[assignment]
     """Streams the caller's timeline: first what there is, in the order of ListTimelineEntries, then each entry when it
@@ -80,7 +84,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.ListTimelineEntriesResponse, _abc.Awaitable[_history_service_pb2.ListTimelineEntriesResponse]]:
         """Lists the caller's timeline, oldest first (occur_time, then event_id). For customers. Someone else's
-        reservation_id gives an empty list.
+        reservation_id is NOT_FOUND, and so is the caller's own until its first event has arrived.
+
+        Reasons: NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -198,7 +198,9 @@ class Reservation(_message.Message):
     decline_cause: Global___DeclineCause.ValueType
     """Why the restaurant does not have it; set in the state DECLINED only."""
     etag: _builtins.str
-    """Changes whenever the reservation does; to be sent with ModifyReservation."""
+    """Changes with the terms and the note, so that an acceptance meanwhile does not spoil a modification; to be sent
+    with ModifyReservation.
+    """
     note: _builtins.str
     """The customer's words, at most 500 characters; shown to nobody else but staff of the restaurant."""
     @_builtins.property
