@@ -1,0 +1,144 @@
+"""python -m operations: audit, dead-letters, redrive, replay. `--help` says what each needs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+from operations import events
+from operations.audit import PATIENCE_SECONDS, audit
+from operations.broker import NoBroker
+from operations.limits import Limits
+from operations.picture import QUEUES, Sources, Unreadable
+
+EXIT_WRONG = 1
+EXIT_CANNOT = 2
+
+_DATABASES = ("reservation", "deposit", "restaurant", "history")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: done, and nothing is wrong. 1: something is wrong. 2: it could not be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = asyncio.run(options.run(options))
+    except (Unreadable, NoBroker, events.Unwritable) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return EXIT_CANNOT
+    return code
+
+
+async def _audit(options: argparse.Namespace) -> int:
+    sources = Sources(
+        **{f"{name}_db": getattr(options, f"{name}_db") for name in _DATABASES},
+        provider=options.provider,
+        amqp=options.amqp,
+        queues=_queues(options),
+    )
+    limits = Limits(timedelta(seconds=options.on_the_way), timedelta(seconds=options.undecided))
+    report = await audit(sources, limits, patience_seconds=options.patience)
+    print(report)
+    return 0 if report.clean else EXIT_WRONG
+
+
+async def _dead_letters(options: argparse.Namespace) -> int:
+    letters = await events.dead_letters(options.amqp, _queues(options))
+    print(events.table(letters))
+    return EXIT_WRONG if letters else 0
+
+
+async def _redrive(options: argparse.Namespace) -> int:
+    sent = await events.redrive(options.amqp, _queues(options))
+    for queue, count in sent.items():
+        print(f"{queue}: {count} sent back")
+    return 0
+
+
+async def _replay(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, f"{name}_db") for name in _DATABASES[:-1]}
+    for name, url in given.items():
+        if url is not None:
+            count = await events.replay(url, options.since)
+            print(f"{name}: {count} events are published again by its relay")
+    return 0
+
+
+def _queues(options: argparse.Namespace) -> Sequence[str]:
+    return tuple(options.queue or QUEUES)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m operations", description="The operator's commands.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser(
+        "audit", help="hold all services' books against each other; changes nothing"
+    )
+    for name in _DATABASES:
+        command.add_argument(f"--{name}-db", metavar="URL", required=True, help=f"database of {name}")
+    command.add_argument("--provider", metavar="ADDRESS", required=True, help="the sandbox, host:port")
+    _add_broker(command)
+    limits = Limits()
+    command.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=_seconds,
+        default=PATIENCE_SECONDS,
+        help="what is wrong is looked at again after so long (%(default)s)",
+    )
+    command.add_argument(
+        "--on-the-way",
+        metavar="SECONDS",
+        type=_seconds,
+        default=limits.on_the_way.total_seconds(),
+        help="an event may be between two services for so long (%(default)s)",
+    )
+    command.add_argument(
+        "--undecided",
+        metavar="SECONDS",
+        type=_seconds,
+        default=limits.undecided.total_seconds(),
+        help="the provider may leave a charge or refund open for so long (%(default)s)",
+    )
+    command.set_defaults(run=_audit)
+
+    command = commands.add_parser("dead-letters", help="list the events that could not be taken")
+    _add_broker(command)
+    command.set_defaults(run=_dead_letters)
+
+    command = commands.add_parser("redrive", help="send each dead letter back to its queue, once")
+    _add_broker(command)
+    command.set_defaults(run=_redrive)
+
+    command = commands.add_parser(
+        "replay",
+        help="publish the outboxes again, after a broker was lost; subscribers ignore what they know",
+    )
+    for name in _DATABASES[:-1]:
+        command.add_argument(f"--{name}-db", metavar="URL", help=f"database of {name}")
+    command.add_argument(
+        "--since", metavar="SECONDS", type=_seconds, help="only events of the last so many seconds (all)"
+    )
+    command.set_defaults(run=_replay)
+    return parser
+
+
+def _add_broker(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--amqp", metavar="URL", required=True, help="the broker")
+    command.add_argument(
+        "--queue", metavar="NAME", action="append", help="a subscriber's queue, repeatable (the mesh's own)"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 10**9:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The broker as the operator's commands use it: connected for one command, and asked about queues by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aio_pika.exceptions import ChannelNotFoundEntity
+
+from dinemesh.kit.bus import Bus
+from dinemesh.kit.dead_letters import DeadLetter, list_dead
+
+CONNECT_SECONDS = 10.0
+
+
+class NoBroker(Exception):
+    """The broker was not reached in time."""
+
+
+@asynccontextmanager
+async def connected(amqp_url: str) -> AsyncIterator[Bus]:
+    """A bus that is connected inside the block. Raises NoBroker."""
+    bus = Bus(amqp_url, "operations")
+    running = asyncio.create_task(bus.run())
+    try:
+        if not await bus.wait_connected(CONNECT_SECONDS):
+            raise NoBroker(f"the broker was not reached within {CONNECT_SECONDS:g} s")
+        yield bus
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def dead_letters_of(bus: Bus, queue: str) -> list[DeadLetter]:
+    """The dead letters of a queue; none if there is no such queue."""
+    try:
+        return await list_dead(bus, queue)
+    except ChannelNotFoundEntity:
+        return []

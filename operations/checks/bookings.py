@@ -1,0 +1,81 @@
+"""The restaurant's bookings say what the reservations say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from operations.limits import Limits
+from operations.picture import Booking, Picture, Reservation
+from operations.report import Finding, Pending, Violation
+
+NAME = "bookings"
+_REMEDY = (
+    "Look at `make dead-letters` for restaurant.bookings and reservation.restaurants, then `make redrive`, "
+    "then `make replay`."
+)
+# What staff marked while a cancel was on its way stays on their page: the reservation decides.
+_OVER = frozenset({"WITHDRAWN", "DECLINED", "SEATED", "NO_SHOW", "COMPLETED"})
+_EXPECTED: dict[str, frozenset[str]] = {
+    "PENDING_ACCEPTANCE": frozenset({"RECEIVED"}),
+    "CONFIRMED": frozenset({"ACCEPTED"}),
+    "SEATED": frozenset({"SEATED"}),
+    "COMPLETED": frozenset({"COMPLETED", "NO_SHOW"}),
+    "NO_SHOW": frozenset({"NO_SHOW"}),
+    "DECLINED": _OVER,
+    "CANCELLED": _OVER,
+}
+# States that the restaurant hears of, but need not know if it is all it ever heard.
+_NEVER_OFFERED = frozenset({"PENDING_DEPOSIT", "FAILED"})
+
+
+def check(picture: Picture, limits: Limits) -> Finding:
+    found = [*_reservations(picture, limits), *_strangers(picture)]
+    return Finding(
+        NAME,
+        f"{len(picture.bookings)} bookings",
+        tuple(one for one in found if isinstance(one, Violation)),
+        tuple(one for one in found if isinstance(one, Pending)),
+    )
+
+
+def _reservations(picture: Picture, limits: Limits) -> Iterator[Violation | Pending]:
+    for reservation in picture.reservations.values():
+        booking = picture.bookings.get(reservation.reservation_id)
+        what = _difference(reservation, booking)
+        if not what:
+            continue
+        changed = max(reservation.update_time, booking.update_time if booking else reservation.update_time)
+        if picture.is_younger(changed, limits.on_the_way):
+            yield Pending("UNHEARD", reservation.reservation_id, what)
+        else:
+            yield Violation(NAME, reservation.reservation_id, what, _REMEDY)
+
+
+def _difference(reservation: Reservation, booking: Booking | None) -> str:
+    if reservation.state in _NEVER_OFFERED:
+        open_ = booking is not None and booking.state != "WITHDRAWN"
+        return (
+            f"{reservation.state}, and the restaurant has it as {booking.state}" if open_ and booking else ""
+        )
+    if booking is None:
+        return f"{reservation.state}, and the restaurant does not know it"
+    if booking.state not in _EXPECTED[reservation.state]:
+        return f"{reservation.state}, and the restaurant has it as {booking.state}"
+    if reservation.state not in ("PENDING_ACCEPTANCE", "CONFIRMED"):
+        return ""
+    if reservation.state == "CONFIRMED" and not booking.confirmed:
+        return "CONFIRMED, and the restaurant has not heard so"
+    ours = (reservation.restaurant_id, reservation.revision, reservation.dine_time, reservation.party_size)
+    theirs = (booking.restaurant_id, booking.revision, booking.dine_time, booking.party_size)
+    if ours != theirs:
+        return f"terms of revision {reservation.revision}, and the restaurant has other ones ({booking.revision})"
+    return ""
+
+
+def _strangers(picture: Picture) -> Iterator[Violation]:
+    for booking in picture.bookings.values():
+        if booking.reservation_id not in picture.reservations:
+            what = f"the restaurant has it as {booking.state}, and no reservation has this id"
+            yield Violation(
+                NAME, booking.reservation_id, what, "Was a database restored? Withdraw it by hand."
+            )

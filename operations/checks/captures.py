@@ -1,0 +1,155 @@
+"""Each captured cent belongs to one live reservation, or was forfeited by the policy, or goes back once; and
+there is no booking without its deposit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from operations.limits import Limits
+from operations.picture import Deposit, Instruction, Line, Picture, Reservation
+from operations.report import Finding, Pending, Violation
+
+NAME = "captures"
+BOOKED = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED"})
+_REDRIVE = "Look at `make dead-letters` for deposit.instructions, then `make redrive`, then `make replay`."
+_BY_HAND = "Read the reservation and the deposit; give back by hand what belongs to the customer."
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """All that reservation ordered for one deposit."""
+
+    orders: tuple[Instruction, ...] = ()
+
+    def expects(self, line: Line) -> int:
+        """What is held after all orders."""
+        if not line.captured or any(order.kind == "VOID" for order in self.orders):
+            return 0
+        return line.amount - sum(order.amount for order in self.orders)
+
+    @property
+    def voided(self) -> bool:
+        return any(order.kind == "VOID" for order in self.orders)
+
+
+def check(picture: Picture, limits: Limits) -> Finding:
+    orders = _orders(picture)
+    found: list[Violation | Pending] = []
+    for deposit in picture.deposits.values():
+        if deposit.captured_minor:
+            found += _capture(picture, limits, deposit, orders)
+    for reservation in picture.reservations.values():
+        found += _booking(picture, reservation, orders)
+    found += _unordered(picture, orders)
+    held = sum(deposit.held for deposit in picture.deposits.values())
+    looked_at = f"{len(picture.reservations)} reservations; {held} minor units are held for them"
+    return Finding(
+        NAME,
+        looked_at,
+        tuple(one for one in found if isinstance(one, Violation)),
+        tuple(one for one in found if isinstance(one, Pending)),
+    )
+
+
+def _orders(picture: Picture) -> Mapping[str, _Orders]:
+    by_deposit: dict[str, list[Instruction]] = defaultdict(list)
+    for order in picture.orders:
+        by_deposit[order.deposit_id].append(order)
+    found: dict[str, _Orders] = defaultdict(_Orders)
+    found.update((key, _Orders(tuple(orders))) for key, orders in by_deposit.items())
+    return found
+
+
+def _capture(
+    picture: Picture, limits: Limits, deposit: Deposit, orders: Mapping[str, _Orders]
+) -> Iterator[Violation | Pending]:
+    """Where what is held of a captured deposit belongs."""
+    subject, held = deposit.deposit_id, deposit.money(deposit.held)
+    line = picture.lines.get(subject)
+    reservation = picture.reservations.get(line.reservation_id) if line else None
+    if line is None or reservation is None:
+        what = f"captured, {held} are held, and no reservation knows it"
+        yield Violation(NAME, subject, what, _BY_HAND)
+        return
+    if (deposit.reservation_id, deposit.customer_id) != (reservation.reservation_id, reservation.customer_id):
+        what = f"captured for {deposit.reservation_id}, and counted for {reservation.reservation_id}"
+        yield Violation(NAME, subject, what, _BY_HAND)
+    expected = orders[subject].expects(line)
+    whose = f"reservation {reservation.reservation_id} ({reservation.state})"
+    if deposit.held == expected:
+        return
+    if deposit.held < expected:
+        what = f"{held} are held, and the {whose} counts on {deposit.money(expected)}"
+        yield Violation(NAME, subject, what, _BY_HAND)
+    elif _is_awaited(picture, reservation, subject):
+        yield Pending("CHARGED", subject, f"{held} are held, and the {whose} is about to take them")
+    elif not line.captured and not orders[subject].voided:
+        # The reservation gave the attempt up, and will hear of the capture and order it back.
+        what = f"{held} are held, and the {whose} has not heard of it"
+        if picture.is_younger(deposit.update_time, limits.on_the_way):
+            yield Pending("UNHEARD", subject, what)
+        else:
+            yield Violation(
+                NAME, subject, what, _REDRIVE.replace("deposit.instr", "reservation.deposits, deposit.instr")
+            )
+    else:
+        what = f"{held} are held; after the orders of the {whose} it should be {deposit.money(expected)}"
+        ordered = max(reservation.update_time, deposit.update_time)
+        if picture.is_younger(ordered, limits.on_the_way):
+            yield Pending("ORDERED", subject, what)
+        else:
+            yield Violation(NAME, subject, what, _REDRIVE)
+
+
+def _is_awaited(picture: Picture, reservation: Reservation, deposit_id: str) -> bool:
+    if reservation.state == "PENDING_DEPOSIT":
+        return True
+    return any(modification.deposit_id == deposit_id for modification in picture.modifications)
+
+
+def _booking(
+    picture: Picture, reservation: Reservation, orders: Mapping[str, _Orders]
+) -> Iterator[Violation | Pending]:
+    """What a reservation counts on is its price while it is booked, and nothing afterwards; and it exists."""
+    subject = reservation.reservation_id
+    lines = picture.lines_of(subject)
+    counted = sum(orders[line.deposit_id].expects(line) for line in lines)
+    expected = reservation.price if reservation.state in BOOKED else 0
+    if counted != expected and reservation.state != "PENDING_DEPOSIT":
+        what = f"{reservation.state} with a price of {reservation.price}, and counts on {counted} minor units"
+        remedy = _BY_HAND if counted > expected else "Decline it: a booking without its deposit is not one."
+        yield Violation(NAME, subject, what, remedy)
+    for line in lines:
+        deposit = picture.deposits.get(line.deposit_id)
+        if line.captured and (deposit is None or not deposit.captured_minor):
+            what = f"counts on the deposit {line.deposit_id}, which was never captured"
+            yield Violation(NAME, subject, what, "Decline it: a booking without its deposit is not one.")
+
+
+def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Violation]:
+    """Nothing was returned or kept that reservation did not order, and nothing kept that was not late."""
+    amounts = {order.instruction_id: order for order in picture.orders}
+    for refund in picture.refunds:
+        deposit = picture.deposits[refund.deposit_id]
+        order = amounts.get(refund.refund_id)
+        by_refund = order is not None and order.kind == "REFUND" and refund.amount_minor <= order.amount
+        if not by_refund and not deposit.void_ordered:
+            what = f"a refund of {deposit.money(refund.amount_minor)} that no reservation ordered"
+            yield Violation(NAME, refund.refund_id, what, _BY_HAND)
+    for forfeit in picture.forfeits:
+        deposit = picture.deposits[forfeit.deposit_id]
+        order = amounts.get(forfeit.forfeit_id)
+        reservation = picture.reservations.get(order.reservation_id) if order else None
+        kept = f"{deposit.money(forfeit.amount_minor)} of {forfeit.deposit_id} were kept"
+        if order is None or order.kind != "FORFEIT" or forfeit.amount_minor > order.amount:
+            yield Violation(NAME, forfeit.forfeit_id, f"{kept}, and no reservation ordered it", _BY_HAND)
+        elif reservation is None or not _may_forfeit(reservation):
+            what = f"{kept}, although the reservation is neither a no-show nor a late cancel"
+            yield Violation(NAME, forfeit.forfeit_id, what, _BY_HAND)
+
+
+def _may_forfeit(reservation: Reservation) -> bool:
+    late = reservation.state == "CANCELLED" and reservation.cancelled_by == "CUSTOMER"
+    return late or reservation.state == "NO_SHOW"

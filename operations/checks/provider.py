@@ -1,0 +1,97 @@
+"""What the provider charged and returned is what the ledger says, deposit by deposit."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from operations.limits import Limits
+from operations.picture import Charge, Deposit, Picture, Refund
+from operations.report import Finding, Violation
+
+NAME = "provider"
+_UNDECIDED = ("PENDING", "VOIDING")
+
+
+def check(picture: Picture, limits: Limits) -> Finding:
+    captured = [charge for charge in picture.charges if charge.captured]
+    back = [refund for charge in captured for refund in charge.refunds if refund.succeeded]
+    looked_at = (
+        f"{len(captured)} charges of {sum(one.minor for one in captured)}"
+        f" and {len(back)} refunds of {sum(one.minor for one in back)} minor units"
+    )
+    return Finding(NAME, looked_at, (*_charges(picture), *_refunds(picture)))
+
+
+def _charges(picture: Picture) -> Iterator[Violation]:
+    ledger = _ledger(picture, "CHARGE_CAPTURED")
+    recorded = {charge.key: charge for charge in picture.charges if charge.captured}
+    for key, charge in recorded.items():
+        deposit = picture.deposits.get(key)
+        if deposit is None:
+            what = f"the provider charged {charge.minor} {charge.currency} minor units under an unknown key"
+            yield Violation(NAME, key, what, "Refund it at the provider; find out what made the charge.")
+        elif deposit.state in _UNDECIDED:
+            continue  # being settled; its time limit is the business of the check "pending"
+        elif ledger[key] != charge.minor:
+            what = (
+                f"the provider charged {deposit.money(charge.minor)}, the ledger has {deposit.money(ledger[key])}"
+                f" (the deposit is {deposit.state})"
+            )
+            yield Violation(
+                NAME, key, what, "Find out how it was decided without the provider; correct by hand."
+            )
+    for key, minor in ledger.items():
+        if minor and key not in recorded:
+            what = f"the ledger has a charge of {minor} minor units that the provider does not know"
+            yield Violation(NAME, key, what, "Do not refund it. Compare with the provider's statement.")
+
+
+def _refunds(picture: Picture) -> Iterator[Violation]:
+    ledger = _ledger(picture, "REFUND_SUCCEEDED")
+    pending: dict[str, list[Refund]] = defaultdict(list)
+    known = {refund.refund_id for refund in picture.refunds}
+    for refund in picture.refunds:
+        if refund.state == "PENDING":
+            pending[refund.deposit_id].append(refund)
+    recorded: Counter[str] = Counter()
+    for charge in picture.charges:
+        recorded[charge.key] = sum(refund.minor for refund in charge.refunds if refund.succeeded)
+        yield from _twice_or_unknown(charge, known)
+    for key in ledger.keys() | recorded.keys():
+        deposit = picture.deposits.get(key)
+        if deposit is None or recorded[key] == ledger[key]:
+            continue
+        # One that the provider has paid out and deposit has not recorded yet is asked for again by its key.
+        on_its_way = sum(refund.amount_minor for refund in pending[key])
+        if ledger[key] < recorded[key] <= ledger[key] + on_its_way:
+            continue
+        yield Violation(NAME, f"{key} refunds", _told(deposit, recorded[key], ledger[key]), _BY_HAND)
+
+
+_BY_HAND = "Compare the refunds of this deposit with the provider's, one by one; correct by hand."
+
+
+def _told(deposit: Deposit, provider: int, ledger: int) -> str:
+    return f"the provider returned {deposit.money(provider)}, the ledger has {deposit.money(ledger)}"
+
+
+def _twice_or_unknown(charge: Charge, known: set[str]) -> Iterator[Violation]:
+    # A retry of a refund has the key refund_id/n, and is made only after a definite refusal.
+    paid = Counter(refund.key.partition("/")[0] for refund in charge.refunds if refund.succeeded)
+    for refund_id, times in paid.items():
+        if times > 1:
+            what = f"the provider paid the refund {refund_id} {times} times"
+            yield Violation(NAME, refund_id, what, "The customer has too much: claim it back.")
+        if refund_id not in known:
+            what = f"the provider paid a refund {refund_id} that deposit does not know"
+            yield Violation(NAME, refund_id, what, _BY_HAND)
+
+
+def _ledger(picture: Picture, kind: str) -> Mapping[str, int]:
+    """What was charged or returned by the ledger, by deposit."""
+    sums: Counter[str] = Counter()
+    for balance in picture.balances:
+        if balance.kind == kind and balance.account == "PROVIDER_CLEARING":
+            sums[balance.deposit_id] += abs(balance.amount_minor)
+    return sums

@@ -1,0 +1,451 @@
+"""What an audit looks at: rows of four databases, the provider's record and the dead letters, at one moment.
+
+Read from outside, by SQL of its own: a checker that shared the services' code would share their mistakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from dinemesh.kit import wire
+from dinemesh.kit.dead_letters import DeadLetter
+from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
+from operations.broker import NoBroker, connected, dead_letters_of
+
+QUEUES = (
+    "reservation.restaurants",
+    "reservation.deposits",
+    "deposit.instructions",
+    "restaurant.bookings",
+    "history.timeline",
+)
+"""The subscribers of the mesh itself; guests are named by whoever runs the command."""
+
+PROVIDER_SECONDS = 10.0
+CONNECT_SECONDS = 5
+BUSY_SECONDS = 10
+PAGE = 1000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where to look. What is None is not looked at, and the checks that need it are skipped by name."""
+
+    reservation_db: str | None = None
+    deposit_db: str | None = None
+    restaurant_db: str | None = None
+    history_db: str | None = None
+    provider: str | None = None
+    amqp: str | None = None
+    queues: Sequence[str] = QUEUES
+
+
+class Unreadable(Exception):
+    """A source that was named cannot be read: nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    reservation_id: str
+    customer_id: str
+    restaurant_id: str
+    state: str
+    cancelled_by: str | None
+    dine_time: datetime
+    party_size: int
+    price: int
+    revision: int
+    update_time: datetime
+    hold_expire_time: datetime
+    accept_deadline: datetime | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A deposit as reservation knows it."""
+
+    deposit_id: str
+    reservation_id: str
+    amount: int
+    state: str
+    captured: bool
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An order of reservation to deposit."""
+
+    instruction_id: str
+    reservation_id: str
+    kind: str
+    deposit_id: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Modification:
+    """An open one: it holds seats and waits for its deposit."""
+
+    modification_id: str
+    reservation_id: str
+    deposit_id: str
+    dine_time: datetime
+    party_size: int
+    hold_expire_time: datetime
+
+
+@dataclass(frozen=True)
+class Slot:
+    restaurant_id: str
+    dine_time: datetime
+    capacity: int
+    sold: int
+
+
+@dataclass(frozen=True)
+class Deposit:
+    deposit_id: str
+    customer_id: str
+    reservation_id: str
+    currency: str
+    state: str
+    void_ordered: bool
+    captured_minor: int
+    refunding_minor: int
+    refunded_minor: int
+    refund_failed_minor: int
+    forfeited_minor: int
+    update_time: datetime
+
+    @property
+    def held(self) -> int:
+        gone = self.refunding_minor + self.refunded_minor + self.refund_failed_minor + self.forfeited_minor
+        return self.captured_minor - gone
+
+    def money(self, minor: int) -> str:
+        decimals = wire.decimals(self.currency)
+        return f"{minor / 10**decimals:.{decimals}f} {self.currency}".strip()
+
+
+@dataclass(frozen=True)
+class Refund:
+    refund_id: str
+    deposit_id: str
+    amount_minor: int
+    state: str
+    attempt: int
+    failure_code: str
+    update_time: datetime
+
+
+@dataclass(frozen=True)
+class Forfeit:
+    forfeit_id: str
+    deposit_id: str
+    amount_minor: int
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What deposit made of an instruction: WAITING, APPLIED or NO_EFFECT."""
+
+    kind: str
+    instruction_id: str
+    deposit_id: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The sum of a deposit's ledger entries of one kind in one account."""
+
+    deposit_id: str
+    account: str
+    kind: str
+    currency: str
+    amount_minor: int
+
+
+@dataclass(frozen=True)
+class Movement:
+    """A movement in the ledger whose entries do not sum to zero."""
+
+    movement_id: str
+    currency: str
+    amount_minor: int
+
+
+@dataclass(frozen=True)
+class Booking:
+    reservation_id: str
+    restaurant_id: str
+    state: str
+    confirmed: bool
+    revision: int
+    dine_time: datetime
+    party_size: int
+    update_time: datetime
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A row of an outbox."""
+
+    source: str
+    event_id: str
+    routing_key: str
+    create_time: datetime
+    sent: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """An entry of the timeline."""
+
+    event_id: str
+    source: str
+    type: str
+
+
+@dataclass(frozen=True)
+class ProviderRefund:
+    key: str
+    minor: int
+    succeeded: bool
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What the provider has recorded under a key."""
+
+    key: str
+    state: str
+    minor: int
+    currency: str
+    refunds: tuple[ProviderRefund, ...]
+
+    @property
+    def captured(self) -> bool:
+        return self.state == "CAPTURED"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All that was read; `now` is the reader's clock when it began. Empty where there was no source."""
+
+    now: datetime
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
+    orders: Sequence[Instruction] = ()
+    modifications: Sequence[Modification] = ()
+    slots: Sequence[Slot] = ()
+    deposits: dict[str, Deposit] = field(default_factory=dict)
+    refunds: Sequence[Refund] = ()
+    forfeits: Sequence[Forfeit] = ()
+    applied: Sequence[Applied] = ()
+    balances: Sequence[Balance] = ()
+    unbalanced: Sequence[Movement] = ()
+    bookings: dict[str, Booking] = field(default_factory=dict)
+    outgoing: Sequence[Outgoing] = ()
+    told: Sequence[Told] = ()
+    charges: Sequence[Charge] = ()
+    dead_letters: Sequence[DeadLetter] = ()
+
+    def lines_of(self, reservation_id: str) -> Sequence[Line]:
+        """The deposits of a reservation."""
+        return self._lines_by_reservation.get(reservation_id, ())
+
+    @cached_property
+    def _lines_by_reservation(self) -> dict[str, list[Line]]:
+        found: dict[str, list[Line]] = {}
+        for line in self.lines.values():
+            found.setdefault(line.reservation_id, []).append(line)
+        return found
+
+    def is_younger(self, moment: datetime, age: timedelta) -> bool:
+        return self.now - moment <= age
+
+
+async def take(sources: Sources) -> Picture:
+    """Read all sources, each in one transaction. Raises Unreadable if one of them cannot be read."""
+    now = datetime.now(UTC)
+    parts: dict[str, Any] = {}
+    outgoing: list[Outgoing] = []
+    for url, read in (
+        (sources.reservation_db, _reservation),
+        (sources.deposit_db, _deposit),
+        (sources.restaurant_db, _restaurant),
+        (sources.history_db, _history),
+    ):
+        if url is not None:
+            found = await asyncio.to_thread(_read, url, read)
+            outgoing += found.pop("outgoing", [])
+            parts |= found
+    if sources.provider is not None:
+        parts["charges"] = await _charges(sources.provider)
+    if sources.amqp is not None:
+        parts["dead_letters"] = await _dead_letters(sources.amqp, sources.queues)
+    return Picture(now, outgoing=outgoing, **parts)
+
+
+def _reservation(connection: Connection) -> dict[str, Any]:
+    reservations = _rows(connection, Reservation, "reservations")
+    return {
+        "reservations": {one.reservation_id: one for one in reservations},
+        "lines": {one.deposit_id: one for one in _rows(connection, Line, "deposits")},
+        "orders": _rows(connection, Instruction, "instructions"),
+        "modifications": _rows(connection, Modification, "modifications WHERE state = 'OPEN'"),
+        "slots": _rows(connection, Slot, "slots"),
+        "outgoing": _outgoing(connection, "reservation"),
+    }
+
+
+def _deposit(connection: Connection) -> dict[str, Any]:
+    sums = "SELECT {0}, SUM(amount_minor) AS amount_minor FROM ledger_entries GROUP BY {0}"
+    by_account = sums.format("deposit_id, account, kind, currency")
+    by_movement = sums.format("movement_id, currency") + " HAVING SUM(amount_minor) <> 0"
+    return {
+        "deposits": {one.deposit_id: one for one in _rows(connection, Deposit, "deposits")},
+        "refunds": _rows(connection, Refund, "refunds"),
+        "forfeits": _rows(connection, Forfeit, "forfeits"),
+        "applied": _rows(connection, Applied, "instructions"),
+        "balances": _rows(connection, Balance, f"({by_account}) AS sums"),
+        "unbalanced": _rows(connection, Movement, f"({by_movement}) AS sums"),
+        "outgoing": _outgoing(connection, "deposit"),
+    }
+
+
+def _restaurant(connection: Connection) -> dict[str, Any]:
+    return {
+        "bookings": {one.reservation_id: one for one in _rows(connection, Booking, "bookings")},
+        "outgoing": _outgoing(connection, "restaurant"),
+    }
+
+
+def _history(connection: Connection) -> dict[str, Any]:
+    return {"told": _rows(connection, Told, "timeline_entries")}
+
+
+def _outgoing(connection: Connection, source: str) -> list[Outgoing]:
+    query = text("SELECT event_id, routing_key, create_time, sent_time FROM outbox")
+    return [
+        Outgoing(source, row.event_id, row.routing_key, _instant(row.create_time), row.sent_time is not None)
+        for row in connection.execute(query)
+    ]
+
+
+def _rows(connection: Connection, kind: type[T], table: str) -> list[T]:
+    """One value for each row; the columns are the fields of the value."""
+    columns = fields(kind)  # type: ignore[arg-type]
+    query = text(f"SELECT {', '.join(column.name for column in columns)} FROM {table}")
+    return [
+        kind(*(_value(column.type, cell) for column, cell in zip(columns, row, strict=True)))
+        for row in connection.execute(query)
+    ]
+
+
+def _value(kind: Any, cell: Any) -> Any:
+    """Annotations are strings here. SQLite has no booleans, PostgreSQL sums to decimals, times are numbers."""
+    if cell is None:
+        return None
+    if str(kind).startswith("datetime"):
+        return _instant(cell)
+    return {"bool": bool, "int": int}.get(str(kind), str)(cell)
+
+
+def _instant(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _read(url: str, read: Any) -> dict[str, Any]:
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            found: dict[str, Any] = read(connection)
+            connection.rollback()
+            return found
+    except Exception as error:
+        name = make_url(url).render_as_string(hide_password=True)
+        raise Unreadable(f"{name}: {getattr(error, 'orig', error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    """Read-only, and every query of one reading on the same snapshot."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_SECONDS})
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    if not Path(parsed.database or "").is_file():
+        raise Unreadable(f"{url}: there is no such file")
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours, below
+        connection.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN DEFERRED")
+
+    return engine
+
+
+async def _charges(address: str) -> list[Charge]:
+    charges: list[Charge] = []
+    token = ""
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = sandbox_pb2_grpc.SandboxServiceStub(channel)
+            while True:
+                request = sandbox_pb2.ListChargesRequest(page_size=PAGE, page_token=token)
+                page = await stub.ListCharges(request, timeout=PROVIDER_SECONDS)
+                charges += map(_charge, page.charges)
+                token = page.next_page_token
+                if not token:
+                    return charges
+    except grpc.aio.AioRpcError as error:
+        raise Unreadable(f"the provider at {address}: {error.code().name}") from error
+
+
+def _charge(charge: sandbox_pb2.Charge) -> Charge:
+    minor, currency = (0, "")
+    if charge.HasField("amount"):
+        minor, currency = wire.from_money(charge.amount, "amount")
+    return Charge(
+        charge.key,
+        sandbox_pb2.ChargeState.Name(charge.state).removeprefix("CHARGE_STATE_"),
+        minor,
+        currency,
+        tuple(_provider_refunds(charge.refunds)),
+    )
+
+
+def _provider_refunds(refunds: Iterable[sandbox_pb2.Refund]) -> Iterable[ProviderRefund]:
+    for refund in refunds:
+        minor, _ = wire.from_money(refund.amount, "amount")
+        yield ProviderRefund(refund.key, minor, refund.state == sandbox_pb2.REFUND_STATE_SUCCEEDED)
+
+
+async def _dead_letters(amqp_url: str, queues: Sequence[str]) -> list[DeadLetter]:
+    try:
+        async with connected(amqp_url) as bus:
+            return [letter for queue in queues for letter in await dead_letters_of(bus, queue)]
+    except NoBroker as error:
+        raise Unreadable(str(error)) from error
