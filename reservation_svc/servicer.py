@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,7 +13,6 @@ from dinemesh.kit.interceptors import ANYONE, Access
 from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
 from dinemesh.reservation.v1 import reservation_service_pb2 as pb
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
-from dinemesh.watch.v1 import watch_pb2
 from reservation_svc import messages
 from reservation_svc.domain import FINAL, Person, Reservation
 from reservation_svc.usecases import cancel, modify, read, reserve
@@ -124,11 +122,9 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         async for item in tail(poll, self._changes, reservation_id, self._pace, finished=is_final):
             match item:
                 case Heartbeat():
-                    beat = watch_pb2.Heartbeat(time=wire.to_timestamp(datetime.now(UTC)))
-                    yield pb.WatchReservationResponse(heartbeat=beat)
+                    yield pb.WatchReservationResponse(heartbeat=item.message())
                 case End():
-                    reason = watch_pb2.EndReason.Value(f"END_REASON_{item.name}")
-                    yield pb.WatchReservationResponse(end=watch_pb2.End(reason=reason))
+                    yield pb.WatchReservationResponse(end=item.message())
                 case _:
                     yield pb.WatchReservationResponse(reservation=messages.to_reservation(item))
 
