@@ -163,6 +163,7 @@ class Relay:
 
     async def run(self) -> None:
         """Until cancelled. Neither a broker nor a database that is away ends it."""
+        inherited = True
         while True:
             try:
                 await asyncio.wait_for(self._added.wait(), self._sweep_seconds)
@@ -170,6 +171,9 @@ class Relay:
                 await self._measure()
             self._added.clear()
             try:
+                if inherited:
+                    await self._store.write(self._drop_claims_of_the_dead)
+                    inherited = False
                 while await self._turn() == self._batch:
                     pass
             except StoreUnavailable:
@@ -198,6 +202,13 @@ class Relay:
             log.warning("event %s is not confirmed: %s", row.event_id, error)
             return False
         return True
+
+    def _drop_claims_of_the_dead(self, tx: Transaction) -> None:
+        """On SQLite a service is one process: a claim found at the start is of one that was killed, and its
+        events need not wait for the lease. Elsewhere it may be another pod's."""
+        if tx.dialect == "sqlite":
+            claimed = self._table.c.sent_time.is_(None) & self._table.c.claim_until.is_not(None)
+            tx.execute(update(self._table).where(claimed).values(claim_until=None))
 
     def _claim(self, tx: Transaction) -> list[_Row]:
         columns = self._table.c

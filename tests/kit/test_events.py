@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
-from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select
+from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select, update
 
 from dinemesh.kit import call, dead_letters
 from dinemesh.kit.bus import Bus
@@ -236,9 +237,8 @@ async def test_events_written_without_a_broker_are_sent_when_it_is_there(
         Relay(sqlite_store, outbox, bus, sweep_seconds=0.05),
         Consumer(sqlite_store, bus, tables, words()),
     )
-    async with running(relay, consumer):
-        async with running(bus):
-            await until(hears(sqlite_store, "early"))
+    async with running(relay, consumer), running(bus):
+        await until(hears(sqlite_store, "early"))
 
 
 async def test_a_message_that_cannot_be_read_is_a_dead_letter_blocks_nothing_and_can_be_redriven(
@@ -354,6 +354,17 @@ async def test_forgetting_makes_the_next_start_read_the_log_again(
         await sqlite_store.write(drop)
         async with running(Consumer(sqlite_store, bus, tables, words())):
             await until(hears(sqlite_store, "a", "b"))
+
+
+async def test_what_a_killed_process_had_claimed_is_sent_by_the_next_one_at_once(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    await say(sqlite_store, outbox, "claimed")
+    lease = datetime.now(UTC) + timedelta(hours=1)
+    await sqlite_store.write(lambda tx: tx.changed(update(outbox_rows).values(claim_until=lease)))
+    bus = Bus(broker.fresh_url(), "test")
+    async with running(bus, Relay(sqlite_store, outbox, bus, sweep_seconds=0.05)):
+        await until(unsent(sqlite_store), 10)
 
 
 async def test_replay_fills_a_broker_that_lost_everything(
