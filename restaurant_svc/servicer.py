@@ -16,7 +16,6 @@ from dinemesh.kit.refusal import Refusal, invalid
 from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
 from dinemesh.restaurant.v1 import restaurant_service_pb2 as pb
 from dinemesh.restaurant.v1 import restaurant_service_pb2_grpc
-from dinemesh.watch.v1 import watch_pb2
 from restaurant_svc import domain, messages
 from restaurant_svc.domain import Booking, BookingFilter
 from restaurant_svc.usecases import Restaurants
@@ -190,12 +189,9 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
 def _watched(item: tuple[Booking, datetime] | Heartbeat | End) -> pb.WatchBookingsResponse:
     match item:
         case Heartbeat():
-            return pb.WatchBookingsResponse(
-                heartbeat=watch_pb2.Heartbeat(time=wire.to_timestamp(datetime.now(UTC)))
-            )
+            return pb.WatchBookingsResponse(heartbeat=item.message())
         case End():
-            reason = watch_pb2.EndReason.Value(f"END_REASON_{item.name}")
-            return pb.WatchBookingsResponse(end=watch_pb2.End(reason=reason))
+            return pb.WatchBookingsResponse(end=item.message())
         case (booking, place):
             token = paging.encode_token({"time": _micros(place)})
             return pb.WatchBookingsResponse(booking=messages.to_booking(booking), resume_token=token)
