@@ -41,8 +41,8 @@ CHECKS = (
 async def audit(
     sources: Sources, limits: Limits | None = None, *, patience_seconds: float = PATIENCE_SECONDS
 ) -> Report:
-    """What is wrong. On a live mesh once is not enough: it is read again after `patience_seconds`, and only what is
-    wrong both times is reported. Raises picture.Unreadable if a source cannot be read."""
+    """What is wrong. Once is not enough on a live mesh: it is read again after `patience_seconds`, and only
+    what is wrong both times is reported. Raises picture.Unreadable if a source cannot be read."""
     limits = limits or Limits()
     first = await look(sources, limits)
     if first.clean:

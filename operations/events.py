@@ -31,7 +31,7 @@ async def dead_letters(amqp_url: str, queues: Sequence[str]) -> list[DeadLetter]
 
 
 async def redrive(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
-    """Send the dead letters of each queue back to it; how many, by queue. One pass: what dies again stays dead."""
+    """Send the dead letters of each queue back to it, once; how many. What dies again stays dead."""
     sent: dict[str, int] = {}
     async with connected(amqp_url) as bus:
         for queue in queues:
@@ -43,14 +43,11 @@ async def redrive(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
 
 
 async def replay(database_url: str, since_seconds: float | None = None) -> int:
-    """Mark what an outbox has sent as unsent; the relay of the running service publishes it within a second or two.
+    """Mark what an outbox has sent as unsent; the relay of the running service publishes it within seconds.
 
     Subscribers have seen most of it: their inboxes let nothing in twice.
     """
-    url = make_url(database_url)
-    name = url.render_as_string(hide_password=True)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise Unwritable(f"{name}: there is no such file")
+    name = _existing(database_url)
     # The service may be running: not exclusive. Each engine orders the two writers.
     store = Store.open(database_url, exclusive=False, readers=1)
     since = None if since_seconds is None else datetime.now(UTC) - timedelta(seconds=since_seconds)
@@ -61,6 +58,15 @@ async def replay(database_url: str, since_seconds: float | None = None) -> int:
         raise Unwritable(f"{name}: {getattr(error, 'orig', error)}") from error
     finally:
         await store.close()
+
+
+def _existing(database_url: str) -> str:
+    """The URL as it may be shown. A SQLite file that is not there must not be made by looking for it."""
+    url = make_url(database_url)
+    name = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise Unwritable(f"{name}: there is no such file")
+    return name
 
 
 def table(letters: Sequence[DeadLetter]) -> str:

@@ -359,7 +359,7 @@ def _rows(connection: Connection, kind: type[T], table: str) -> list[T]:
 
 
 def _value(kind: Any, cell: Any) -> Any:
-    """Annotations are strings here. SQLite has no booleans, PostgreSQL sums to decimals, times are numbers."""
+    """Annotations are strings here. SQLite has no booleans, sums may be decimals, times are numbers."""
     if cell is None:
         return None
     if str(kind).startswith("datetime"):

@@ -53,10 +53,9 @@ def _reservations(picture: Picture, limits: Limits) -> Iterator[Violation | Pend
 
 def _difference(reservation: Reservation, booking: Booking | None) -> str:
     if reservation.state in _NEVER_OFFERED:
-        open_ = booking is not None and booking.state != "WITHDRAWN"
-        return (
-            f"{reservation.state}, and the restaurant has it as {booking.state}" if open_ and booking else ""
-        )
+        if booking is None or booking.state == "WITHDRAWN":
+            return ""
+        return f"{reservation.state}, and the restaurant has it as {booking.state}"
     if booking is None:
         return f"{reservation.state}, and the restaurant does not know it"
     if booking.state not in _EXPECTED[reservation.state]:
@@ -68,7 +67,7 @@ def _difference(reservation: Reservation, booking: Booking | None) -> str:
     ours = (reservation.restaurant_id, reservation.revision, reservation.dine_time, reservation.party_size)
     theirs = (booking.restaurant_id, booking.revision, booking.dine_time, booking.party_size)
     if ours != theirs:
-        return f"terms of revision {reservation.revision}, and the restaurant has other ones ({booking.revision})"
+        return f"revision {reservation.revision}, and the restaurant has other terms ({booking.revision})"
     return ""
 
 

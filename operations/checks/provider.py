@@ -29,15 +29,13 @@ def _charges(picture: Picture) -> Iterator[Violation]:
     for key, charge in recorded.items():
         deposit = picture.deposits.get(key)
         if deposit is None:
-            what = f"the provider charged {charge.minor} {charge.currency} minor units under an unknown key"
+            what = f"{charge.minor} {charge.currency} minor units were charged under an unknown key"
             yield Violation(NAME, key, what, "Refund it at the provider; find out what made the charge.")
         elif deposit.state in _UNDECIDED:
             continue  # being settled; its time limit is the business of the check "pending"
         elif ledger[key] != charge.minor:
-            what = (
-                f"the provider charged {deposit.money(charge.minor)}, the ledger has {deposit.money(ledger[key])}"
-                f" (the deposit is {deposit.state})"
-            )
+            charged, known = deposit.money(charge.minor), deposit.money(ledger[key])
+            what = f"{deposit.state}: the provider charged {charged}, the ledger has {known}"
             yield Violation(
                 NAME, key, what, "Find out how it was decided without the provider; correct by hand."
             )
