@@ -249,6 +249,9 @@ class Mesh:
     def _end(self, supervisor: Supervisor) -> None:
         state = self.settings.state_dir
         with contextlib.suppress(Refused, OSError):
+            # The broker last: services say goodbye to it.
+            supervisor.stop_together(list(settings.SERVICES))
+            supervisor.stop_together(["rabbitmq"])
             supervisor.shut_down()
         supervisor.close()
         end = time.monotonic() + DOWN_SECONDS
