@@ -12,20 +12,13 @@ from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
-from dinemesh.kit.store import Store
 from dinemesh.kit.workers import Periodic
 
 
 async def run() -> None:
     settings = load(DepositSettings)
     service = Service("deposit", settings)
-    store = Store.open(
-        settings.database_url,
-        group=settings.group_commit,
-        queue_limit=settings.store_queue_limit,
-        readers=settings.reader_threads,
-    )
-    service.use_store(store, "deposit_svc")
+    store = service.open_store("deposit_svc")
 
     bus = Bus(settings.amqp_url, "deposit")
     outbox = Outbox(persistence.outbox, messages.encode_event, source="deposit")

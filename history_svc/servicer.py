@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -14,7 +13,6 @@ from dinemesh.history.v1 import history_service_pb2_grpc
 from dinemesh.kit import call, paging, wire
 from dinemesh.kit.interceptors import Access
 from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
-from dinemesh.watch.v1 import watch_pb2
 from history_svc import messages
 from history_svc.usecases import Timeline
 
@@ -58,23 +56,15 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
         async with aclosing(tail(feed.poll, self._changes, customer_id, self._pace)) as items:
             async for item in items:
                 if isinstance(item, End):
-                    yield api.WatchTimelineResponse(end=watch_pb2.End(reason=_END_REASONS[item]))
+                    yield api.WatchTimelineResponse(end=item.message())
                 elif isinstance(item, Heartbeat):
-                    now = wire.to_timestamp(datetime.now(UTC))
-                    yield api.WatchTimelineResponse(heartbeat=watch_pb2.Heartbeat(time=now))
+                    yield api.WatchTimelineResponse(heartbeat=item.message())
                 else:
                     entry, place = item
                     yield api.WatchTimelineResponse(
                         entry=messages.entry_message(entry),
                         resume_token=messages.resume_token(place, reservation_id),
                     )
-
-
-_END_REASONS: Mapping[End, watch_pb2.EndReason.ValueType] = {
-    End.FINISHED: watch_pb2.END_REASON_FINISHED,
-    End.SERVER_STOPPING: watch_pb2.END_REASON_SERVER_STOPPING,
-    End.EXPIRED: watch_pb2.END_REASON_EXPIRED,
-}
 
 
 def _reservation_id(asked: str) -> str:

@@ -12,7 +12,6 @@ from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
-from dinemesh.kit.store import Store
 from dinemesh.kit.workers import Periodic
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
 from reservation_svc import handlers, messages, servicer
@@ -28,13 +27,7 @@ from reservation_svc.usecases.settle import settle
 async def run() -> None:
     settings = load(ReservationSettings)
     service = Service("reservation", settings)
-    store = Store.open(
-        settings.database_url,
-        group=settings.group_commit,
-        queue_limit=settings.store_queue_limit,
-        readers=settings.reader_threads,
-    )
-    service.use_store(store, "reservation_svc")
+    store = service.open_store("reservation_svc")
 
     bus = Bus(settings.amqp_url, "reservation")
     outbox = Outbox(tables.outbox, messages.encode_event, source="reservation")

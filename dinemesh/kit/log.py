@@ -25,9 +25,20 @@ class _WithCall(logging.Filter):
         return True
 
 
+class _StandardOutput(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stdout is at the time: a test runner exchanges it, and closes what it was."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stdout
+
+
 def setup(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
     """Sends all logs of the process to `stream` (standard output unless told) as JSON lines."""
-    handler = logging.StreamHandler(stream or sys.stdout)
+    handler = _StandardOutput() if stream is None else logging.StreamHandler(stream)
     handler.addFilter(_WithCall())
     handler.setFormatter(
         JsonFormatter(
