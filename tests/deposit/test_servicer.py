@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from tests.deposit.fakes import FakeProvider
 from tests.deposit.processes import record_of, sandbox_part, sandbox_stub
 from tests.support.mesh import Keys, Part
 from tests.support.ports import free_ports
+from tests.support.postgres import PostgresServer
 from tests.support.refusals import refusal, refused
 
 if TYPE_CHECKING:
@@ -506,5 +507,44 @@ async def test_refunds_wait_for_a_provider_that_was_killed(tmp_path: Path) -> No
             office.sandbox.start()
             await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_REFUNDED)
     finally:
+        office.deposit.stop()
+        office.sandbox.stop()
+
+
+async def test_two_pods_on_one_postgresql_charge_and_return_once(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    office = office_in(tmp_path, DATABASE_URL=postgres.fresh("deposit_svc"), CHARGES_IN_FLIGHT_LIMIT="100")
+    port, metrics_port = free_ports(2)
+    environment = office.deposit.environment | {"PORT": str(port), "METRICS_PORT": str(metrics_port)}
+    other = replace(
+        office, deposit=Part("other", "deposit_svc.main", port, environment, tmp_path / "other.log")
+    )
+    ids = [new_id() for _ in range(20)]
+    try:
+        office.start()
+        other.deposit.spawn()
+        other.wait_until_it_answers()
+        async with (
+            grpc.aio.insecure_channel(office.deposit.address) as channel,
+            grpc.aio.insecure_channel(other.deposit.address) as other_channel,
+            sandbox_stub(office.sandbox) as record,
+        ):
+            client = Client(office, deposit_service_pb2_grpc.DepositServiceStub(channel))
+            twin = Client(other, deposit_service_pb2_grpc.DepositServiceStub(other_channel))
+            calls = [one.create(deposit_id) for deposit_id in ids for one in (client, twin)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            reasons = {refusal(one).reason for one in answers if isinstance(one, grpc.RpcError)}
+            assert reasons <= {"DEPOSIT_IN_DOUBT"}
+            for deposit_id in ids:
+                await twin.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_CAPTURED)
+            await obey(office, *(VoidOrder(deposit_id) for deposit_id in ids))
+            for deposit_id in ids:
+                await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_REFUNDED)
+                charged = await record_of(record, deposit_id)
+                assert charged is not None
+                assert [one.amount.units for one in charged.refunds] == [30]
+    finally:
+        other.deposit.stop()
         office.deposit.stop()
         office.sandbox.stop()
