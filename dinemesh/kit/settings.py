@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DINEMESH_"
@@ -78,17 +79,17 @@ def load(cls: type[S]) -> S:
         build: Any = cls  # the fields come from the environment, not from arguments
         settings = build()
     except ValidationError as error:
-        problems += [
-            f"{PREFIX}{'.'.join(str(part) for part in one['loc']).upper()}: {_told(one['type'], one['msg'])}"
-            for one in error.errors(include_url=False, include_input=False)
-        ]
+        problems += [_told(one) for one in error.errors(include_url=False, include_input=False)]
     if problems or settings is None:
         _refuse(problems)
     return settings
 
 
-def _told(kind: str, message: str) -> str:
-    return "is required and not set" if kind == "missing" else message
+def _told(problem: ErrorDetails) -> str:
+    message = "is required and not set" if problem["type"] == "missing" else problem["msg"]
+    # A rule about several settings belongs to none of them, and names them itself.
+    names = ".".join(str(part) for part in problem["loc"])
+    return f"{PREFIX}{names.upper()}: {message}" if names else message
 
 
 def _refuse(problems: list[str]) -> NoReturn:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import pytest
+from pydantic import model_validator
 
 from dinemesh.kit.settings import ServiceSettings, load
 
@@ -19,6 +21,13 @@ GOOD = {
 
 class Own(ServiceSettings):
     deposit_deadline_ms: int = 3000
+    hold_ms: int = 5000
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.deposit_deadline_ms >= self.hold_ms:
+            raise ValueError("deposit_deadline_ms must be below hold_ms")
+        return self
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +61,14 @@ def test_every_problem_is_named_at_once(
 
 def test_a_password_in_a_url_is_not_shown() -> None:
     assert "sqlite:///x.db" not in repr(load(Own))
+
+
+def test_settings_that_contradict_each_other_are_told_as_their_rule(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DINEMESH_HOLD_MS", "3000")
+    with pytest.raises(SystemExit):
+        load(Own)
+    told = capsys.readouterr().err
+    assert "deposit_deadline_ms must be below hold_ms" in told
+    assert "DINEMESH_:" not in told
