@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import fcntl
 import functools
 import logging
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -19,21 +17,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import IO, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import BigInteger, create_engine, event, text
+from sqlalchemy import BigInteger
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, CursorResult, Dialect, Engine, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.engine import Connection, CursorResult, Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import Executable
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.schema import Table
 from sqlalchemy.types import TypeDecorator
 
-from dinemesh.kit import telemetry
+from dinemesh.kit import engines, telemetry
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
+from dinemesh.kit.store_errors import CommitInDoubt, StoreInUse, StoreUnavailable
 
 __all__ = ["CommitInDoubt", "Instant", "Store", "StoreInUse", "StoreUnavailable", "Transaction"]
 
@@ -47,31 +44,10 @@ LINGER_SECONDS = 0.001
 LINGER_FROM = 3
 # Deadlock, serialization failure, busy: the item runs alone this often before it is refused.
 SINGLE_ATTEMPTS = 3
-BUSY_TIMEOUT_SECONDS = 5
-CONNECT_TIMEOUT_SECONDS = 3
 RETRY_AFTER_SECONDS = 1.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
-_RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
-# PostgreSQL: connection exceptions and a server that is going down or not yet up.
-_DOWN_STATES = ("08", "57P")
-_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_SQLITE_DOWN = frozenset(
-    {
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-
-
-class StoreInUse(RuntimeError):
-    """Another process holds the SQLite file: on SQLite a service is one process."""
 
 
 class Instant(TypeDecorator[datetime]):
@@ -180,21 +156,17 @@ class Store:
 
     def __init__(
         self,
-        writer: Engine,
-        reader: Engine,
+        opened: engines.Engines,
         *,
         group: bool,
         queue_limit: int,
         readers: int,
         clock: Callable[[Connection], datetime],
-        lock: IO[str] | None,
     ) -> None:
-        self._writer_engine = writer
-        self._reader_engine = reader
+        self._engines = opened
         self._max_group = MAX_GROUP if group else 1
         self._queue_limit = queue_limit
         self._clock = clock
-        self._lock = lock
         self._connection: Connection | None = None
         self._waiting: deque[_Item[Any]] = deque()
         self._ready = threading.Condition()
@@ -219,40 +191,12 @@ class Store:
         `group=False` commits every item alone (for comparison). `queue_limit` is the number of waiting
         items from which `write(shed=True)` refuses. Raises StoreInUse if another process holds the file.
         """
-        parsed = make_url(url)
-        lock: IO[str] | None = None
-        if parsed.get_backend_name() == "sqlite":
-            if not parsed.database or parsed.database == ":memory:":
-                raise ValueError("a SQLite store needs a file: sqlite:///path/to/file.db")
-            path = Path(parsed.database)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if exclusive:
-                lock = _lock_beside(path)
-            writer, reader = _sqlite_engine(url, "IMMEDIATE", 1), _sqlite_engine(url, "DEFERRED", readers)
-        elif parsed.get_backend_name() == "postgresql":
-            engine = create_engine(
-                url,
-                pool_size=readers + 1,
-                max_overflow=0,
-                # Every transaction here ends by an explicit commit or rollback: the reset would be one
-                # more round trip per use.
-                pool_reset_on_return=None,
-                connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
-            )
-            writer = engine
-            reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        else:
-            raise ValueError(
-                f"unknown database {parsed.get_backend_name()!r}: use sqlite:/// or postgresql+psycopg://"
-            )
         return cls(
-            writer,
-            reader,
+            engines.open_engines(url, readers, exclusive=exclusive),
             group=group,
             queue_limit=queue_limit,
             readers=readers,
-            clock=clock or _database_clock,
-            lock=lock,
+            clock=clock or engines.database_clock,
         )
 
     async def write(self, change: Change[T], *, shed: bool = False) -> T:
@@ -287,20 +231,17 @@ class Store:
             self._ready.notify()
         await asyncio.to_thread(self._thread.join)
         self._pool.shutdown(wait=True)
-        self._reader_engine.dispose()
-        self._writer_engine.dispose()
-        if self._lock is not None:
-            self._lock.close()
+        self._engines.close()
 
     def _read(self, query: Change[T]) -> T:
         try:
-            with self._reader_engine.connect() as connection:
+            with self._engines.reader.connect() as connection:
                 try:
                     return query(Transaction(connection, _Moment(connection, self._clock), read_only=True))
                 finally:
                     connection.rollback()
         except DBAPIError as error:
-            if _is_down(error):
+            if engines.is_down(error):
                 raise StoreUnavailable("the database cannot be reached") from error
             raise
 
@@ -348,7 +289,7 @@ class Store:
                 self._attempt([item])
             except _Spoiled as spoiled:
                 item.error = spoiled.__cause__
-                if not (isinstance(item.error, DBAPIError) and _is_contention(item.error)):
+                if not (isinstance(item.error, DBAPIError) and engines.is_contention(item.error)):
                     return
             else:
                 return
@@ -372,7 +313,7 @@ class Store:
                 self._apply(item, Transaction(connection, moment))
         except BaseException as error:
             self._roll_back()
-            if isinstance(error, DBAPIError) and _is_down(error):
+            if isinstance(error, DBAPIError) and engines.is_down(error):
                 self._drop_connection()
                 for item in items:
                     item.error = StoreUnavailable("the database cannot be reached")
@@ -403,7 +344,7 @@ class Store:
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.invalidated:
             self._drop_connection()
-            self._connection = self._writer_engine.connect()
+            self._connection = self._engines.writer.connect()
         return self._connection
 
     def _roll_back(self) -> None:
@@ -448,68 +389,3 @@ def _deliver(items: list[_Item[Any]]) -> None:
             item.future.set_exception(item.error)
         else:
             item.future.set_result(item.value)
-
-
-def _lock_beside(path: Path) -> IO[str]:
-    lock = path.with_name(path.name + ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise StoreInUse(
-            f"{path} is in use by another process; on SQLite a service is one process "
-            "(on PostgreSQL there may be several)"
-        ) from None
-    return lock
-
-
-def _sqlite_engine(url: str, begin: str, connections: int) -> Engine:
-    engine = create_engine(
-        url,
-        pool_size=connections,
-        max_overflow=0,
-        pool_reset_on_return=None,
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # BEGIN is ours, below
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        if begin == "DEFERRED":
-            connection.execute("PRAGMA query_only=ON")
-
-    @event.listens_for(engine, "begin")
-    def begin_explicitly(connection: Connection) -> None:
-        connection.exec_driver_sql(f"BEGIN {begin}")
-
-    return engine
-
-
-def _database_clock(connection: Connection) -> datetime:
-    if connection.dialect.name == "sqlite":
-        return datetime.now(UTC)  # an embedded database has the clock of its process
-    moment = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return cast(datetime, moment).astimezone(UTC)
-
-
-def _is_contention(error: DBAPIError) -> bool:
-    return _state(error) in _RETRYABLE_STATES or _sqlite_code(error) in _SQLITE_BUSY
-
-
-def _is_down(error: DBAPIError) -> bool:
-    if error.connection_invalidated or _state(error).startswith(_DOWN_STATES):
-        return True
-    if isinstance(error.orig, sqlite3.Error):
-        return _sqlite_code(error) in _SQLITE_DOWN
-    # psycopg has no state for a server that it never reached or lost.
-    return isinstance(error, (OperationalError, InterfaceError)) and not _state(error)
-
-
-def _state(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
-
-
-def _sqlite_code(error: DBAPIError) -> int:
-    return (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF  # without the extended part

@@ -1,4 +1,4 @@
-"""The two ways in which a store fails that a caller must tell apart. Standard library only."""
+"""How a store fails, in the ways that a caller must tell apart. Standard library only."""
 
 
 class CommitInDoubt(Exception):
@@ -7,3 +7,7 @@ class CommitInDoubt(Exception):
 
 class StoreUnavailable(Exception):
     """The database cannot be reached or was too busy for every attempt. Nothing was changed."""
+
+
+class StoreInUse(RuntimeError):
+    """Another process holds the SQLite file: on SQLite a service is one process."""

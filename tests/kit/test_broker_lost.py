@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import create_engine, func, select
 
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.store import Store
-from local_mesh.broker import RunningBroker, start_broker
+from local_mesh.broker import RunningBroker
 from tests.kit.test_events import (
     encode,
     heard,
@@ -27,14 +25,6 @@ from tests.kit.test_events import (
     until,
     words,
 )
-from tests.support.broker import free_ports
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[RunningBroker]:
-    broker = start_broker(tmp_path / "rabbitmq", *free_ports(3))
-    yield broker
-    broker.stop()
 
 
 async def test_a_broker_killed_under_load_loses_and_doubles_nothing(

