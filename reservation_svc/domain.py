@@ -407,12 +407,7 @@ class Reservation:
 
     @property
     def etag(self) -> str:
-        """Changes with the terms, the note and the state."""
-        return f"{self._wording}-{list(State).index(self.state)}"
-
-    @property
-    def _wording(self) -> str:
-        """What a customer can change."""
+        """Changes with the terms and the note, so that an acceptance spoils no modification."""
         content = f"{self.reservation_id}/{self.terms.revision}/{self.note}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -572,7 +567,6 @@ class Reservation:
         wish: Wish,
         *,
         etag: str,
-        is_repeated: bool,
         restaurant: Restaurant,
         modification_id: str,
         deposit_id: str,
@@ -582,7 +576,7 @@ class Reservation:
     ) -> Move | None:
         """New terms. Same price or cheaper: they stand at once. Dearer: an open modification that waits for
         its deposit (`after.modification`). None if nothing would change."""
-        self._check_amendable(etag, is_repeated, now)
+        self._check_amendable(etag, now)
         terms = Terms(
             dine_time=wish.dine_time or self.terms.dine_time,
             party_size=wish.party_size or self.terms.party_size,
@@ -614,7 +608,7 @@ class Reservation:
         amended = replace(self, note=note)._give_back(-difference, Cause.MODIFIED)._asked_again(terms, now)
         return Move(amended._moved(now), Happened.MODIFIED)
 
-    def _check_amendable(self, etag: str, is_repeated: bool, now: datetime) -> None:
+    def _check_amendable(self, etag: str, now: datetime) -> None:
         if self.state is State.PENDING_DEPOSIT:
             raise Refusal("RESERVATION_NOT_MODIFIABLE", "The reservation is still being paid.", retry_after=1)
         if self.state not in BOOKED:
@@ -623,9 +617,7 @@ class Reservation:
             raise Refusal("MODIFICATION_CLOSED", "Free cancellation has ended, and changes with it.")
         if self.modification is not None:
             raise Refusal("MODIFICATION_IN_PROGRESS", "Another modification is being paid.", retry_after=1)
-        # An acceptance between two attempts of the same request must not stop the second.
-        fits = etag.startswith(f"{self._wording}-") if is_repeated else etag == self.etag
-        if not fits:
+        if etag != self.etag:
             raise Refusal("ETAG_MISMATCH", "The reservation has changed since it was read; read it again.")
 
     def cancel(self, by: By, now: datetime) -> Move | None:

@@ -103,7 +103,6 @@ def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Tr
         move = current.amend(
             change.wish,
             etag=change.etag,
-            is_repeated=record is not None,
             restaurant=restaurant,
             modification_id=ids.modification_id,
             deposit_id=ids.deposit_id,
