@@ -26,11 +26,6 @@ def main() -> int:
         return 130
 
 
-def _word(name: str) -> str:
-    """A word that a target takes besides settings, like SERVICE=deposit."""
-    return os.environ.get(name, "")
-
-
 def _up(mesh: Mesh) -> int:
     mesh.up()
     if mesh.settings.samples:
@@ -53,17 +48,17 @@ def _status(mesh: Mesh) -> int:
 
 
 def _logs(mesh: Mesh) -> int:
-    mesh.logs(_word("SERVICE"))
+    mesh.logs(mesh.word("SERVICE"))
     return 0
 
 
 def _start(mesh: Mesh) -> int:
-    mesh.start_part(_word("SERVICE"))
+    mesh.start_part(mesh.word("SERVICE"))
     return 0
 
 
 def _stop(mesh: Mesh) -> int:
-    mesh.stop_part(_word("SERVICE"))
+    mesh.stop_part(mesh.word("SERVICE"))
     return 0
 
 
@@ -73,7 +68,9 @@ def _settings(mesh: Mesh) -> int:
 
 
 def _token(mesh: Mesh) -> int:
-    print(tokens.person(mesh.places, _word("SUB"), _word("ROLE") or "customer", _word("RESTAURANT")))
+    print(
+        tokens.person(mesh.places, mesh.word("SUB"), mesh.word("ROLE") or "customer", mesh.word("RESTAURANT"))
+    )
     return 0
 
 

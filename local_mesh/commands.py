@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +61,11 @@ class Mesh:
             raise Failure(
                 f"The mesh runs with {', '.join(other)}. To change that: make down, then make up again."
             )
+
+    @staticmethod
+    def word(name: str) -> str:
+        """What a target takes besides settings, like SERVICE=deposit; empty if it was not given."""
+        return os.environ.get(name, "")
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -362,8 +366,3 @@ def _duration(seconds: int) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def interrupted() -> None:
-    """After Ctrl-C."""
-    sys.exit(130)
