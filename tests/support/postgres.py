@@ -87,7 +87,7 @@ def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> FreshDatabase:
         if package:
             if package not in templates:
                 template = folder / f"{package}.template.db"
-                    migrate.upgrade(f"sqlite:///{template}", package)
+                migrate.upgrade(f"sqlite:///{template}", package)
                 templates[package] = template
             shutil.copy(templates[package], path)
         return f"sqlite:///{path}"
