@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
 from dinemesh.kit.call import current
+
+# A line of an error's text, or of its repr.
+_DETAIL = re.compile(r"(\n|\\n)DETAIL: .*?(?=\n|\\n|$)")
 
 
 class _WithCall(logging.Filter):
@@ -23,6 +27,16 @@ class _WithCall(logging.Filter):
         if call.method:
             record.method = call.method
         return True
+
+
+class _Formatter(JsonFormatter):
+    """Leaves out the detail of a database's error: PostgreSQL tells there the values of the whole row."""
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        for part in ("message", "exc_info"):
+            if isinstance(log_data.get(part), str):
+                log_data[part] = _DETAIL.sub("", log_data[part])
+        return log_data
 
 
 class _StandardOutput(logging.StreamHandler[TextIO]):
@@ -41,7 +55,7 @@ def setup(service: str, level: str = "INFO", stream: TextIO | None = None) -> No
     handler = _StandardOutput() if stream is None else logging.StreamHandler(stream)
     handler.addFilter(_WithCall())
     handler.setFormatter(
-        JsonFormatter(
+        _Formatter(
             "{levelname}{name}{message}",
             style="{",
             timestamp="time",
