@@ -273,12 +273,10 @@ class BookingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BookingNews:
-    """A booking as the restaurant last described it. `was_accepted`: these terms were accepted at some
-    time."""
+    """A booking as the restaurant last described it."""
 
     state: BookingState
     revision: int
-    was_accepted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -640,11 +638,9 @@ class Reservation:
         """The moves that lead to what the restaurant says, whichever of its events came first."""
         if news.revision != self.terms.revision:
             return []
-        if (
-            news.state is BookingState.DECLINED
-            and not news.was_accepted
-            and self.state is State.PENDING_ACCEPTANCE
-        ):
+        if news.state is BookingState.DECLINED and self.state is State.PENDING_ACCEPTANCE:
+            if self.policy.acceptance is Acceptance.AUTO:
+                return [self._call_off(now)]  # it was accepted first, and that news comes later or never
             return [self._decline(DeclineCause.RESTAURANT, now)]
         moves: list[Move] = []
         for step in _STEPS.get(news.state, ()):
@@ -766,7 +762,7 @@ _ACCEPT = _Step(State.PENDING_ACCEPTANCE, Reservation._accept)
 _SEAT = _Step(State.CONFIRMED, Reservation._seat)
 _STEPS: Mapping[BookingState, tuple[_Step, ...]] = {
     BookingState.ACCEPTED: (_ACCEPT,),
-    BookingState.DECLINED: (_ACCEPT, _Step(State.CONFIRMED, Reservation._call_off)),
+    BookingState.DECLINED: (_Step(State.CONFIRMED, Reservation._call_off),),
     BookingState.SEATED: (_ACCEPT, _SEAT),
     BookingState.NO_SHOW: (_ACCEPT, _Step(State.CONFIRMED, Reservation._record_no_show)),
     BookingState.COMPLETED: (_ACCEPT, _SEAT, _Step(State.SEATED, Reservation._complete)),

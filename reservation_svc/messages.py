@@ -317,7 +317,7 @@ def from_slots(event: restaurant_events_pb2.SlotsChanged) -> list[SlotNews]:
 
 
 def from_booking(snapshot: restaurant_events_pb2.BookingSnapshot) -> BookingNews:
-    return BookingNews(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision, snapshot.confirmed)
+    return BookingNews(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision)
 
 
 def from_deposit(snapshot: deposit_events_pb2.DepositSnapshot) -> DepositNews:

@@ -164,10 +164,8 @@ class Pod:
 
     # The other services, and the clock.
 
-    async def hear_booking(
-        self, reservation: Reservation, state: BookingState, *, revision: int = 0, was_accepted: bool = False
-    ) -> None:
-        news = BookingNews(state, revision or reservation.terms.revision, was_accepted)
+    async def hear_booking(self, reservation: Reservation, state: BookingState, *, revision: int = 0) -> None:
+        news = BookingNews(state, revision or reservation.terms.revision)
         await self.store.write(lambda tx: hear.hear_booking(self.desk, tx, reservation.reservation_id, news))
 
     async def hear_deposit(self, reservation: Reservation, news: DepositNews) -> None:

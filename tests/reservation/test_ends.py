@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from reservation_svc.domain import (
+    Acceptance,
     BookingNews,
     BookingState,
     By,
@@ -150,26 +152,25 @@ async def test_no_show_against_late_cancel_forfeits_once(open_pod: OpenPod, pod:
     assert ends == {State.NO_SHOW, State.CANCELLED}, "only one side ever won: the race is void"
 
 
+R, A, D = BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.DECLINED
+S, C, N = BookingState.SEATED, BookingState.COMPLETED, BookingState.NO_SHOW
 STORIES = [
-    (
-        (BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.SEATED, BookingState.COMPLETED),
-        State.COMPLETED,
-    ),
-    ((BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.SEATED), State.SEATED),
-    ((BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.NO_SHOW), State.NO_SHOW),
-    ((BookingState.RECEIVED, BookingState.DECLINED), State.DECLINED),
-    ((BookingState.RECEIVED, BookingState.ACCEPTED, BookingState.DECLINED), State.CANCELLED),
+    (Acceptance.MANUAL, (R, A, S, C), State.COMPLETED),
+    (Acceptance.MANUAL, (R, A, S), State.SEATED),
+    (Acceptance.MANUAL, (R, A, N), State.NO_SHOW),
+    (Acceptance.MANUAL, (R, D), State.DECLINED),
+    (Acceptance.AUTO, (A, D), State.CANCELLED),
+    (Acceptance.AUTO, (A, S, C), State.COMPLETED),
 ]
 
 
-@pytest.mark.parametrize(("story", "end"), STORIES)
+@pytest.mark.parametrize(("acceptance", "story", "end"), STORIES)
 async def test_every_order_of_the_restaurants_events_comes_to_the_same_end(
-    pod: Pod, story: tuple[BookingState, ...], end: State
+    pod: Pod, acceptance: Acceptance, story: tuple[BookingState, ...], end: State
 ) -> None:
-    accepted_at = story.index(BookingState.ACCEPTED) if BookingState.ACCEPTED in story else len(story)
-    versions = [
-        (version, BookingNews(state, 1, version >= accepted_at)) for version, state in enumerate(story)
-    ]
+    place = replace(RESTAURANT, policy=replace(RESTAURANT.policy, acceptance=acceptance))
+    await pod.store.write(lambda tx: hear.hear_restaurant(tx, place))
+    versions = [(version, BookingNews(state, 1)) for version, state in enumerate(story)]
     for order in itertools.permutations(versions):
         placed = await pod.reserve(1)
         await _heard(pod, placed, order)
@@ -232,7 +233,7 @@ async def test_news_of_reservations_that_are_not_known_have_no_effect(pod: Pod) 
     stranger = await pod.reserve(1)
     unknown = new_id()
     await pod.store.write(
-        lambda tx: hear.hear_booking(pod.desk, tx, unknown, BookingNews(BookingState.ACCEPTED, 1, True))
+        lambda tx: hear.hear_booking(pod.desk, tx, unknown, BookingNews(BookingState.ACCEPTED, 1))
     )
     assert (await pod.see(stranger)).state is State.PENDING_ACCEPTANCE
 
