@@ -364,6 +364,7 @@ class Place:
     def __init__(self, doors: Doors, mesh: RunningMesh, restaurant: restaurant_pb2.Restaurant) -> None:
         self._doors = doors
         self.id = restaurant.restaurant_id
+        self.name = restaurant.name
         self.zone = ZoneInfo(restaurant.time_zone)
         self.policy = restaurant.policy
         self.slots: list[dt.datetime] = []

@@ -1,0 +1,106 @@
+"""The examples are run: an example that is not run is wrong.
+
+grpcurl is a Go tool and need not be installed: its lines are run, unchanged, by tests/support/grpcurl.py,
+which takes services, methods and fields from reflection v1 as grpcurl does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from dinemesh.deposit.v1 import deposit_pb2
+from tests.mesh.people import CANCELLED, City, Customer, Place
+from tests.support.mesh import ROOT, RunningMesh
+
+PORTS = {"8081": "reservation", "8082": "deposit", "8083": "history", "8084": "restaurant"}
+"""The ports that the documentation names."""
+
+
+async def run(*command: str, env: dict[str, str]) -> str:
+    """What the command prints; fails with all of it if it fails."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DINEMESH_")}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        env=kept | env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, f"{command}\n{out.decode()}\n{err.decode()}"
+    return out.decode()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, mesh: RunningMesh) -> dict[str, str]:
+    """An environment in which `grpcurl` is the stand-in, and the documented ports are this mesh's."""
+    tool = tmp_path / "grpcurl"
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.grpcurl "$@"\n')
+    tool.chmod(0o755)
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "GRPCURL_PORTS": ",".join(f"{port}={mesh[name].port}" for port, name in PORTS.items()),
+    }
+
+
+async def ended_well(customer: Customer, place: Place) -> None:
+    (reservation,) = await customer.reservations()
+    assert reservation.state == CANCELLED
+    assert reservation.restaurant_id == place.id
+    await customer.sees_deposits(
+        reservation, *[deposit_pb2.DEPOSIT_STATE_REFUNDED] * len(reservation.deposits)
+    )
+
+
+async def test_the_story_over_the_generated_python_client(city: City, mesh: RunningMesh) -> None:
+    place, alice = await city.place(), city.customer()
+    addresses = [f"--{name}={mesh[name].address}" for name in PORTS.values()]
+    told = await run(
+        sys.executable,
+        "-m",
+        "examples.booking",
+        f"--at={place.name}",
+        *addresses,
+        env={"TOKEN": mesh.token(alice.name, "customer")},
+    )
+    assert "reserved for two" in told
+    assert "the restaurant has accepted: CONFIRMED" in told
+    assert "four people now, in 2 deposits, CONFIRMED" in told
+    assert "cancelled: 40.00 EUR go back, 0.00 EUR are forfeited" in told
+    assert told.count("deposit: captured 20.00 EUR, held 0.00 EUR, refunded 20.00 EUR") == 2
+    await ended_well(alice, place)
+
+
+async def test_the_same_story_without_a_token_says_how_to_get_one(mesh: RunningMesh) -> None:
+    kept = {key: value for key, value in os.environ.items() if key != "TOKEN"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "examples.booking", cwd=ROOT, env=kept, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert "make token SUB=alice ROLE=customer" in said.decode()
+
+
+async def test_the_story_over_grpcurl(city: City, mesh: RunningMesh, stand_in: dict[str, str]) -> None:
+    place, alice = await city.place(), city.customer()
+    day = place.slots[0].astimezone(place.zone).date()
+    told = await run(
+        "bash",
+        "examples/grpcurl.sh",
+        env=stand_in
+        | {
+            "TOKEN": mesh.token(alice.name, "customer"),
+            "RESTAURANT": place.id,
+            "DATE": day.isoformat(),
+        },
+    )
+    assert "dinemesh.history.v1.HistoryService" in told
+    assert '"state": "RESERVATION_STATE_CANCELLED"' in told
+    assert "TIMELINE_ENTRY_KIND_RESERVATION_PLACED" in told
+    await ended_well(alice, place)
