@@ -15,6 +15,7 @@ import pytest
 from jwt.utils import base64url_encode
 
 from dinemesh.history.v1 import history_service_pb2 as pb
+from dinemesh.history.v1 import history_service_pb2_grpc as pb_grpc
 from dinemesh.kit import call, telemetry
 from dinemesh.kit.interceptors import Chain, Limit
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
@@ -163,8 +164,6 @@ async def test_a_method_that_no_table_names_is_closed(tmp_path: Path) -> None:
             return call.Identity("alice", "customer")
 
     chain = Chain(Nobody(), in_flight_limit=10)
-    from dinemesh.history.v1 import history_service_pb2_grpc as pb_grpc
-
     server = grpc.aio.server(interceptors=[chain])
     pb_grpc.add_HistoryServiceServicer_to_server(Servicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
