@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Index,
+    Insert,
     Integer,
     MetaData,
     Row,
@@ -22,11 +23,13 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    bindparam,
     func,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from deposit_svc.domain import (
     POSTINGS,
@@ -57,6 +60,14 @@ inbox = inbox_tables(metadata)
 
 def _one_of(column: str, names: Sequence[str]) -> str:
     return f"{column} IN ({', '.join(repr(name) for name in names)})"
+
+
+def _insert_once(table: Table) -> dict[str, Insert]:
+    """By dialect: an INSERT that does nothing where the key is taken."""
+    return {
+        "sqlite": sqlite.insert(table).on_conflict_do_nothing(),
+        "postgresql": postgresql.insert(table).on_conflict_do_nothing(),
+    }
 
 
 def _posting_rule() -> str:
@@ -197,17 +208,37 @@ ledger_entries = Table(
 Index("ledger_entries_of_deposit", ledger_entries.c.deposit_id)
 
 
+# Statements of every charge, built once: building them anew costs more than running them.
+
+_ADD = _insert_once(deposits)
+_RECORD = _insert_once(instructions)
+_FIND = select(deposits).where(deposits.c.deposit_id == bindparam("key"))
+_MOVE = update(deposits).where(
+    deposits.c.deposit_id == bindparam("key"),
+    deposits.c.version == bindparam("version_before"),
+    deposits.c.state == bindparam("state_before"),
+)
+
+
 # Deposits
 
 
 def add(tx: Transaction, deposit: Deposit, settle_time: datetime | None) -> bool:
     """Inserts a new deposit; False when its id is taken."""
-    row = _deposit_row(deposit, settle_time) | _cause()
-    return tx.changed(tx.insert(deposits).values(row).on_conflict_do_nothing()) == 1
+    row = {
+        "deposit_id": deposit.deposit_id,
+        "customer_id": deposit.customer_id,
+        "reservation_id": deposit.reservation_id,
+        "amount_minor": deposit.amount.minor,
+        "currency": deposit.amount.currency,
+        "body_hash": deposit.body_hash,
+        "create_time": deposit.create_time,
+    }
+    return tx.changed(_ADD[tx.dialect], row | _changing(deposit, settle_time) | _cause()) == 1
 
 
 def find(tx: Transaction, deposit_id: str) -> Deposit | None:
-    row = tx.execute(select(deposits).where(deposits.c.deposit_id == deposit_id)).one_or_none()
+    row = tx.execute(_FIND, {"key": deposit_id}).one_or_none()
     return None if row is None else _loaded(tx, [row])[0]
 
 
@@ -221,19 +252,15 @@ def save(tx: Transaction, before: Deposit, step: Step) -> bool:
     after = step.deposit
     # An open deposit or refund is due at once; whoever settles it claims it first.
     settle_time = after.update_time if after.state in (State.PENDING, State.VOIDING) else None
-    row = _deposit_row(after, settle_time)
+    row = _changing(after, settle_time)
     if settle_time:
         row |= _cause()
-    guarded = (
-        update(deposits)
-        .where(
-            deposits.c.deposit_id == before.deposit_id,
-            deposits.c.version == before.version,
-            deposits.c.state == before.state.value,
-        )
-        .values(row)
-    )
-    if tx.changed(guarded) == 0:
+    expected = {
+        "key": before.deposit_id,
+        "version_before": before.version,
+        "state_before": before.state.value,
+    }
+    if tx.changed(_MOVE, row | expected) == 0:
         return False
     _save_refunds(tx, before, after)
     new = [
@@ -339,7 +366,7 @@ def record(tx: Transaction, instruction: Instruction) -> bool:
         "state": Applied.WAITING.value,
         "create_time": tx.now,
     } | _cause()
-    return tx.changed(tx.insert(instructions).values(row).on_conflict_do_nothing()) == 1
+    return tx.changed(_RECORD[tx.dialect], row) == 1
 
 
 def note(tx: Transaction, instruction: Instruction, applied: Applied) -> None:
@@ -500,14 +527,9 @@ def _row_of(one: Open) -> tuple[Table, ColumnElement[bool]]:
     return refunds, attempt
 
 
-def _deposit_row(deposit: Deposit, settle_time: datetime | None) -> dict[str, Any]:
+def _changing(deposit: Deposit, settle_time: datetime | None) -> dict[str, Any]:
+    """The columns that a step can change."""
     return {
-        "deposit_id": deposit.deposit_id,
-        "customer_id": deposit.customer_id,
-        "reservation_id": deposit.reservation_id,
-        "amount_minor": deposit.amount.minor,
-        "currency": deposit.amount.currency,
-        "body_hash": deposit.body_hash,
         "state": deposit.state.value,
         "version": deposit.version,
         "void_ordered": deposit.void_ordered,
@@ -517,7 +539,6 @@ def _deposit_row(deposit: Deposit, settle_time: datetime | None) -> dict[str, An
         "refunded_minor": deposit.refunded,
         "refund_failed_minor": deposit.refund_failed,
         "forfeited_minor": deposit.forfeited,
-        "create_time": deposit.create_time,
         "update_time": deposit.update_time,
         "settle_time": settle_time,
         "settle_tries": 0,

@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import sqlite
 
 from deposit_svc.sandbox.tokens import Behaviour
 from dinemesh.kit.store import Instant, Transaction
@@ -84,7 +85,6 @@ class Refund:
 
 @dataclass(frozen=True)
 class Charge:
-    position: int
     key: str
     state: ChargeState
     minor: int
@@ -95,6 +95,11 @@ class Charge:
     refunded_minor: int
     create_time: datetime
     refunds: tuple[Refund, ...] = ()
+    position: int = 0  # in the list; not known of one that was just made
+
+
+# Built once: whoever inserts the key first has decided it.
+_DECIDE = sqlite.insert(charges).on_conflict_do_nothing()
 
 
 class KeyReused(Exception):
@@ -125,21 +130,30 @@ def charge(
     tx: Transaction, key: str, minor: int, currency: str, body_hash: str, behaviour: Behaviour
 ) -> Charge:
     """The charge under `key`: made now, or the one that was there."""
-    tx.execute(
-        tx.insert(charges)
-        .values(
-            key=key,
-            state=(ChargeState.DECLINED if behaviour.decline_code else ChargeState.CAPTURED).value,
-            amount_minor=minor,
-            currency=currency,
-            body_hash=body_hash,
-            decline_code=behaviour.decline_code,
-            refunds_blocked=behaviour.refunds_blocked,
-            refunded_minor=0,
-            create_time=tx.now,
+    state = ChargeState.DECLINED if behaviour.decline_code else ChargeState.CAPTURED
+    row = {
+        "key": key,
+        "state": state.value,
+        "amount_minor": minor,
+        "currency": currency,
+        "body_hash": body_hash,
+        "decline_code": behaviour.decline_code,
+        "refunds_blocked": behaviour.refunds_blocked,
+        "refunded_minor": 0,
+        "create_time": tx.now,
+    }
+    if tx.changed(_DECIDE, row) == 1:
+        return Charge(
+            key,
+            state,
+            minor,
+            currency,
+            body_hash,
+            behaviour.decline_code,
+            behaviour.refunds_blocked,
+            0,
+            tx.now,
         )
-        .on_conflict_do_nothing()
-    )
     found = find(tx, key)
     assert found is not None
     if found.state is not ChargeState.CLOSED and found.body_hash != body_hash:
@@ -149,21 +163,18 @@ def charge(
 
 def close(tx: Transaction, key: str) -> Charge:
     """Forbids a charge under `key`, or tells of the one that was there first: one insert decides."""
-    tx.execute(
-        tx.insert(charges)
-        .values(
-            key=key,
-            state=ChargeState.CLOSED.value,
-            amount_minor=0,
-            currency="",
-            body_hash="",
-            decline_code="",
-            refunds_blocked=False,
-            refunded_minor=0,
-            create_time=tx.now,
-        )
-        .on_conflict_do_nothing()
-    )
+    row = {
+        "key": key,
+        "state": ChargeState.CLOSED.value,
+        "amount_minor": 0,
+        "currency": "",
+        "body_hash": "",
+        "decline_code": "",
+        "refunds_blocked": False,
+        "refunded_minor": 0,
+        "create_time": tx.now,
+    }
+    tx.execute(_DECIDE, row)
     found = find(tx, key)
     assert found is not None
     return found
@@ -233,7 +244,6 @@ def _charges(tx: Transaction, rows: Sequence[Row[tuple[object, ...]]]) -> list[C
         by_charge[row.charge_key].append(_refund(row))
     return [
         Charge(
-            row.position,
             row.key,
             ChargeState(row.state),
             row.amount_minor,
@@ -244,6 +254,7 @@ def _charges(tx: Transaction, rows: Sequence[Row[tuple[object, ...]]]) -> list[C
             row.refunded_minor,
             row.create_time,
             tuple(by_charge[row.key]),
+            row.position,
         )
         for row in rows
     ]
