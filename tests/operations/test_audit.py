@@ -1,0 +1,501 @@
+"""Each check goes red on what it is there for, and stays green on what is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from operations import picture
+from operations.audit import CHECKS, audit, look
+from operations.limits import Limits
+from operations.picture import Sources, Unreadable
+from operations.report import Report
+from tests.operations.world import PARTY, PRICE, SERVICES, Kept, Record, World, micros
+from tests.support.postgres import PostgresServer
+
+
+def new() -> Kept:
+    return Kept(str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4()))
+
+
+async def seen(world: World) -> Report:
+    return await look(world.sources, Limits())
+
+
+async def test_a_world_in_order_is_in_order(world: World) -> None:
+    report = await seen(world)
+    assert report.clean, report
+    assert report.pending == ()
+    assert {finding.check: finding.looked_at for finding in report.findings} == {
+        "ledger": "3 deposits; all entries sum to 0",
+        "provider": f"3 charges of {3 * PRICE} and 1 refunds of {PRICE} minor units",
+        "captures": f"3 reservations; {PRICE} minor units are held for them",
+        "pending": "0 wait within their time",
+        "seats": f"1 slots, {2 * PARTY} seats sold",
+        "bookings": "3 bookings",
+        "outbox": "9 events, 0 of them unsent",
+        "history": "9 entries",
+    }
+    assert report.skipped == ("dead letters",)
+
+
+# The ledger
+
+
+def one_sided_entry(world: World) -> None:
+    world.entry("CHARGE_CAPTURED", "x", world.confirmed.deposit_id, "PROVIDER_CLEARING", 1)
+
+
+def deposit_and_ledger_differ(world: World) -> None:
+    world.execute(
+        "deposit", "UPDATE deposits SET refunded_minor = refunded_minor - 1 WHERE refunded_minor > 0"
+    )
+
+
+def refund_and_deposit_differ(world: World) -> None:
+    world.execute("deposit", "UPDATE refunds SET amount_minor = amount_minor - 1")
+
+
+# The provider
+
+
+def charged_under_an_unknown_key(world: World) -> None:
+    world.charge(str(uuid.uuid4()))
+
+
+def captured_without_the_provider(world: World) -> None:
+    kept = new()
+    world.deposit(kept.deposit_id, kept.reservation_id)
+    world.post("CHARGE_CAPTURED", kept.deposit_id, kept.deposit_id, PRICE)
+
+
+def charged_and_declined(world: World) -> None:
+    kept = new()
+    world.deposit(kept.deposit_id, kept.reservation_id, "DECLINED")
+    world.charge(kept.deposit_id)
+
+
+def refund_paid_twice(world: World) -> None:
+    kept = new()
+    world.charge(kept.deposit_id, 2 * PRICE)
+    world.deposit(kept.deposit_id, kept.reservation_id)
+    world.refund_row(kept, "PENDING")
+    world.pay_back(kept.return_id, kept.deposit_id)
+    world.pay_back(f"{kept.return_id}/1", kept.deposit_id)
+
+
+def refund_that_deposit_does_not_know(world: World) -> None:
+    world.pay_back(str(uuid.uuid4()), world.confirmed.deposit_id, 100)
+
+
+def refund_that_the_provider_does_not_know(world: World) -> None:
+    kept = Kept("", world.confirmed.deposit_id, str(uuid.uuid4()))
+    world.refund_row(kept, "SUCCEEDED", 100)
+    world.post("REFUND_ORDERED", kept.return_id, kept.deposit_id, 100)
+    world.post("REFUND_SUCCEEDED", kept.return_id, kept.deposit_id, 100)
+
+
+# Captures
+
+
+def captured_for_no_reservation(world: World) -> None:
+    kept = new()
+    world.deposit(kept.deposit_id, kept.reservation_id)
+
+
+def captured_for_somebody_else(world: World) -> None:
+    world.execute("deposit", "UPDATE deposits SET customer_id = 'bob' WHERE forfeited_minor = 0")
+
+
+def held_for_a_cancelled_reservation(world: World) -> None:
+    kept = new()
+    world.reservation(kept.reservation_id, "CANCELLED", cancelled_by="CUSTOMER")
+    world.line(kept.deposit_id, kept.reservation_id)
+    world.deposit(kept.deposit_id, kept.reservation_id)
+
+
+def refund_ordered_and_never_made(world: World) -> None:
+    kept = new()
+    world.reservation(kept.reservation_id, "CANCELLED", cancelled_by="CUSTOMER")
+    world.line(kept.deposit_id, kept.reservation_id)
+    world.deposit(kept.deposit_id, kept.reservation_id)
+    world.order("REFUND", kept, heard=False)
+
+
+def void_ordered_and_never_made(world: World) -> None:
+    kept = new()
+    world.reservation(kept.reservation_id, "FAILED", failure="DEPOSIT_UNKNOWN")
+    world.line(kept.deposit_id, kept.reservation_id, captured=False, state="VOIDING")
+    world.deposit(kept.deposit_id, kept.reservation_id)
+    world.order("VOID", kept, 0, heard=False)
+
+
+def captured_for_an_attempt_that_was_given_up(world: World) -> None:
+    kept = new()
+    world.reservation(kept.reservation_id, "FAILED", failure="DEPOSIT_OVERLOADED")
+    world.line(kept.deposit_id, kept.reservation_id, captured=False, state="VOIDED")
+    world.deposit(kept.deposit_id, kept.reservation_id)
+
+
+def booked_without_a_deposit(world: World) -> None:
+    kept = new()
+    world.reservation(kept.reservation_id, "CONFIRMED")
+    world.line(kept.deposit_id, kept.reservation_id)
+    world.deposit(kept.deposit_id, kept.reservation_id, "DECLINED")
+
+
+def booked_for_less_than_its_price(world: World) -> None:
+    world.execute(
+        "reservation",
+        "UPDATE reservations SET price = price + 1 WHERE reservation_id = :id",
+        id=world.confirmed.reservation_id,
+    )
+
+
+def booked_on_money_that_is_gone(world: World) -> None:
+    world.execute(
+        "deposit",
+        "UPDATE deposits SET refunding_minor = 1 WHERE deposit_id = :id",
+        id=world.confirmed.deposit_id,
+    )
+
+
+def refund_that_nobody_ordered(world: World) -> None:
+    world.refund_row(Kept("", world.confirmed.deposit_id, str(uuid.uuid4())), "SUCCEEDED", 100)
+
+
+def forfeit_that_nobody_ordered(world: World) -> None:
+    world.execute("reservation", "DELETE FROM instructions WHERE kind = 'FORFEIT'")
+
+
+def forfeited_although_the_restaurant_cancelled(world: World) -> None:
+    world.execute(
+        "reservation",
+        "UPDATE reservations SET state = 'CANCELLED', cancelled_by = 'RESTAURANT' WHERE reservation_id = :id",
+        id=world.no_show.reservation_id,
+    )
+
+
+# What waits
+
+
+def hold_that_never_ended(world: World) -> None:
+    world.reservation(str(uuid.uuid4()), "PENDING_DEPOSIT")
+
+
+def acceptance_that_never_ended(world: World) -> None:
+    world.execute(
+        "reservation",
+        "UPDATE reservations SET state = 'PENDING_ACCEPTANCE', accept_deadline = :then"
+        " WHERE state = 'CONFIRMED'",
+        then=micros(world.then),
+    )
+
+
+def modification_that_never_ended(world: World) -> None:
+    modify(world, micros(world.then))
+
+
+def modify(world: World, hold_expire_time: int) -> None:
+    kept = world.confirmed
+    extra = str(uuid.uuid4())
+    world.line(extra, kept.reservation_id, captured=False, state="PENDING", position=1)
+    world.insert(
+        "reservation",
+        "modifications",
+        modification_id=str(uuid.uuid4()),
+        reservation_id=kept.reservation_id,
+        deposit_id=extra,
+        dine_time=micros(world.dine_time),
+        party_size=PARTY + 2,
+        state="OPEN",
+        hold_expire_time=hold_expire_time,
+    )
+
+
+def charge_that_was_never_decided(world: World) -> None:
+    world.deposit(str(uuid.uuid4()), "r", "PENDING")
+
+
+def void_that_was_never_decided(world: World) -> None:
+    world.deposit(str(uuid.uuid4()), "r", "VOIDING")
+
+
+def refund_that_was_never_decided(world: World) -> None:
+    world.refund_row(Kept("", world.confirmed.deposit_id, str(uuid.uuid4())), "PENDING", 100)
+
+
+# Seats and bookings
+
+
+def seat_sold_to_nobody(world: World) -> None:
+    world.execute("reservation", "UPDATE slots SET sold = sold + 1")
+
+
+def seat_sold_twice(world: World) -> None:
+    world.execute("reservation", "UPDATE slots SET sold = sold - 1")
+
+
+def seats_of_a_modification_not_held(world: World) -> None:
+    modify(world, micros(datetime.now(UTC) + timedelta(minutes=1)))
+
+
+def no_such_slot(world: World) -> None:
+    world.execute("reservation", "DELETE FROM slots")
+
+
+def booking_withdrawn(world: World) -> None:
+    change = "UPDATE bookings SET state = 'WITHDRAWN', confirmed = :no WHERE state = 'ACCEPTED'"
+    world.execute("restaurant", change, no=False)
+
+
+def booking_not_withdrawn(world: World) -> None:
+    world.execute("restaurant", "UPDATE bookings SET state = 'ACCEPTED' WHERE state = 'WITHDRAWN'")
+
+
+def booking_not_confirmed(world: World) -> None:
+    world.execute("restaurant", "UPDATE bookings SET confirmed = :no WHERE state = 'ACCEPTED'", no=False)
+
+
+def booking_of_old_terms(world: World) -> None:
+    world.execute("restaurant", "UPDATE bookings SET party_size = 2 WHERE state = 'ACCEPTED'")
+
+
+def booking_never_made(world: World) -> None:
+    world.execute("restaurant", "DELETE FROM bookings WHERE state = 'ACCEPTED'")
+
+
+def booking_of_nobody(world: World) -> None:
+    world.booking(str(uuid.uuid4()), "ACCEPTED")
+
+
+# Events
+
+
+def event_never_sent(world: World) -> None:
+    world.event("deposit", sent=False)
+
+
+def event_not_in_the_timeline(world: World) -> None:
+    world.event("restaurant", told=False)
+
+
+def entry_of_no_event(world: World) -> None:
+    world.tell(str(uuid.uuid4()), "reservation")
+
+
+@pytest.mark.parametrize(
+    ("check", "damage"),
+    [
+        ("ledger", one_sided_entry),
+        ("ledger", deposit_and_ledger_differ),
+        ("ledger", refund_and_deposit_differ),
+        ("provider", charged_under_an_unknown_key),
+        ("provider", captured_without_the_provider),
+        ("provider", charged_and_declined),
+        ("provider", refund_paid_twice),
+        ("provider", refund_that_deposit_does_not_know),
+        ("provider", refund_that_the_provider_does_not_know),
+        ("captures", captured_for_no_reservation),
+        ("captures", captured_for_somebody_else),
+        ("captures", held_for_a_cancelled_reservation),
+        ("captures", refund_ordered_and_never_made),
+        ("captures", void_ordered_and_never_made),
+        ("captures", captured_for_an_attempt_that_was_given_up),
+        ("captures", booked_without_a_deposit),
+        ("captures", booked_for_less_than_its_price),
+        ("captures", booked_on_money_that_is_gone),
+        ("captures", refund_that_nobody_ordered),
+        ("captures", forfeit_that_nobody_ordered),
+        ("captures", forfeited_although_the_restaurant_cancelled),
+        ("pending", hold_that_never_ended),
+        ("pending", acceptance_that_never_ended),
+        ("pending", modification_that_never_ended),
+        ("pending", charge_that_was_never_decided),
+        ("pending", void_that_was_never_decided),
+        ("pending", refund_that_was_never_decided),
+        ("seats", seat_sold_to_nobody),
+        ("seats", seat_sold_twice),
+        ("seats", seats_of_a_modification_not_held),
+        ("seats", no_such_slot),
+        ("bookings", booking_withdrawn),
+        ("bookings", booking_not_withdrawn),
+        ("bookings", booking_not_confirmed),
+        ("bookings", booking_of_old_terms),
+        ("bookings", booking_never_made),
+        ("bookings", booking_of_nobody),
+        ("outbox", event_never_sent),
+        ("history", event_not_in_the_timeline),
+        ("history", entry_of_no_event),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+async def test_a_check_sees_the_damage(world: World, check: str, damage: Callable[[World], None]) -> None:
+    damage(world)
+    report = await seen(world)
+    assert check in {violation.check for violation in report.violations}, report
+    for violation in report.violations:
+        assert violation.what and violation.remedy and violation.subject in str(report)
+
+
+# What is allowed is listed, and is not a violation.
+
+
+async def pending(world: World) -> list[str]:
+    report = await seen(world)
+    assert report.clean, report
+    return [one.state for one in report.pending]
+
+
+async def test_a_refused_refund_is_listed_for_the_operator(world: World) -> None:
+    kept = Kept(world.confirmed.reservation_id, world.confirmed.deposit_id, str(uuid.uuid4()))
+    world.execute(
+        "reservation",
+        "UPDATE reservations SET state = 'CANCELLED', cancelled_by = 'CUSTOMER' WHERE reservation_id = :id",
+        id=kept.reservation_id,
+    )
+    world.execute("reservation", "UPDATE slots SET sold = sold - :seats", seats=PARTY)
+    change = "UPDATE bookings SET state = 'WITHDRAWN', confirmed = :no WHERE state = 'ACCEPTED'"
+    world.execute("restaurant", change, no=False)
+    world.order("REFUND", kept)
+    world.refund_row(kept, "FAILED")
+    world.post("REFUND_ORDERED", kept.return_id, kept.deposit_id, PRICE)
+    world.post("REFUND_FAILED", kept.return_id, kept.deposit_id, PRICE)
+    change = "UPDATE deposits SET refund_failed_minor = :all WHERE deposit_id = :id"
+    world.execute("deposit", change, all=PRICE, id=kept.deposit_id)
+    assert await pending(world) == ["REFUND FAILED, to be retried by RetryRefund"]
+
+
+async def test_a_payment_under_way_is_listed(world: World) -> None:
+    kept = new()
+    soon, now = datetime.now(UTC) + timedelta(minutes=1), micros(datetime.now(UTC))
+    world.reservation(kept.reservation_id, "PENDING_DEPOSIT", hold_expire_time=micros(soon))
+    world.line(kept.deposit_id, kept.reservation_id, captured=False, state="PENDING")
+    world.deposit(kept.deposit_id, kept.reservation_id, "PENDING", update_time=now)
+    world.charge(kept.deposit_id)
+    world.execute("reservation", "UPDATE slots SET sold = sold + :seats", seats=PARTY)
+    assert await pending(world) == ["PENDING_DEPOSIT", "DEPOSIT PENDING"]
+
+
+async def test_a_capture_that_the_reservation_waits_for_is_listed(world: World) -> None:
+    kept = new()
+    soon = micros(datetime.now(UTC) + timedelta(minutes=1))
+    world.reservation(kept.reservation_id, "PENDING_DEPOSIT", hold_expire_time=soon)
+    world.line(kept.deposit_id, kept.reservation_id, captured=False, state="PENDING")
+    world.deposit(kept.deposit_id, kept.reservation_id)
+    world.charge(kept.deposit_id)
+    world.post("CHARGE_CAPTURED", kept.deposit_id, kept.deposit_id, PRICE)
+    world.execute("reservation", "UPDATE slots SET sold = sold + :seats", seats=PARTY)
+    assert await pending(world) == ["CHARGED", "PENDING_DEPOSIT"]
+
+
+async def test_an_order_on_its_way_is_listed_until_its_time_is_over(world: World) -> None:
+    now = micros(datetime.now(UTC))
+    refund_ordered_and_never_made(world)
+    world.execute("reservation", "UPDATE reservations SET update_time = :now", now=now)
+    report = await seen(world)
+    assert "ORDERED" in {one.state for one in report.pending}
+    assert "captures" not in {violation.check for violation in report.violations}
+
+
+async def test_an_open_modification_holds_its_extra_seats(world: World) -> None:
+    modify(world, micros(datetime.now(UTC) + timedelta(minutes=1)))
+    world.execute("reservation", "UPDATE slots SET sold = sold + 2")
+    assert await pending(world) == ["MODIFYING"]
+
+
+async def test_a_capacity_cut_below_what_is_sold_is_listed(world: World) -> None:
+    world.execute("reservation", "UPDATE slots SET capacity = 1")
+    assert await pending(world) == ["OVER CAPACITY"]
+
+
+async def test_an_event_that_was_just_written_is_on_its_way(world: World) -> None:
+    world.event("deposit", sent=False, told=False, at=datetime.now(UTC))
+    assert await pending(world) == []
+
+
+async def test_what_a_guest_publishes_is_no_business_of_the_audit(world: World) -> None:
+    world.tell(str(uuid.uuid4()), "marketing")
+    assert await pending(world) == []
+
+
+async def test_what_staff_marked_while_a_cancel_was_on_its_way_is_no_contradiction(world: World) -> None:
+    world.execute("restaurant", "UPDATE bookings SET state = 'NO_SHOW' WHERE state = 'WITHDRAWN'")
+    assert await pending(world) == []
+
+
+# How it looks
+
+
+async def test_only_what_is_wrong_twice_is_reported(world: World) -> None:
+    seat_sold_to_nobody(world)
+    booking_of_old_terms(world)
+
+    async def repair() -> None:
+        await asyncio.sleep(0.2)
+        world.execute("reservation", "UPDATE slots SET sold = sold - 1")
+
+    once = await seen(world)
+    assert {violation.check for violation in once.violations} == {"seats", "bookings"}
+    report, _ = await asyncio.gather(audit(world.sources, patience_seconds=1), repair())
+    assert {violation.check for violation in report.violations} == {"bookings"}
+
+
+async def test_an_audit_changes_nothing(world: World) -> None:
+    before = await picture.take(world.sources)
+    await audit(world.sources, patience_seconds=0)
+    after = await picture.take(world.sources)
+    assert replace(after, now=before.now) == before
+
+
+async def test_both_engines_show_the_same_picture(
+    postgres: PostgresServer, sqlite_templates: Callable[[str], str], provider: Record
+) -> None:
+    worlds = [
+        World({name: fresh(f"{name}_svc") for name in SERVICES}, provider)
+        for fresh in (sqlite_templates, postgres.fresh)
+    ]
+    try:
+        reports = []
+        for world in worlds:
+            mine = Sources(*(world.urls[name] for name in SERVICES))
+            event_never_sent(world)
+            seat_sold_to_nobody(world)
+            reports.append(await look(mine, Limits()))
+        sqlite, postgresql = reports
+        assert [finding.looked_at for finding in sqlite.findings] == [
+            finding.looked_at for finding in postgresql.findings
+        ]
+        assert {violation.check for violation in sqlite.violations} == {"outbox", "seats"}
+        assert {violation.key for violation in sqlite.violations} == {
+            violation.key for violation in postgresql.violations
+        }
+    finally:
+        for world in worlds:
+            world.close()
+
+
+async def test_a_check_without_its_sources_is_named_and_left_out(world: World) -> None:
+    report = await look(Sources(reservation_db=world.urls["reservation"]), Limits())
+    assert [finding.check for finding in report.findings] == ["seats"]
+    assert set(report.skipped) == {check.name for check in CHECKS} - {"seats"}
+    assert "not looked at" in str(report)
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        Sources(reservation_db="sqlite:////nowhere/reservation.db"),
+        Sources(deposit_db="postgresql+psycopg://user:secret@127.0.0.1:1/deposit"),
+        Sources(provider="127.0.0.1:1"),
+    ],
+)
+async def test_a_source_that_cannot_be_read_is_an_error_and_not_a_clean_report(sources: Sources) -> None:
+    with pytest.raises(Unreadable) as unreadable:
+        await audit(sources)
+    assert "secret" not in str(unreadable.value)
