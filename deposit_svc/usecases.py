@@ -146,7 +146,7 @@ class Deposits:
                 )
             )
         except (CommitInDoubt, StoreUnavailable, Refusal) as error:
-            log.error("charge %s is not on record yet: %r", intent.deposit_id, error)
+            log.error("a charge is not on record yet: %r", error, extra={"deposit_id": intent.deposit_id})
         finally:
             self._end(intent.deposit_id)
         if deposit is None:
@@ -161,7 +161,7 @@ class Deposits:
         try:
             return await self._provider.charge(intent.deposit_id, intent.amount, payment_token, timeout)
         except OutcomeUnknown as error:
-            log.warning("the outcome of charge %s is unknown: %s", intent.deposit_id, error)
+            log.warning("a charge is in doubt: %s", error, extra={"deposit_id": intent.deposit_id})
             return None
 
     def _leave_to_settling(self, tx: Transaction, deposit_id: str) -> None:
@@ -224,7 +224,15 @@ class Deposits:
         self._move(tx, instruction.deposit_id, decide)
         persistence.note(tx, instruction, applied)
         if applied is not Applied.APPLIED:
-            log.info("%s %s: %s", type(instruction).__name__, instruction.instruction_id, applied.value)
+            log.info(
+                "a money instruction moved nothing",
+                extra={
+                    "instruction": type(instruction).__name__,
+                    "instruction_id": instruction.instruction_id,
+                    "deposit_id": instruction.deposit_id,
+                    "became": applied.value,
+                },
+            )
 
     # RetryRefund
 
@@ -278,7 +286,7 @@ class Deposits:
                     await self._settle_refund(one)
         except OutcomeUnknown as error:
             pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
-            log.warning("deposit %s stays open, next try in %s: %s", one.deposit_id, pause, error)
+            log.warning("still open, next try in %s: %s", pause, error, extra={"deposit_id": one.deposit_id})
             await self._store.write(lambda tx: persistence.postpone(tx, one, pause))
 
     async def _settle_charge(self, one: OpenCharge) -> None:
@@ -329,7 +337,10 @@ class Deposits:
         assert deposit is not None  # deposits are never deleted
         if isinstance(outcome, Charged) != (deposit.state is State.CAPTURED):
             log.error(
-                "the provider contradicts itself about %s: %s after %s", deposit_id, outcome, deposit.state
+                "the provider contradicts itself: %s after %s",
+                outcome,
+                deposit.state,
+                extra={"deposit_id": deposit_id},
             )
         return deposit
 
