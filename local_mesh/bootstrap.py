@@ -1,7 +1,7 @@
 """Makes the virtual environment `.venv` from a lock file: `python3 -I local_mesh/bootstrap.py runtime|dev`.
 
-Runs on the machine's own Python, before anything is installed, so it uses the standard library only. A stamp beside the
-environment says which lock it was made from. It is written last: without it, the installation is done again.
+Runs on the machine's own Python, before anything is installed, so it uses the standard library only. A stamp
+in the environment says which lock it was made from. It is written last: without it, all is done again.
 Everything is printed to stderr, since the output of `make token` belongs to the token.
 """
 
@@ -49,7 +49,7 @@ def make_environment() -> None:
         shutil.rmtree(str(VENV), ignore_errors=True)
         fail(
             made.stdout.decode(errors="replace").strip()
-            + "\n\nThis Python cannot make virtual environments. On Debian or Ubuntu this installs what is missing:\n"
+            + "\n\nThis Python cannot make virtual environments. On Debian or Ubuntu, this installs it:\n"
             "    sudo apt-get install python3-venv"
         )
 

@@ -1,7 +1,8 @@
-"""RabbitMQ without root: the distribution's package, unpacked into the project folder and run on ports of our own.
+"""RabbitMQ without root: the distribution's package, unpacked into the project folder, on ports of our own.
 
-Two processes: epmd (Erlang's name server, on a port of its own, so that it is never shared with the machine's) and the
-broker. Both listen on 127.0.0.1 only. `commands` says how each is started; the supervisor and the tests run them.
+Two processes: epmd (Erlang's name server, on a port of its own, so that it is never shared with the
+machine's) and the broker. Both listen on 127.0.0.1 only. `commands` says how each is started; the supervisor
+and the tests run them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def unpack_broker(cache: Path, say: Callable[[str], None]) -> Unpacked:
 
 
 def _point_erlang_home(unpacked: Path, root: Path) -> None:
-    """Erlang's start scripts name its home; try it where it stands now, then name the place where it will stand."""
+    """Erlang's start scripts name its home: try it where it stands now, then name where it will stand."""
     scripts = [*unpacked.glob("usr/lib/erlang/bin/erl"), *unpacked.glob("usr/lib/erlang/erts-*/bin/erl")]
     if not scripts:
         raise Failure("The package erlang-base holds no usr/lib/erlang/bin/erl.")
@@ -111,7 +112,7 @@ def _erlang_environment(files: Unpacked, home: Path) -> dict[str, str]:
 
 
 def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Command]:
-    """How to start `epmd` and `rabbitmq`, in this order. `home` holds the data, the cookie and the configuration."""
+    """How to start `epmd` and `rabbitmq`, in this order. `home` holds data, cookie and configuration."""
     (home / "log").mkdir(parents=True, exist_ok=True)
     config = home / "rabbitmq.conf"
     config.write_text(
@@ -241,8 +242,8 @@ class RunningBroker:
     def write_queue_directory(self) -> None:
         """Have RabbitMQ write down which quorum queues it has.
 
-        It does so by itself within two seconds of a declaration. A quorum queue that it has not written down when it is
-        killed never works again; a test that kills right after a declaration calls this first.
+        It does so by itself within two seconds of a declaration. A quorum queue that it has not written down
+        when it is killed never works again; a test that kills right after a declaration calls this first.
         """
         self.evaluate("lists:foreach(fun dets:sync/1, dets:all())")
 

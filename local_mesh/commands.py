@@ -156,9 +156,8 @@ class Mesh:
                 memory = f"{machine.memory_megabytes(part.pid)} MB" if part.pid else "-"
                 up = _duration(part.up_seconds) if part.pid else part.said
                 pid = part.pid or "-"
-                say(
-                    f"{name:<12} {part.state.lower():<9} {health:<10} {ports[name]:>5} {pid:>7} {memory:>7}  {up}"
-                )
+                state = part.state.lower()
+                say(f"{name:<12} {state:<9} {health:<10} {ports[name]:>5} {pid:>7} {memory:>7}  {up}")
                 well = well and health == "ready"
         if not self.settings.own_broker:
             say(f"{'rabbitmq':<12} not ours: {_without_password(self.settings.amqp_url)}")
@@ -216,9 +215,8 @@ class Mesh:
     def _unpack(self) -> Unpacked:
         files = broker.unpack_broker(broker.project_cache(), say)
         versions = files.packages
-        say(
-            f"RabbitMQ {versions['rabbitmq-server']} on Erlang {versions['erlang-base']}, from the distribution"
-        )
+        erlang = versions["erlang-base"]
+        say(f"RabbitMQ {versions['rabbitmq-server']} on Erlang {erlang}, from the distribution")
         return files
 
     def _sweep(self) -> None:
@@ -338,7 +336,7 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
 
 
 def show_settings(mesh: MeshSettings) -> None:
-    """Every setting with its value; the services' own ones only where they differ from the service's default."""
+    """Every setting: with its value where it has one here, else by name (the service has a default)."""
     flat = _flat(mesh)
     for name, value in flat.items():
         say(f"{name}={_without_password(value)}")

@@ -1,7 +1,7 @@
 """Gets programs of the distribution into a folder of ours: no root, nothing installed.
 
-apt downloads and verifies (the archive's signatures) with lists and cache of our own; dpkg unpacks. The finished
-folder appears under its name by one rename, so a half-finished attempt is never taken for a finished one.
+apt downloads and verifies (the archive's signatures) with lists and cache of our own; dpkg unpacks. The
+finished folder appears under its name by one rename, so a half-finished one is never taken for it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def unpack(
         for tool in ("apt-get", "apt-cache", "dpkg", "dpkg-query"):
             if shutil.which(tool) is None:
                 raise Failure(
-                    f"{tool} is not on this machine, so the package {name} of Debian or Ubuntu cannot be had here."
+                    f"{tool} is missing here, so the package {name} of Debian or Ubuntu cannot be had."
                 )
         work = root.parent / f"{root.name}.partial"
         for leftover in (work, root):

@@ -1,4 +1,4 @@
-"""The story of `make demo`, told over gRPC with the generated stubs. Every step is checked, so a wrong one ends it."""
+"""The story of `make demo`, told over gRPC with the generated stubs. A step that goes wrong ends it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def tell(mesh: Mesh) -> None:
     say("  make token SUB=alice ROLE=customer   a token for a call of your own, such as")
     say('    grpcurl -plaintext -H "authorization: Bearer $(make token SUB=alice ROLE=customer)" \\')
     say(f"      {mesh.settings.address('history')} dinemesh.history.v1.HistoryService/ListTimelineEntries")
-    say(
-        "  make stop SERVICE=history            take a part away; `make start` brings it back, and it catches up"
-    )
+    say("  make stop SERVICE=history            take a part away; after `make start` it catches up")
     say("  make audit                           hold the books of all services against each other")
     say("  make down                            stop it; the data stays")
 
@@ -242,7 +240,7 @@ class Story:
             if len(times) >= 2:
                 return times
         raise Failure(
-            f"{restaurant.name} has no free times for {party_size} left. Start afresh: make down, rm -r .local"
+            f"{restaurant.name} has no table for {party_size} left. Start afresh: make down, rm -r .local"
         )
 
     def _slots(

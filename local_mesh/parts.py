@@ -1,4 +1,4 @@
-"""The processes of a mesh: how each is started, what its environment holds, and how it is asked whether it is well."""
+"""The processes of a mesh: how each is started, what its environment holds, how it is asked if it is well."""
 
 from __future__ import annotations
 

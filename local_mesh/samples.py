@@ -1,4 +1,4 @@
-"""Sample restaurants with open tables for the next 30 days, made through the RPCs that an operator would use."""
+"""Sample restaurants with open tables for the next 30 days, made through the RPCs that an operator uses."""
 
 from __future__ import annotations
 

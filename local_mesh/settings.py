@@ -1,9 +1,9 @@
-"""The settings of the mesh on one machine: where each comes from, what it may be, and what it becomes in each service.
+"""The settings of the mesh on one machine: where each comes from, what it may be, what it becomes in a service.
 
-A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the prefix
-DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with the service in
-front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of reservation, and only there. An
-unknown name is refused, so that a misspelt one is not silently without effect.
+A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the
+prefix DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with the
+service in front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of reservation, and
+only there. An unknown name is refused, so that a misspelt one is not silently without effect.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MeshSettings:
     """One mesh on this machine. Every port is on 127.0.0.1."""
 
     state_dir: Path = ROOT / ".local"
-    """STATE_DIR: data, keys, logs. A second mesh beside the first needs one of its own, and ports of its own."""
+    """STATE_DIR: data, keys, logs. A second mesh beside the first needs its own, and ports of its own."""
     samples: bool = True
     """SAMPLES: whether sample restaurants are made and kept open for the next 30 days."""
     amqp_url: str = ""
@@ -120,7 +120,7 @@ def given_values(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _names_on_makes_command_line(makeflags: str) -> list[str]:
-    """make exports its command line variables to us like any other variable; MAKEFLAGS says which those are."""
+    """make exports its command line variables to us like any others; MAKEFLAGS says which those are."""
     _, dashes, variables = f" {makeflags}".partition(" -- ")
     if not dashes:
         return []

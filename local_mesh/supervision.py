@@ -146,7 +146,7 @@ class Supervisor:
         self._call("stopProcess", f"{GROUP}:{part}", True)
 
     def stop_together(self, parts: Sequence[str], poll_seconds: float = 0.05) -> None:
-        """Stop several parts at once and wait until they are gone. supervisord alone takes one after the other."""
+        """Stop several parts at once and wait until they are gone. supervisord alone takes one by one."""
         for part in parts:
             with contextlib.suppress(Refused):
                 self._call("stopProcess", f"{GROUP}:{part}", False)

@@ -1,0 +1,208 @@
+"""The mesh under its supervisor, by the commands that make calls: real processes in a folder of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local_mesh import machine, parts, settings
+from local_mesh.broker import RunningBroker
+from local_mesh.places import Places
+from local_mesh.supervision import Seen, Supervisor
+from tests.support.ports import free_ports
+
+
+class LocalMesh:
+    """Runs `python -m local_mesh <command>` for one folder and set of ports."""
+
+    def __init__(self, state: Path, **given: str) -> None:
+        names = list(settings.build({}).ports)
+        chosen = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+        self.given = {"STATE_DIR": str(state), **chosen, **given}
+        self.settings = settings.build(self.given)
+        self.places = Places(self.settings.state_dir)
+
+    def run(self, command: str, seconds: float = 150, **more: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DINEMESH_")}
+        given = {f"DINEMESH_{name}": value for name, value in self.given.items()}
+        return subprocess.run(
+            [sys.executable, "-m", "local_mesh", command],
+            env={**clean, "MAKEFLAGS": "", **given, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def up(self) -> str:
+        done = self.run("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def down(self) -> str:
+        done = self.run("down")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def part(self, name: str) -> Seen:
+        supervisor = Supervisor(self.places.socket)
+        try:
+            return supervisor.parts()[name]
+        finally:
+            supervisor.close()
+
+    def is_ready(self, name: str) -> bool:
+        return parts.is_well(name, parts.ports(self.settings)[name], "ready")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
+    """A whole mesh with a broker of its own, up for the tests of this file."""
+    whole = LocalMesh(tmp_path_factory.mktemp("mesh") / "state")
+    whole.up()
+    yield whole
+    whole.down()
+    assert machine.processes_of(whole.settings.state_dir) == []
+
+
+@pytest.fixture
+def small(tmp_path: Path, broker: RunningBroker) -> Iterator[LocalMesh]:
+    """A mesh that is not up yet, on the session's broker."""
+    one = LocalMesh(tmp_path / "state", AMQP_URL=broker.fresh_url(), SAMPLES="off")
+    yield one
+    one.down()
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def test_status_has_a_line_for_each_part(mesh: LocalMesh) -> None:
+    status = mesh.run("status")
+    assert status.returncode == 0, status.stdout
+    lines = {line.split()[0]: line for line in status.stdout.splitlines()}
+    for name in parts.names(mesh.settings):
+        assert " ready " in lines[name]
+        assert str(mesh.part(name).pid) in lines[name]
+
+
+def test_the_story_is_told_and_can_be_told_again_and_the_books_are_right(mesh: LocalMesh) -> None:
+    for _ in range(2):
+        told = mesh.run("demo")
+        assert told.returncode == 0, told.stdout + told.stderr
+        assert "CARD_DECLINED: no deposit, no booking" in told.stdout
+    audit = mesh.run("audit")
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+    assert "nothing wrong" in audit.stdout
+    assert mesh.run("dead-letters").returncode == 0
+
+
+def test_a_rebuilt_history_is_the_same(mesh: LocalMesh) -> None:
+    rebuilt = mesh.run("rebuild-history")
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+    assert "the same as before" in rebuilt.stdout
+    assert mesh.is_ready("history")
+
+
+def test_up_again_changes_nothing(mesh: LocalMesh) -> None:
+    before = {name: mesh.part(name).pid for name in parts.names(mesh.settings)}
+    assert "already running" in mesh.up()
+    assert {name: mesh.part(name).pid for name in parts.names(mesh.settings)} == before
+
+
+def test_another_port_for_a_running_mesh_is_refused(mesh: LocalMesh) -> None:
+    refused = mesh.run("up", DINEMESH_HISTORY_PORT="1234")
+    assert refused.returncode == 1
+    assert f"The mesh runs with HISTORY_PORT={mesh.settings.port('history')}" in refused.stderr
+
+
+def test_a_part_that_was_stopped_stays_away_until_it_is_started(mesh: LocalMesh) -> None:
+    assert mesh.run("stop", SERVICE="history").returncode == 0
+    assert machine.is_free(mesh.settings.port("history"))
+    assert "make start SERVICE=history" in mesh.up()
+    assert mesh.part("history").state == "STOPPED"
+    assert mesh.run("start", SERVICE="history").returncode == 0
+    assert mesh.is_ready("history")
+
+
+def test_an_unknown_service_is_refused(mesh: LocalMesh) -> None:
+    refused = mesh.run("stop", SERVICE="kitchen")
+    assert refused.returncode == 1
+    assert "SERVICE must be one of" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["deposit", "rabbitmq"])
+def test_a_killed_part_comes_back(mesh: LocalMesh, name: str) -> None:
+    killed = mesh.part(name).pid
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: mesh.part(name).pid not in (0, killed), f"a new process for {name}")
+    wait_until(lambda: mesh.is_ready(name), f"{name} is ready again")
+
+
+def test_a_hung_part_is_killed_and_comes_back(mesh: LocalMesh) -> None:
+    hung = mesh.part("restaurant").pid
+    wait_until(lambda: mesh.is_ready("restaurant"), "restaurant is ready")
+    # Long enough for the watch to have seen it answer once.
+    wait_until(lambda: mesh.part("restaurant").up_seconds > 12, "restaurant has been up for a while")
+    os.kill(hung, signal.SIGSTOP)
+    assert not parts.is_well("restaurant", mesh.settings.port("restaurant"), "live")
+    wait_until(lambda: mesh.part("restaurant").pid not in (0, hung), "a new process for restaurant")
+    wait_until(lambda: mesh.is_ready("restaurant"), "restaurant is ready again")
+    assert f"restaurant (pid {hung}) hangs: killed" in mesh.places.log("liveness").read_text()
+
+
+def test_a_taken_port_is_named_with_its_setting_and_its_holder(small: LocalMesh) -> None:
+    with socket.create_server(("127.0.0.1", small.settings.port("deposit"))):
+        refused = small.run("up")
+    assert refused.returncode == 1
+    assert f"{small.settings.port('deposit')} (DEPOSIT_PORT) is held by pid {os.getpid()}" in refused.stderr
+    assert "make up DEPOSIT_PORT=" in refused.stderr
+    assert machine.processes_of(small.settings.state_dir) == []
+
+
+def test_a_part_that_does_not_start_shows_the_end_of_its_log_and_nothing_stays(small: LocalMesh) -> None:
+    refused = small.run("up", DINEMESH_DEPOSIT_CHARGE_TIMEOUT_MS="never")
+    assert refused.returncode == 1
+    assert "deposit does not start" in refused.stderr
+    assert "DINEMESH_CHARGE_TIMEOUT_MS" in refused.stderr
+    assert machine.processes_of(small.settings.state_dir) == []
+
+
+def test_after_a_killed_supervisor_up_works_again_and_says_what_it_cleared(small: LocalMesh) -> None:
+    small.up()
+    supervisor = Supervisor(small.places.socket)
+    killed = supervisor.pid
+    supervisor.close()
+    before = small.places.jwks.read_text()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: machine.processes_of(small.settings.state_dir) == [], "the kernel has ended the parts")
+    assert small.places.supervisor_pid.read_text().strip() == str(killed)
+    assert "stale pid file" in small.up()
+    assert small.places.jwks.read_text() == before
+    small.down()
+    assert machine.processes_of(small.settings.state_dir) == []
+    assert not small.places.socket.parent.exists()
+
+
+def test_what_a_part_left_behind_is_ended_by_the_next_down(small: LocalMesh) -> None:
+    small.places.make()
+    left = subprocess.Popen(["sleep", "60"], env={machine.MARK: str(small.settings.state_dir)})
+    try:
+        assert str(left.pid) in small.down()
+        assert left.wait(5) == -signal.SIGKILL
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            left.kill()
