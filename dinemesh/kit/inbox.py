@@ -132,7 +132,8 @@ class Inbox:
             envelope = envelope_pb2.Envelope.FromString(body)
             kind, _ = self._types.get(envelope.type, (None, None))
             message = envelope.payload if kind is None else kind.FromString(envelope.payload)
-        except DecodeError as error:
+            occur_time = envelope.occur_time.ToDatetime(UTC)
+        except (DecodeError, ValueError) as error:  # ValueError: a time outside the calendar
             raise Undecodable(str(error)) from error
         if not (envelope.event_id and envelope.type and envelope.aggregate_id):
             raise Undecodable("an event needs event_id, type and aggregate_id")
@@ -143,7 +144,7 @@ class Inbox:
             source=envelope.source,
             aggregate_id=envelope.aggregate_id,
             aggregate_version=envelope.aggregate_version,
-            occur_time=envelope.occur_time.ToDatetime(UTC),
+            occur_time=occur_time,
             customer_id=envelope.customer_id,
             reservation_id=envelope.reservation_id,
             correlation_id=envelope.correlation_id,

@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select, update
 
+from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecodable, forget, inbox_tables
@@ -196,7 +198,12 @@ async def test_what_a_handler_says_names_what_it_heard(store: Store) -> None:
     assert inbox.decode((await bodies(store))[1]).causation_id == first
 
 
-@pytest.mark.parametrize("junk", [b"\xff\xff", b"", b"\x0a\x01x"])
+NO_DAY = envelope_pb2.Envelope(
+    event_id="e", type="t", aggregate_id="a", occur_time=Timestamp(seconds=2**60)
+).SerializeToString()
+
+
+@pytest.mark.parametrize("junk", [b"\xff\xff", b"", b"\x0a\x01x", NO_DAY])
 async def test_junk_is_undecodable(sqlite_store: Store, junk: bytes) -> None:
     with pytest.raises(Undecodable):
         Inbox(sqlite_store, tables, words()).decode(junk)
