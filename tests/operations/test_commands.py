@@ -1,4 +1,4 @@
-"""The operator's commands over a real broker: what is dead is listed and sent back, what is lost told again."""
+"""The operator's commands over a real broker: the dead are listed and sent back, what is lost told again."""
 
 from __future__ import annotations
 
