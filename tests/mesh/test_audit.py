@@ -31,7 +31,8 @@ async def test_after_all_stories_the_books_agree(city: City, mesh: RunningMesh) 
 
     report = await until(
         lambda: audit(sources(mesh), patience_seconds=0.5),
-        lambda found: found.clean and not found.pending,
+        # One story closed a slot after it had sold seats of it, and one cut a capacity.
+        lambda found: found.clean and {one.state for one in found.pending} <= {"OVER CAPACITY"},
         QUIET_SECONDS,
     )
     print(report)  # noqa: T201 - shown by `pytest -rP`, and when it fails

@@ -6,6 +6,7 @@ import asyncio
 
 from dinemesh.deposit.v1 import deposit_pb2
 from dinemesh.kit.bus import Bus
+from dinemesh.reservation.v1.reservation_service_pb2 import CreateReservationRequest
 from dinemesh.restaurant.v1 import restaurant_pb2
 from local_mesh.broker import RunningBroker, answers
 from tests.mesh.people import (
@@ -14,6 +15,7 @@ from tests.mesh.people import (
     MANUAL,
     PENDING_ACCEPTANCE,
     City,
+    Customer,
     cents,
     kept,
     kinds_of,
@@ -186,9 +188,11 @@ async def test_all_services_killed_at_once_with_bookings_in_flight_lose_none(
         await asyncio.to_thread(mesh[name].wait_until_ready)
         assert mesh[name].pid != pid
 
-    for customer, wish in zip(customers, wishes, strict=True):
-        booked = await patiently(lambda c=customer, w=wish: c.send(w, timeout=5), seconds=60)  # type: ignore[misc]
+    async def ask_again(customer: Customer, wish: CreateReservationRequest) -> None:
+        booked = await patiently(lambda: customer.send(wish, timeout=5), seconds=60)
         await customer.sees(booked, CONFIRMED)
+
+    await asyncio.gather(*(ask_again(c, w) for c, w in zip(customers, wishes, strict=True)))
     await place.sees_seats(0, 40)
 
     async def money() -> list[int]:
