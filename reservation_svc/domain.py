@@ -177,6 +177,25 @@ class Slot:
         return self.sold + party_size <= self.capacity
 
 
+@dataclass(frozen=True, slots=True)
+class SlotNews:
+    """A slot as the restaurant last set it."""
+
+    dine_time: datetime
+    capacity: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A slot as it is offered to a party; the deposit in minor units."""
+
+    dine_time: datetime
+    is_available: bool
+    deposit: int
+    free_cancel_time: datetime
+
+
 def check_table(
     restaurant: Restaurant, dine_time: datetime, now: datetime, rules: Rules
 ) -> Iterable[Violation]:

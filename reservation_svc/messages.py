@@ -34,16 +34,16 @@ from reservation_svc.domain import (
     Failure,
     Happened,
     Kind,
+    Offer,
     Order,
     Policy,
     Reservation,
     ReservationEvent,
     Restaurant,
+    SlotNews,
     State,
     Wish,
 )
-from reservation_svc.usecases.hear import SlotNews
-from reservation_svc.usecases.read import Offer
 
 V = TypeVar("V")
 

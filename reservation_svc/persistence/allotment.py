@@ -78,6 +78,7 @@ _OPEN_SLOTS = (
 )
 
 
+@lru_cache(maxsize=1024)
 def policy_text(policy: Policy) -> str:
     """The policy as it is stored, here and frozen on each reservation."""
     return json.dumps(asdict(policy), separators=(",", ":"), sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dinemesh.kit.store import Transaction
 from reservation_svc.domain import RequestRecord
@@ -10,6 +11,10 @@ from reservation_svc.persistence.tables import requests
 
 _MINE = (requests.c.customer_id == bindparam("of_customer"), requests.c.request_id == bindparam("of_request"))
 _FIND = select(requests.c.body_hash, requests.c.reservation_id, requests.c.modification_id).where(*_MINE)
+_INSERT = {
+    "sqlite": sqlite.insert(requests).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(requests).on_conflict_do_nothing(),
+}
 _REPOINT = (
     update(requests)
     .where(
@@ -38,7 +43,7 @@ def point(
             "reservation_id": new.reservation_id,
             "modification_id": new.modification_id,
         }
-        return tx.changed(tx.insert(requests).on_conflict_do_nothing(), values) == 1
+        return tx.changed(_INSERT[tx.dialect], values) == 1
     parameters = {
         "of_customer": customer_id,
         "of_request": request_id,

@@ -125,6 +125,11 @@ class Desk:
         """Writes what has happened already and cannot be taken back. `change` must be harmless when it is
         done twice: it runs again after a commit in doubt and while the database is away or busy, up to
         `limits.record` seconds."""
+        try:
+            return await self.store.write(change)
+        except (CommitInDoubt, StoreUnavailable, Refusal) as error:
+            if not _passes(error):
+                raise
         again = AsyncRetrying(
             retry=retry_if_exception(_passes),
             wait=wait_exponential(multiplier=0.05, max=1),
@@ -133,7 +138,9 @@ class Desk:
         )
         try:
             return await again(self.store.write, change)
-        except (CommitInDoubt, StoreUnavailable) as error:
+        except (CommitInDoubt, StoreUnavailable, Refusal) as error:
+            if not _passes(error):
+                raise
             raise Refusal(
                 "OUTCOME_UNKNOWN", "The outcome could not be recorded yet; repeat with the same request_id."
             ) from error

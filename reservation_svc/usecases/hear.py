@@ -4,8 +4,6 @@ nothing is refused, and no order of arrival matters."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
 
 from dinemesh.kit.store import Transaction
 from reservation_svc.domain import (
@@ -14,16 +12,10 @@ from reservation_svc.domain import (
     Move,
     Reservation,
     Restaurant,
+    SlotNews,
 )
 from reservation_svc.persistence import allotment, reservations
 from reservation_svc.usecases.desk import Desk
-
-
-@dataclass(frozen=True)
-class SlotNews:
-    dine_time: datetime
-    capacity: int
-    version: int
 
 
 def hear_restaurant(tx: Transaction, copy: Restaurant) -> None:

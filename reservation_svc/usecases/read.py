@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Transaction
 from reservation_svc.domain import (
+    Offer,
     Person,
     Reservation,
     Restaurant,
@@ -50,16 +51,6 @@ async def page(
     """Newest first, after the one named by (create_time, reservation_id); and whether there are more."""
     found = await desk.store.read(lambda tx: reservations.page(tx, customer_id, last, size + 1))
     return found[:size], len(found) > size
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A slot as it is offered to a party; the deposit in minor units."""
-
-    dine_time: datetime
-    is_available: bool
-    deposit: int
-    free_cancel_time: datetime
 
 
 @dataclass(frozen=True)

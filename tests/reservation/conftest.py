@@ -31,6 +31,7 @@ from reservation_svc.domain import (
     Reservation,
     Restaurant,
     Rules,
+    SlotNews,
     Wish,
 )
 from reservation_svc.persistence import allotment, reservations, tables
@@ -38,7 +39,6 @@ from reservation_svc.usecases import cancel, hear, modify, read, reserve
 from reservation_svc.usecases.cancel import Cancelled
 from reservation_svc.usecases.desk import Desk, Limits
 from reservation_svc.usecases.door import Door
-from reservation_svc.usecases.hear import SlotNews
 from reservation_svc.usecases.settle import settle
 from tests.reservation.fakes import FakeDeposits
 from tests.support.postgres import FreshDatabase

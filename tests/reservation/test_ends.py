@@ -3,10 +3,10 @@ in."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -27,6 +27,7 @@ from reservation_svc.domain import (
 from reservation_svc.persistence import allotment
 from reservation_svc.usecases import hear
 from tests.reservation.conftest import DINNER, RESTAURANT, OpenPod, Pod, new_id
+from tests.reservation.races import HEAD_STARTS, race
 from tests.reservation.refusals import refused
 
 STAFF = Person(restaurant_id=RESTAURANT.restaurant_id)
@@ -139,13 +140,12 @@ async def test_no_show_against_late_cancel_forfeits_once(open_pod: OpenPod, pod:
     other = open_pod()
     ends = set()
     pod.clock.set(DINNER - timedelta(days=2))
-    booked = [await pod.book(1) for _ in range(10)]
+    booked = [await pod.book(1) for _ in HEAD_STARTS]
     pod.clock.set(DINNER + timedelta(hours=1))
-    for number, one in enumerate(booked):
-        sides = [pod.hear_booking(one, BookingState.NO_SHOW), other.cancel(one)]
-        if number % 2:
-            sides.reverse()
-        await asyncio.gather(*sides, return_exceptions=True)
+    for one, head_start in zip(booked, HEAD_STARTS, strict=True):
+        await race(
+            partial(pod.hear_booking, one, BookingState.NO_SHOW), partial(other.cancel, one), head_start
+        )
         after = await pod.see(one)
         assert [(kind, amount) for kind, amount, _ in returned(after)] == [(Kind.FORFEIT, 1000)]
         ends.add(after.state)

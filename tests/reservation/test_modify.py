@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -19,6 +20,7 @@ from reservation_svc.domain import (
 )
 from reservation_svc.persistence import allotment
 from tests.reservation.conftest import DINNER, LATER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
+from tests.reservation.races import HEAD_STARTS, race
 from tests.reservation.refusals import refused
 
 
@@ -193,12 +195,9 @@ async def test_a_decline_closes_a_modification_being_paid(pod: Pod) -> None:
 async def test_modify_against_cancel_only_ever_ends_cancelled(open_pod: OpenPod, pod: Pod) -> None:
     other = open_pod()
     winners = set()
-    for round_ in range(12):
+    for head_start in HEAD_STARTS:
         booked = await pod.book(2)
-        modifying = asyncio.create_task(pod.modify(booked, party=1))
-        for _ in range(round_ % 4):  # from cancel first to modify first
-            await asyncio.sleep(0)
-        outcomes = await asyncio.gather(modifying, other.cancel(booked), return_exceptions=True)
+        outcomes = await race(partial(pod.modify, booked, party=1), partial(other.cancel, booked), head_start)
         winners.add(isinstance(outcomes[0], Reservation))
         after = await pod.see(booked)
         assert (after.state, after.held_total) == (State.CANCELLED, 0)
