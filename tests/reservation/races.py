@@ -12,7 +12,7 @@ HEAD_STARTS = (0.2, 0.005, 0.002, 0.001, 0.0, 0.0, -0.001, -0.002, -0.005, -0.2)
 
 async def race(
     first: Callable[[], Awaitable[Any]], second: Callable[[], Awaitable[Any]], head_start: float
-) -> list[Any]:
+) -> tuple[Any, Any]:
     """What each side came to: an answer or what it raised, the first side's first."""
 
     async def after(seconds: float, side: Callable[[], Awaitable[Any]]) -> Any:
