@@ -1,8 +1,8 @@
 """Kills what hangs, as an event listener of supervisord, which calls us every five seconds.
 
-A process that was stopped (SIGSTOP) or whose loop is stuck does not exit by itself and does not hear SIGTERM;
-so it gets SIGKILL after three deadlines missed in a row, and supervisord starts it again. What a part says about
-its dependencies does not count here.
+A process that was stopped (SIGSTOP) or whose loop is stuck does not exit by itself and does not hear
+SIGTERM; so it gets SIGKILL after three deadlines missed in a row, and supervisord starts it again. What a
+part says about its dependencies does not count here.
 """
 
 from __future__ import annotations

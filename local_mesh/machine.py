@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "LOCAL_MESH_HOME"
-"""In the environment of every process of a mesh: the folder of its state. Children inherit it, so nothing that
-a part started is overlooked."""
+"""In the environment of every process of a mesh: the folder of its state. Children inherit it, so nothing
+that a part started is overlooked."""
 
 _LISTEN = "0A"
 

@@ -63,7 +63,7 @@ class Places:
 
     @property
     def socket(self) -> Path:
-        """The supervisor's. Not below `state`: a socket's path ends at 107 bytes, a checkout's may be longer."""
+        """The supervisor's. Not below `state`: a socket's path ends at 107 bytes, a checkout's may not."""
         key = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"dinemesh-{os.getuid()}-{key}" / "supervisor.sock"
 

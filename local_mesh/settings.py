@@ -1,9 +1,10 @@
-"""The settings of the mesh on one machine: where each comes from, what it may be, what it becomes in a service.
+"""The settings of the mesh on one machine: where each comes from, what it may be, what it becomes.
 
 A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the
-prefix DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with the
-service in front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of reservation, and
-only there. An unknown name is refused, so that a misspelt one is not silently without effect.
+prefix DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with
+the service in front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of
+reservation, and only there. An unknown name is refused, so that a misspelt one is not silently without
+effect.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ _handed_out: set[int] = set()
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody holds.
 
-    They lie below the range out of which the kernel gives ports to clients, so that a server that a test stops
-    finds its port free again when the test starts it.
+    They lie below the range out of which the kernel gives ports to clients, so that a server that a test
+    stops finds its port free again when the test starts it.
     """
     ports: list[int] = []
     while len(ports) < count:
