@@ -19,6 +19,7 @@ import uuid_utils
 from aio_pika.abc import AbstractIncomingMessage
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy import BigInteger, Boolean, Column, MetaData, Table, Text, and_, delete, select
+from sqlalchemy.sql.dml import UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters, telemetry
@@ -111,6 +112,14 @@ class Subscription:
     newest_only: bool = True
 
 
+@dataclass(frozen=True)
+class _Statements:
+    """Built once: to build a statement costs the processor more than to run it."""
+
+    record: UpdateBase
+    raise_version: UpdateBase
+
+
 class Undecodable(Exception):
     """The bytes are no event: a dead letter at once."""
 
@@ -122,6 +131,7 @@ class Inbox:
         self._store = store
         self._tables = tables
         self._subscription = subscription
+        self._prepared: _Statements | None = None
         self._types = {
             kind.DESCRIPTOR.full_name: (kind, handle) for kind, handle in subscription.handlers.items()
         }
@@ -173,35 +183,39 @@ class Inbox:
             call.current.reset(token)
 
     def _apply(self, tx: Transaction, event: Received[Any]) -> bool:
+        statements = self._statements(tx)
         name = self._subscription.queue
-        first = tx.changed(
-            tx.insert(self._tables.inbox)
-            .values(subscriber=name, event_id=event.event_id, receive_time=tx.now)
-            .on_conflict_do_nothing()
-        )
-        if not first:
+        row = {"subscriber": name, "event_id": event.event_id, "receive_time": tx.now}
+        if not tx.changed(statements.record, row):
             return False
         handle = self.handler(event)
-        if handle is not None and self._is_news(tx, event):
+        if handle is not None and self._is_news(tx, statements, event):
             handle(tx, event)
         telemetry.INBOX_LAG.labels(name).observe(max(0.0, (tx.now - event.occur_time).total_seconds()))
         return True
 
-    def _is_news(self, tx: Transaction, event: Received[Any]) -> bool:
+    def _is_news(self, tx: Transaction, statements: _Statements, event: Received[Any]) -> bool:
         if not self._subscription.newest_only:
             return True
-        versions = self._tables.versions
-        insert = tx.insert(versions).values(
-            subscriber=self._subscription.queue,
-            aggregate=f"{event.source}/{event.aggregate_id}",
-            version=event.aggregate_version,
-        )
-        newer = insert.on_conflict_do_update(
-            index_elements=[versions.c.subscriber, versions.c.aggregate],
-            set_={"version": insert.excluded.version},
-            where=versions.c.version < insert.excluded.version,
-        )
-        return tx.changed(newer) == 1
+        row = {
+            "subscriber": self._subscription.queue,
+            "aggregate": f"{event.source}/{event.aggregate_id}",
+            "version": event.aggregate_version,
+        }
+        return tx.changed(statements.raise_version, row) == 1
+
+    def _statements(self, tx: Transaction) -> _Statements:
+        if self._prepared is None:
+            versions = self._tables.versions
+            insert = tx.insert(versions)
+            raise_version = insert.on_conflict_do_update(
+                index_elements=[versions.c.subscriber, versions.c.aggregate],
+                set_={"version": insert.excluded.version},
+                where=versions.c.version < insert.excluded.version,
+            )
+            record = tx.insert(self._tables.inbox).on_conflict_do_nothing()
+            self._prepared = _Statements(record, raise_version)
+        return self._prepared
 
     # Whether this subscriber has read what was said before its queue existed.
 

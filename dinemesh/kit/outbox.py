@@ -86,6 +86,7 @@ class Outbox:
         self.table = table
         self._encode = encode
         self._source = source
+        self._insert = table.insert()
         self._wake: Callable[[], None] = _nobody
 
     def add(self, tx: Transaction, event: Any) -> str:
@@ -109,7 +110,7 @@ class Outbox:
         now = tx.now
         envelope.occur_time.FromDatetime(now)
         tx.execute(
-            self.table.insert(),
+            self._insert,
             {
                 "event_id": event_id,
                 "aggregate_id": outgoing.aggregate_id,
