@@ -4,14 +4,16 @@ update."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
 
 from sqlalchemy import and_, bindparam, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dinemesh.kit.store import Instant, Transaction
-from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant, Slot
+from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant, Slot, SlotNews
 from reservation_svc.persistence.tables import requests, restaurants, slots
 
 _AT = and_(
@@ -76,6 +78,20 @@ _OPEN_SLOTS = (
     .order_by(slots.c.dine_time)
     .limit(bindparam("most"))
 )
+
+
+def _set_capacity(insert: postgresql.Insert | sqlite.Insert) -> postgresql.Insert | sqlite.Insert:
+    return insert.on_conflict_do_update(
+        index_elements=[slots.c.restaurant_id, slots.c.dine_time],
+        set_={"capacity": insert.excluded.capacity, "version": insert.excluded.version},
+        where=slots.c.version < insert.excluded.version,
+    )
+
+
+_SET_CAPACITY = {
+    "sqlite": _set_capacity(sqlite.insert(slots)),
+    "postgresql": _set_capacity(postgresql.insert(slots)),
+}
 
 
 @lru_cache(maxsize=1024)
@@ -173,17 +189,18 @@ def keep_restaurant(tx: Transaction, copy: Restaurant) -> None:
     )
 
 
-def set_capacity(
-    tx: Transaction, restaurant_id: str, dine_time: datetime, capacity: int, version: int
-) -> None:
-    """Sets the capacity unless a newer one is known. What is sold stays sold."""
-    insert = tx.insert(slots).values(
-        restaurant_id=restaurant_id, dine_time=dine_time, capacity=capacity, sold=0, version=version
-    )
-    tx.execute(
-        insert.on_conflict_do_update(
-            index_elements=[slots.c.restaurant_id, slots.c.dine_time],
-            set_={"capacity": insert.excluded.capacity, "version": insert.excluded.version},
-            where=slots.c.version < insert.excluded.version,
-        )
-    )
+def set_capacities(tx: Transaction, restaurant_id: str, news: Iterable[SlotNews]) -> None:
+    """Sets capacities where no newer version is known. What is sold stays sold."""
+    rows = [
+        {
+            "restaurant_id": restaurant_id,
+            "dine_time": slot.dine_time,
+            "capacity": slot.capacity,
+            "sold": 0,
+            "version": slot.version,
+        }
+        # Always in the same order, so that two pods that lock several slots do not wait for each other.
+        for slot in sorted(news, key=lambda one: one.dine_time)
+    ]
+    if rows:
+        tx.execute(_SET_CAPACITY[tx.dialect], rows)

@@ -25,8 +25,7 @@ def hear_restaurant(tx: Transaction, copy: Restaurant) -> None:
 
 def hear_slots(tx: Transaction, restaurant_id: str, slots: Iterable[SlotNews]) -> None:
     """Sets absolute capacities; a stale version of a slot has no effect."""
-    for slot in sorted(slots, key=lambda one: one.dine_time):
-        allotment.set_capacity(tx, restaurant_id, slot.dine_time, slot.capacity, slot.version)
+    allotment.set_capacities(tx, restaurant_id, slots)
 
 
 def hear_booking(desk: Desk, tx: Transaction, reservation_id: str, news: BookingNews) -> None:
