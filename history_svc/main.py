@@ -48,7 +48,8 @@ async def run() -> None:
 async def rebuild() -> None:
     """Drop the view and read the whole log into it again, with the live service stopped."""
     settings = load(HistorySettings)
-    logs.setup(NAME, settings.log_level, sys.stderr)
+    # For a person at a terminal: the outcome, and only what is in its way.
+    logs.setup(NAME, "WARNING", sys.stderr)
     await asyncio.to_thread(migrate.upgrade, settings.database_url, PACKAGE)
     store = open_store(settings)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -141,4 +142,6 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
+    # What cannot be done is said once, by the command itself, and not by each attempt below it.
+    logging.disable(logging.CRITICAL)
     sys.exit(main())
