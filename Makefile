@@ -5,6 +5,9 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -I local_mesh/bootstrap.py
 MESH = .venv/bin/python -m local_mesh
 
+# Nothing outside this folder is changed.
+export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
+
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory

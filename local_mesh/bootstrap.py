@@ -32,8 +32,12 @@ def lock_file(name: str) -> Path:
 
 
 def stamp(name: str) -> Path:
-    content = lock_file(name).read_bytes() + str(VENV).encode() + repr(sys.version_info[:2]).encode()
-    return VENV / (".made-from-%s-%s" % (name, hashlib.sha256(content).hexdigest()[:16]))
+    return VENV / (".made-from-%s-%s" % (name, hashlib.sha256(lock_file(name).read_bytes()).hexdigest()[:16]))
+
+
+def made_for() -> str:
+    """An environment works at one place and with one Python."""
+    return "%s with %s\n" % (VENV, sys.version)
 
 
 def make_environment() -> None:
@@ -102,10 +106,13 @@ def main() -> None:
             % (OLDEST[0], OLDEST[1], sys.executable, sys.version.split()[0], "up")
         )
     wanted = stamp(name)
-    if wanted.exists():
+    place = VENV / ".made-for"
+    fits = place.exists() and place.read_text() == made_for()
+    if fits and wanted.exists():
         return
-    if not list(VENV.glob(".made-from-*")):
+    if not fits or not list(VENV.glob(".made-from-*")):
         make_environment()
+        place.write_text(made_for())
     for old in VENV.glob(".made-from-*"):
         old.unlink()
     install(name)

@@ -166,10 +166,10 @@ def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Comma
     }
 
 
-def answers(port: int, timeout_seconds: float = 1.0) -> bool:
+def answers(port: int, timeout_seconds: float = 1.0, host: str = "127.0.0.1") -> bool:
     """Whether a broker on `port` opens an AMQP connection: it does so only after it has started fully."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds) as connection:
+        with socket.create_connection((host, port), timeout=timeout_seconds) as connection:
             connection.settimeout(timeout_seconds)
             connection.sendall(b"AMQP\x00\x00\x09\x01")
             return connection.recv(1) == b"\x01"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from local_mesh import broker, keys, machine, parts, settings, tokens
 from local_mesh.debian import Unpacked
@@ -90,6 +91,7 @@ class Mesh:
             self._sweep()
             files = self._unpack() if self.settings.own_broker else None
             self._check_ports()
+            self._check_broker()
             keys.make_keys(self.places)
             tokens.write_for_services(self.places)
             write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
@@ -247,6 +249,12 @@ class Mesh:
                 + "\n  ".join(taken)
                 + f"\nEnd that process, or choose another port, like: make up {example}=<port>"
             )
+
+    def _check_broker(self) -> None:
+        """A broker of somebody else's must answer now; ours is waited for."""
+        url = urlsplit(self.settings.amqp_url)
+        if url.scheme == "amqp" and not broker.answers(url.port or 5672, 5.0, url.hostname or "localhost"):
+            raise Failure(f"No broker answers at AMQP_URL={_without_password(self.settings.amqp_url)}")
 
     def _end(self, supervisor: Supervisor) -> None:
         state = self.settings.state_dir

@@ -173,6 +173,13 @@ def test_a_taken_port_is_named_with_its_setting_and_its_holder(small: LocalMesh)
     assert machine.processes_of(small.settings.state_dir) == []
 
 
+def test_a_broker_that_does_not_answer_is_named_without_its_password(small: LocalMesh) -> None:
+    refused = small.run("up", DINEMESH_AMQP_URL=f"amqp://me:secret@127.0.0.1:{free_ports(1)[0]}/")
+    assert refused.returncode == 1
+    assert "No broker answers at AMQP_URL=amqp://...@127.0.0.1:" in refused.stderr
+    assert "secret" not in refused.stdout + refused.stderr
+
+
 def test_a_part_that_does_not_start_shows_the_end_of_its_log_and_nothing_stays(small: LocalMesh) -> None:
     refused = small.run("up", DINEMESH_DEPOSIT_CHARGE_TIMEOUT_MS="never")
     assert refused.returncode == 1
