@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import subprocess
 import time
@@ -97,6 +98,9 @@ class Mesh:
             write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
             self.places.running.write_text(self.settings.to_json())
             self.places.make_socket_folder()
+            logs = [*self.places.logs.glob("*.log"), self.places.log("rabbitmq")]
+            lengths = {file.name: file.stat().st_size for file in logs if file.exists()}
+            self.places.logged_before.write_text(json.dumps(lengths))
             supervisor = start_supervisor(self.settings, self.places)
             try:
                 _wait_until_ready(supervisor, self.settings, self.places)
@@ -310,11 +314,13 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
 
 
 def last_lines(places: Places, part: str, count: int = 25) -> str:
-    """The end of what a part printed and logged."""
+    """The end of what a part printed and logged since the mesh was started."""
     said: list[str] = []
+    logged_before = json.loads(places.logged_before.read_text()) if places.logged_before.exists() else {}
     for file in dict.fromkeys((places.logs / f"{part}.log", places.log(part))):
-        with contextlib.suppress(OSError):
-            lines = file.read_text(errors="replace").splitlines()[-count:]
+        with contextlib.suppress(OSError), file.open(errors="replace") as log:
+            log.seek(logged_before.get(file.name, 0))
+            lines = log.read().splitlines()[-count:]
             said += [f"--- the end of {_short(file)}", *lines]
     return "\n".join(said) or f"(nothing in {_short(places.log(part))})"
 

@@ -57,6 +57,11 @@ class Places:
         return self.state / "running.json"
 
     @property
+    def logged_before(self) -> Path:
+        """How long each log was when the mesh was started: what is said after a failed start begins there."""
+        return self.logs / "lengths.json"
+
+    @property
     def lock(self) -> Path:
         """Held while the mesh is brought up or down."""
         return self.state / "lock"
