@@ -286,9 +286,12 @@ class RunningMesh:
         """Stop all parts, also one that hangs, and say which did not end when asked to."""
         failed: list[str] = []
         for part in self.parts.values():
+            if part.hangs:
+                part.resume()
+            if part.running:
+                os.kill(part.pid, signal.SIGTERM)  # all at once; each is waited for below
+        for part in self.parts.values():
             try:
-                if part.hangs:
-                    part.resume()
                 part.stop()
             except NotHealthy as error:
                 failed.append(str(error))
