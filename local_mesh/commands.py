@@ -30,7 +30,9 @@ FAILED_TRIES = 3
 
 
 def say(text: str = "") -> None:
-    print(text, flush=True)
+    """A line for the person at the keyboard. That nobody reads any more (`| head`) must not stop the work."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 class Mesh:
@@ -104,14 +106,13 @@ class Mesh:
             supervisor = start_supervisor(self.settings, self.places)
             try:
                 _wait_until_ready(supervisor, self.settings, self.places)
-            except Failure:
-                self._end(supervisor)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    say("\nInterrupted: stopping what was started.")
+                self._end()
                 raise
-            except KeyboardInterrupt:
-                say("\nInterrupted: stopping what was started.")
-                self._end(supervisor)
-                raise
-            supervisor.close()
+            finally:
+                supervisor.close()
             say(f"The mesh is up and healthy ({time.monotonic() - began:.0f} s).")
 
     def _stand_by(self, supervisor: Supervisor) -> None:
@@ -137,7 +138,8 @@ class Mesh:
                     else "The mesh is not running."
                 )
                 return
-            self._end(supervisor)
+            supervisor.close()
+            self._end()
             say(
                 "The mesh is down; no process of it is left. Its data stays in "
                 + _short(self.settings.state_dir)
@@ -260,14 +262,17 @@ class Mesh:
         if url.scheme == "amqp" and not broker.answers(url.port or 5672, 5.0, url.hostname or "localhost"):
             raise Failure(f"No broker answers at AMQP_URL={_without_password(self.settings.amqp_url)}")
 
-    def _end(self, supervisor: Supervisor) -> None:
+    def _end(self) -> None:
         state = self.settings.state_dir
-        with contextlib.suppress(Refused, OSError):
-            # The broker last: services say goodbye to it.
-            supervisor.stop_together(list(settings.SERVICES))
-            supervisor.stop_together(["rabbitmq"])
-            supervisor.shut_down()
-        supervisor.close()
+        # A connection of its own: another one may have been interrupted in the middle of a question.
+        supervisor = running(self.places)
+        if supervisor is not None:
+            with contextlib.suppress(Refused, OSError):
+                # The broker last: services say goodbye to it.
+                supervisor.stop_together(list(settings.SERVICES))
+                supervisor.stop_together(["rabbitmq"])
+                supervisor.shut_down()
+            supervisor.close()
         end = time.monotonic() + DOWN_SECONDS
         while machine.processes_of(state) and time.monotonic() < end:
             time.sleep(0.1)

@@ -32,16 +32,23 @@ class LocalMesh:
         self.places = Places(self.settings.state_dir)
 
     def run(self, command: str, seconds: float = 150, **more: str) -> subprocess.CompletedProcess[str]:
+        process = self.spawn(command, **more)
+        try:
+            said, complained = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
+
+    def spawn(self, command: str, **more: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DINEMESH_")}
         given = {f"DINEMESH_{name}": value for name, value in self.given.items()}
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "local_mesh", command],
             env={**clean, "MAKEFLAGS": "", **given, **more},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=seconds,
-            check=False,
         )
 
     def up(self) -> str:
@@ -185,6 +192,16 @@ def test_a_part_that_does_not_start_shows_the_end_of_its_log_and_nothing_stays(s
     assert refused.returncode == 1
     assert "deposit does not start" in refused.stderr
     assert "DINEMESH_CHARGE_TIMEOUT_MS" in refused.stderr
+    assert machine.processes_of(small.settings.state_dir) == []
+
+
+def test_an_interrupted_start_leaves_nothing_behind(small: LocalMesh) -> None:
+    starting = small.spawn("up")
+    wait_until(small.places.supervisor_pid.exists, "the supervisor is starting the parts")
+    starting.send_signal(signal.SIGINT)
+    said, _ = starting.communicate(timeout=60)
+    assert starting.returncode == 130, said
+    assert "Interrupted" in said
     assert machine.processes_of(small.settings.state_dir) == []
 
 
