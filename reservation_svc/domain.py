@@ -296,6 +296,8 @@ class BookingNews:
 
     state: BookingState
     revision: int
+    accepted: bool = False
+    """Whether these terms were accepted, even if they were declined afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,7 +660,7 @@ class Reservation:
         if news.revision != self.terms.revision:
             return []
         if news.state is BookingState.DECLINED and self.state is State.PENDING_ACCEPTANCE:
-            if self.policy.acceptance is Acceptance.AUTO:
+            if news.accepted or self.policy.acceptance is Acceptance.AUTO:
                 return [self._call_off(now)]  # it was accepted first, and that news comes later or never
             return [self._decline(DeclineCause.RESTAURANT, now)]
         moves: list[Move] = []

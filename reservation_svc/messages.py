@@ -317,7 +317,8 @@ def from_slots(event: restaurant_events_pb2.SlotsChanged) -> list[SlotNews]:
 
 
 def from_booking(snapshot: restaurant_events_pb2.BookingSnapshot) -> BookingNews:
-    return BookingNews(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision)
+    accepted = snapshot.accepted_revision == snapshot.revision
+    return BookingNews(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision, accepted)
 
 
 def from_deposit(snapshot: deposit_events_pb2.DepositSnapshot) -> DepositNews:

@@ -344,6 +344,8 @@ class Booking:
     heard_version: int
     create_time: datetime
     update_time: datetime
+    accepted_revision: int = 0
+    """The last revision that was accepted, whatever came after; 0 if none was."""
 
     @property
     def no_show_time(self) -> datetime:
@@ -471,16 +473,19 @@ def _first_heard(heard: Heard, now: datetime) -> Booking:
 def _told(booking: Booking, heard: Heard, now: datetime, *, may_accept: bool) -> Booking:
     if heard.state in _OVER:
         if booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED):
-            return replace(booking, state=BookingState.WITHDRAWN, confirmed=False)
+            # Nothing of the past is kept: the withdrawal may just as well have been the first thing heard.
+            return replace(booking, state=BookingState.WITHDRAWN, confirmed=False, accepted_revision=0)
         return booking
     if heard.state is ReservationState.PENDING_ACCEPTANCE:
         if may_accept and booking.terms.acceptance is Acceptance.AUTO and not _too_late(booking, now):
-            return replace(booking, state=BookingState.ACCEPTED)
+            return _agreed(booking, BookingState.ACCEPTED)
         return booking
     if heard.state in _FOLLOWS:
         target, before = _FOLLOWS[heard.state]
         state = target if booking.state in before else booking.state
-        return replace(booking, state=state, confirmed=state in _AGREED)
+        if state in _AGREED:
+            return replace(_agreed(booking, state), confirmed=True)
+        return replace(booking, confirmed=False)
     return booking
 
 
@@ -515,7 +520,7 @@ def accept(booking: Booking, revision: int, now: datetime) -> Booking:
         raise _not_possible(booking, "be accepted")
     if _too_late(booking, now):
         raise Refusal("ACCEPTANCE_EXPIRED", "The time to accept this booking has passed.")
-    return _moved(booking, BookingState.ACCEPTED, now)
+    return _agreed(_moved(booking, BookingState.ACCEPTED, now), BookingState.ACCEPTED)
 
 
 def decline(booking: Booking, revision: int, now: datetime) -> Booking:
@@ -563,6 +568,10 @@ def complete(booking: Booking, revision: int, now: datetime) -> Booking:
     if booking.state is not BookingState.SEATED:
         raise _not_possible(booking, "be completed")
     return _moved(booking, BookingState.COMPLETED, now)
+
+
+def _agreed(booking: Booking, state: BookingState) -> Booking:
+    return replace(booking, state=state, accepted_revision=booking.terms.revision)
 
 
 def _moved(booking: Booking, state: BookingState, now: datetime) -> Booking:

@@ -252,6 +252,7 @@ def _booking_snapshot(booking: Booking) -> events_pb2.BookingSnapshot:
         state=shown.state,
         confirmed=shown.confirmed,
         accept_deadline=shown.accept_deadline if shown.HasField("accept_deadline") else None,
+        accepted_revision=booking.accepted_revision,
     )
 
 

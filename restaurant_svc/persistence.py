@@ -116,6 +116,7 @@ bookings = Table(
     Column("customer_id", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("confirmed", Boolean, nullable=False),
+    Column("accepted_revision", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("dine_time", Instant, nullable=False),
     Column("party_size", Integer, nullable=False),
@@ -387,6 +388,7 @@ def _booking(row: Row[Any]) -> Booking:
         heard_version=row.heard_version,
         create_time=row.create_time,
         update_time=row.update_time,
+        accepted_revision=row.accepted_revision,
     )
 
 
@@ -396,6 +398,7 @@ def _booking_values(value: Booking) -> dict[str, Any]:
         "customer_id": value.customer_id,
         "state": value.state.value,
         "confirmed": value.confirmed,
+        "accepted_revision": value.accepted_revision,
         "revision": value.terms.revision,
         "dine_time": value.terms.dine_time,
         "party_size": value.terms.party_size,

@@ -159,6 +159,7 @@ STORIES = [
     (Acceptance.MANUAL, (R, A, S), State.SEATED),
     (Acceptance.MANUAL, (R, A, N), State.NO_SHOW),
     (Acceptance.MANUAL, (R, D), State.DECLINED),
+    (Acceptance.MANUAL, (R, A, D), State.CANCELLED),
     (Acceptance.AUTO, (A, D), State.CANCELLED),
     (Acceptance.AUTO, (A, S, C), State.COMPLETED),
 ]
@@ -170,7 +171,10 @@ async def test_every_order_of_the_restaurants_events_comes_to_the_same_end(
 ) -> None:
     place = replace(RESTAURANT, policy=replace(RESTAURANT.policy, acceptance=acceptance))
     await pod.store.write(lambda tx: hear.hear_restaurant(tx, place))
-    versions = [(version, BookingNews(state, 1)) for version, state in enumerate(story)]
+    versions = [
+        (version, BookingNews(state, 1, accepted=A in story[: version + 1]))
+        for version, state in enumerate(story)
+    ]
     for order in itertools.permutations(versions):
         placed = await pod.reserve(1)
         await _heard(pod, placed, order)

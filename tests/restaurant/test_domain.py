@@ -427,6 +427,14 @@ def test_what_is_said_of_another_revision_is_refused() -> None:
         assert refused.value.metadata == {"revision": "1"}
 
 
+def test_a_decline_remembers_that_these_terms_had_been_accepted() -> None:
+    asked = listen(heard(1, PENDING, acceptance=Acceptance.MANUAL))
+    assert asked.accepted_revision == 0
+    assert domain.decline(asked, 1, NOW).accepted_revision == 0
+    declined = domain.decline(domain.accept(asked, 1, NOW), 1, NOW)
+    assert (declined.state, declined.accepted_revision) == (BookingState.DECLINED, 1)
+
+
 def test_guests_of_an_unconfirmed_booking_are_not_seated_nor_missed() -> None:
     for call in (domain.seat, domain.mark_no_show):
         with pytest.raises(Refusal) as refused:

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dinemesh/restaurant/v1/events.proto\x12\x16\x64inemesh.restaurant.v1\x1a dinemesh/event/v1/envelope.proto\x1a\'dinemesh/restaurant/v1/restaurant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"|\n\x12RestaurantSnapshot\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12.\n\x06policy\x18\x04 \x01(\x0b\x32\x1e.dinemesh.restaurant.v1.Policy\"\xa7\x02\n\x0f\x42ookingSnapshot\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x15\n\rrestaurant_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12-\n\tdine_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nparty_size\x18\x05 \x01(\x05\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.dinemesh.restaurant.v1.BookingState\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\x12\x33\n\x0f\x61\x63\x63\x65pt_deadline\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"n\n\x11RestaurantCreated\x12>\n\nrestaurant\x18\x01 \x01(\x0b\x32*.dinemesh.restaurant.v1.RestaurantSnapshot:\x19\x92\xb5\x18\x15restaurant.v1.created\"n\n\x11RestaurantUpdated\x12>\n\nrestaurant\x18\x01 \x01(\x0b\x32*.dinemesh.restaurant.v1.RestaurantSnapshot:\x19\x92\xb5\x18\x15restaurant.v1.updated\"\x94\x01\n\x0cSlotsChanged\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12+\n\x05slots\x18\x03 \x03(\x0b\x32\x1c.dinemesh.restaurant.v1.Slot:\x1f\x92\xb5\x18\x1brestaurant.v1.slots_changed\"o\n\x0f\x42ookingReceived\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:\"\x92\xb5\x18\x1erestaurant.v1.booking_received\"o\n\x0f\x42ookingAccepted\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:\"\x92\xb5\x18\x1erestaurant.v1.booking_accepted\"o\n\x0f\x42ookingDeclined\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:\"\x92\xb5\x18\x1erestaurant.v1.booking_declined\"k\n\rBookingSeated\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot: \x92\xb5\x18\x1crestaurant.v1.booking_seated\"y\n\x13\x42ookingNoShowMarked\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:(\x92\xb5\x18$restaurant.v1.booking_no_show_marked\"q\n\x10\x42ookingCompleted\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:#\x92\xb5\x18\x1frestaurant.v1.booking_completed\"q\n\x10\x42ookingWithdrawn\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:#\x92\xb5\x18\x1frestaurant.v1.booking_withdrawnb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dinemesh/restaurant/v1/events.proto\x12\x16\x64inemesh.restaurant.v1\x1a dinemesh/event/v1/envelope.proto\x1a\'dinemesh/restaurant/v1/restaurant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"|\n\x12RestaurantSnapshot\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12.\n\x06policy\x18\x04 \x01(\x0b\x32\x1e.dinemesh.restaurant.v1.Policy\"\xc2\x02\n\x0f\x42ookingSnapshot\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x15\n\rrestaurant_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12-\n\tdine_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nparty_size\x18\x05 \x01(\x05\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.dinemesh.restaurant.v1.BookingState\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\x12\x33\n\x0f\x61\x63\x63\x65pt_deadline\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x61\x63\x63\x65pted_revision\x18\n \x01(\x05\"n\n\x11RestaurantCreated\x12>\n\nrestaurant\x18\x01 \x01(\x0b\x32*.dinemesh.restaurant.v1.RestaurantSnapshot:\x19\x92\xb5\x18\x15restaurant.v1.created\"n\n\x11RestaurantUpdated\x12>\n\nrestaurant\x18\x01 \x01(\x0b\x32*.dinemesh.restaurant.v1.RestaurantSnapshot:\x19\x92\xb5\x18\x15restaurant.v1.updated\"\x94\x01\n\x0cSlotsChanged\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12+\n\x05slots\x18\x03 \x03(\x0b\x32\x1c.dinemesh.restaurant.v1.Slot:\x1f\x92\xb5\x18\x1brestaurant.v1.slots_changed\"o\n\x0f\x42ookingReceived\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:\"\x92\xb5\x18\x1erestaurant.v1.booking_received\"o\n\x0f\x42ookingAccepted\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:\"\x92\xb5\x18\x1erestaurant.v1.booking_accepted\"o\n\x0f\x42ookingDeclined\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:\"\x92\xb5\x18\x1erestaurant.v1.booking_declined\"k\n\rBookingSeated\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot: \x92\xb5\x18\x1crestaurant.v1.booking_seated\"y\n\x13\x42ookingNoShowMarked\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:(\x92\xb5\x18$restaurant.v1.booking_no_show_marked\"q\n\x10\x42ookingCompleted\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:#\x92\xb5\x18\x1frestaurant.v1.booking_completed\"q\n\x10\x42ookingWithdrawn\x12\x38\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\'.dinemesh.restaurant.v1.BookingSnapshot:#\x92\xb5\x18\x1frestaurant.v1.booking_withdrawnb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,25 +58,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESTAURANTSNAPSHOT']._serialized_start=195
   _globals['_RESTAURANTSNAPSHOT']._serialized_end=319
   _globals['_BOOKINGSNAPSHOT']._serialized_start=322
-  _globals['_BOOKINGSNAPSHOT']._serialized_end=617
-  _globals['_RESTAURANTCREATED']._serialized_start=619
-  _globals['_RESTAURANTCREATED']._serialized_end=729
-  _globals['_RESTAURANTUPDATED']._serialized_start=731
-  _globals['_RESTAURANTUPDATED']._serialized_end=841
-  _globals['_SLOTSCHANGED']._serialized_start=844
-  _globals['_SLOTSCHANGED']._serialized_end=992
-  _globals['_BOOKINGRECEIVED']._serialized_start=994
-  _globals['_BOOKINGRECEIVED']._serialized_end=1105
-  _globals['_BOOKINGACCEPTED']._serialized_start=1107
-  _globals['_BOOKINGACCEPTED']._serialized_end=1218
-  _globals['_BOOKINGDECLINED']._serialized_start=1220
-  _globals['_BOOKINGDECLINED']._serialized_end=1331
-  _globals['_BOOKINGSEATED']._serialized_start=1333
-  _globals['_BOOKINGSEATED']._serialized_end=1440
-  _globals['_BOOKINGNOSHOWMARKED']._serialized_start=1442
-  _globals['_BOOKINGNOSHOWMARKED']._serialized_end=1563
-  _globals['_BOOKINGCOMPLETED']._serialized_start=1565
-  _globals['_BOOKINGCOMPLETED']._serialized_end=1678
-  _globals['_BOOKINGWITHDRAWN']._serialized_start=1680
-  _globals['_BOOKINGWITHDRAWN']._serialized_end=1793
+  _globals['_BOOKINGSNAPSHOT']._serialized_end=644
+  _globals['_RESTAURANTCREATED']._serialized_start=646
+  _globals['_RESTAURANTCREATED']._serialized_end=756
+  _globals['_RESTAURANTUPDATED']._serialized_start=758
+  _globals['_RESTAURANTUPDATED']._serialized_end=868
+  _globals['_SLOTSCHANGED']._serialized_start=871
+  _globals['_SLOTSCHANGED']._serialized_end=1019
+  _globals['_BOOKINGRECEIVED']._serialized_start=1021
+  _globals['_BOOKINGRECEIVED']._serialized_end=1132
+  _globals['_BOOKINGACCEPTED']._serialized_start=1134
+  _globals['_BOOKINGACCEPTED']._serialized_end=1245
+  _globals['_BOOKINGDECLINED']._serialized_start=1247
+  _globals['_BOOKINGDECLINED']._serialized_end=1358
+  _globals['_BOOKINGSEATED']._serialized_start=1360
+  _globals['_BOOKINGSEATED']._serialized_end=1467
+  _globals['_BOOKINGNOSHOWMARKED']._serialized_start=1469
+  _globals['_BOOKINGNOSHOWMARKED']._serialized_end=1590
+  _globals['_BOOKINGCOMPLETED']._serialized_start=1592
+  _globals['_BOOKINGCOMPLETED']._serialized_end=1705
+  _globals['_BOOKINGWITHDRAWN']._serialized_start=1707
+  _globals['_BOOKINGWITHDRAWN']._serialized_end=1820
 # @@protoc_insertion_point(module_scope)

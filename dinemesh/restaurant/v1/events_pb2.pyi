@@ -72,6 +72,7 @@ class BookingSnapshot(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CONFIRMED_FIELD_NUMBER: _builtins.int
     ACCEPT_DEADLINE_FIELD_NUMBER: _builtins.int
+    ACCEPTED_REVISION_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """The reservation; it names the booking as well."""
     restaurant_id: _builtins.str
@@ -86,6 +87,8 @@ class BookingSnapshot(_message.Message):
     """How the booking stands at the restaurant."""
     confirmed: _builtins.bool
     """Whether the reservation has been heard to be CONFIRMED in this revision."""
+    accepted_revision: _builtins.int
+    """The last revision that the restaurant accepted, 0 if none: a DECLINED of the same revision took that back."""
     @_builtins.property
     def dine_time(self) -> _timestamp_pb2.Timestamp:
         """When the guests come. Unset when nothing but a withdrawal has been heard."""
@@ -106,10 +109,11 @@ class BookingSnapshot(_message.Message):
         state: _restaurant_pb2.BookingState.ValueType = ...,
         confirmed: _builtins.bool = ...,
         accept_deadline: _timestamp_pb2.Timestamp | None = ...,
+        accepted_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accept_deadline", b"accept_deadline", "dine_time", b"dine_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_deadline", b"accept_deadline", "confirmed", b"confirmed", "customer_id", b"customer_id", "dine_time", b"dine_time", "party_size", b"party_size", "reservation_id", b"reservation_id", "restaurant_id", b"restaurant_id", "revision", b"revision", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_deadline", b"accept_deadline", "accepted_revision", b"accepted_revision", "confirmed", b"confirmed", "customer_id", b"customer_id", "dine_time", b"dine_time", "party_size", b"party_size", "reservation_id", b"reservation_id", "restaurant_id", b"restaurant_id", "revision", b"revision", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("confirmed", sa.Boolean, nullable=False),
+        sa.Column("accepted_revision", sa.Integer, nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
         sa.Column("dine_time", sa.BigInteger, nullable=False),
         sa.Column("party_size", sa.Integer, nullable=False),
