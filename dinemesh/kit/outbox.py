@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -178,7 +178,7 @@ class Relay:
                 if inherited:
                     await self._store.write(self._drop_claims_of_the_dead)
                     inherited = False
-                while await self._turn() == self._batch:
+                while await _to_its_end(self._turn()) == self._batch:
                     pass
             except StoreUnavailable:
                 log.warning("the outbox cannot be read: the database is away")
@@ -244,6 +244,16 @@ class Relay:
             return
         telemetry.OUTBOX_UNSENT.set(count)
         telemetry.OUTBOX_AGE.set(age.total_seconds())
+
+
+async def _to_its_end(turn: Coroutine[Any, Any, int]) -> int:
+    """Finishes a turn that is cancelled: what it has claimed would wait for the lease. Confirms are bounded."""
+    task = asyncio.ensure_future(turn)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def backlog(tx: Transaction, table: Table) -> tuple[int, timedelta]:

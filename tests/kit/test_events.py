@@ -363,6 +363,30 @@ async def test_forgetting_makes_the_next_start_read_the_log_again(
             await until(hears(sqlite_store, "a", "b"))
 
 
+async def test_a_relay_that_is_stopped_in_the_middle_leaves_no_event_waiting_for_its_lease(
+    store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    class SlowBus(Bus):
+        async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
+            await asyncio.sleep(0.3)
+            await super().publish(body, routing_key, event_id=event_id)
+
+    claimed = select(func.count()).select_from(outbox_rows)
+    claimed = claimed.where(outbox_rows.c.sent_time.is_(None), outbox_rows.c.claim_until.is_not(None))
+
+    async def in_the_middle() -> bool:
+        waiting: int = await store.read(lambda tx: tx.execute(claimed).scalar_one())
+        return waiting == 3
+
+    bus = SlowBus(broker.fresh_url(), "test")
+    async with running(bus):
+        async with running(Relay(store, outbox, bus, sweep_seconds=0.05)):
+            await say(store, outbox, "a", "b", "c")
+            await until(in_the_middle)
+        assert await store.read(lambda tx: tx.execute(claimed).scalar_one()) == 0
+        await until(unsent(store), 1)
+
+
 async def test_what_a_killed_process_had_claimed_is_sent_by_the_next_one_at_once(
     sqlite_store: Store, outbox: Outbox, broker: RunningBroker
 ) -> None:
