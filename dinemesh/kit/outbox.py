@@ -247,7 +247,7 @@ class Relay:
 
 
 async def _to_its_end(turn: Coroutine[Any, Any, int]) -> int:
-    """Finishes a turn that is cancelled: what it has claimed would wait for the lease. Confirms are bounded."""
+    """Finishes a turn that is cancelled: what it has claimed would wait for the lease. A confirm ends."""
     task = asyncio.ensure_future(turn)
     try:
         return await asyncio.shield(task)
