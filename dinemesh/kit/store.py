@@ -324,6 +324,8 @@ class Store:
                 item.error.__cause__ = error
             return
         try:
+            if len(items) > 1:
+                engines.wait_for_turn(connection)
             moment = _Moment(connection, self._clock)
             for item in items:
                 self._apply(item, Transaction(connection, moment))

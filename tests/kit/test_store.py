@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from dinemesh.kit import engines
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreInUse, StoreUnavailable, Transaction
 
@@ -326,6 +328,59 @@ async def test_a_deadlock_victim_runs_again(postgres: object) -> None:
     await one.close()
     await other.close()
     engine.dispose()
+
+
+async def test_groups_of_two_pods_take_turns_instead_of_stopping_each_other(postgres: object) -> None:
+    url = postgres.fresh("")  # type: ignore[attr-defined]
+    one, other = Store.open(url), Store.open(url)
+    await one.write(lambda tx: metadata.create_all(tx._connection))
+    await one.write(lambda tx: (put("a")(tx), put("b")(tx)))
+    both = threading.Barrier(2)
+    runs = 0
+
+    def meet(_: Transaction) -> None:
+        nonlocal runs
+        runs += 1
+        with suppress(threading.BrokenBarrierError):  # the other one waits for its turn, and does not come
+            both.wait(0.3)
+
+    await asyncio.gather(
+        grouped(one, sell("a", 100), meet, sell("b", 100)),
+        grouped(other, sell("b", 100), meet, sell("a", 100)),
+    )
+    assert runs == 2, "no group was rolled back and run again"
+    assert await one.read(lambda tx: list(tx.execute(select(seats.c.sold)).scalars())) == [2, 2]
+    await one.close()
+    await other.close()
+
+
+async def test_what_a_pod_that_hangs_has_locked_is_free_again(
+    postgres: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "IDLE_IN_TRANSACTION_SECONDS", 1)
+    url = postgres.fresh("")  # type: ignore[attr-defined]
+    hung, other = Store.open(url), Store.open(url)
+    await hung.write(lambda tx: metadata.create_all(tx._connection))
+    await hung.write(put("a"))
+    holds, goes_on = threading.Event(), threading.Event()
+
+    def hang(tx: Transaction) -> None:
+        sell("a", 100)(tx)
+        holds.set()
+        goes_on.wait(10)
+        sell("a", 100)(tx)
+
+    hanging = asyncio.ensure_future(hung.write(hang))
+    await asyncio.to_thread(holds.wait, 10)
+    try:
+        await asyncio.wait_for(other.write(sell("a", 100)), 5)
+    finally:
+        goes_on.set()
+    with pytest.raises(StoreUnavailable):
+        await hanging
+    assert await hung.read(lambda tx: tx.execute(select(seats.c.sold)).scalar_one()) == 1
+    await hung.close()
+    await other.close()
 
 
 async def test_a_second_process_is_told_that_the_file_is_in_use(tmp_path: Path) -> None:
