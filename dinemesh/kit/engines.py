@@ -154,9 +154,12 @@ _WAIT_FOR_TURN = text("SELECT pg_advisory_xact_lock(20615)")
 
 
 def wait_for_turn(connection: Connection) -> None:
-    """Groups of several pods on one PostgreSQL take turns until their commit. Each locks many rows in an order
-    of its own: at the same time they would end in deadlocks, which cost a second each. On SQLite a service is
-    one process. Nothing is right because of it: that is what the guarded updates are for."""
+    """Groups of several pods on one PostgreSQL take turns until their commit.
+
+    Each locks many rows in an order of its own: at the same time they would end in deadlocks, which cost a
+    second each. On SQLite a service is one process. Nothing is right because of it: for that there are the
+    guarded updates.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(_WAIT_FOR_TURN)
 
