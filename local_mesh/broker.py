@@ -33,8 +33,8 @@ NOT_NEEDED = frozenset(
 """What only an installed package needs: a user, rotated logs, a service file."""
 
 ADVICE = (
-    "Either name a broker that runs already, `make up AMQP_URL=amqp://guest:guest@127.0.0.1:5672/` "
-    "(DINEMESH_AMQP_URL in the environment), or start the mesh with `docker compose up`."
+    "Name a broker that runs already, `make up AMQP_URL=amqp://guest:guest@127.0.0.1:5672/` "
+    "(DINEMESH_AMQP_URL in the environment)."
 )
 
 

