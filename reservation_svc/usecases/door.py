@@ -113,14 +113,15 @@ class Door:
     async def run(self) -> None:
         """The probe. A worker: runs until cancelled."""
         while True:
-            await self._opened.wait()
-            self._opened.clear()
+            # First, since a probe that failed is started again and the breaker stands open meanwhile.
             while self._state is BreakerState.OPEN:
                 await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
                 if await self._is_healthy():
                     self._become(BreakerState.HALF_OPEN)
                 else:
                     self._rest_until = time.monotonic() + self._rest
+            self._opened.clear()
+            await self._opened.wait()
 
     def _open(self) -> None:
         self._rest_until = time.monotonic() + self._rest

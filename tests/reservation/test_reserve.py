@@ -337,6 +337,27 @@ async def test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again(pod: Po
         probe.cancel()
 
 
+async def test_a_probe_that_failed_and_is_started_again_still_opens_the_door(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> bool:
+        raise RuntimeError("the question itself failed")
+
+    for _ in range(3):
+        await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_overloaded"))
+    monkeypatch.setattr(pod.door, "_is_healthy", fails)
+    with pytest.raises(RuntimeError):
+        await pod.door.run()
+    monkeypatch.setattr(pod.door, "_is_healthy", pod.deposits.is_healthy)
+    probe = asyncio.create_task(pod.door.run())
+    try:
+        async with asyncio.timeout(2):
+            while pod.door.knock() is not None:  # noqa: ASYNC110  a door tells nobody that it opens
+                await asyncio.sleep(0.005)
+    finally:
+        probe.cancel()
+
+
 async def test_more_attempts_than_fit_are_refused_at_the_door(open_pod: OpenPod, pod: Pod) -> None:
     small = open_pod(limit=1)
     small.deposits.gate.clear()
