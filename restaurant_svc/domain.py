@@ -20,6 +20,8 @@ DAY_SECONDS = 86_400
 MAX_SLOTS = 10_000
 MAX_DAYS = 366
 MAX_CAPACITY = 100_000
+# The deposit of the largest party, in minor units: beyond it no charge could succeed, nor any booking.
+MAX_DEPOSIT = 10**12
 # Zone rules change; what lies further ahead would be opened at an hour nobody can promise.
 MAX_DAYS_AHEAD = 732
 
@@ -70,6 +72,13 @@ def check_policy(policy: Policy, field: str = "policy") -> None:
     wrong: list[Violation] = []
     if policy.deposit_per_person <= 0:
         wrong.append(Violation(f"{field}.deposit_per_person", "must be greater than zero"))
+    elif policy.deposit_per_person * policy.max_party_size > MAX_DEPOSIT:
+        wrong.append(
+            Violation(
+                f"{field}.deposit_per_person",
+                f"times max_party_size must be at most {MAX_DEPOSIT} of the currency's smallest unit",
+            )
+        )
     bounds = dict(_POLICY_BOUNDS)
     # Only a person has a limit, so an automatic restaurant may leave it out.
     bounds["acceptance_limit_seconds"] = (policy.acceptance is Acceptance.MANUAL, 30 * DAY_SECONDS)

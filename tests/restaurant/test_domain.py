@@ -215,6 +215,7 @@ def test_an_update_keeps_what_is_left_out_and_changes_the_etag() -> None:
     [
         ({"deposit_per_person": 0}, "policy.deposit_per_person"),
         ({"deposit_per_person": -1}, "policy.deposit_per_person"),
+        ({"deposit_per_person": 10**12, "max_party_size": 2}, "policy.deposit_per_person"),
         ({"free_cancel_window_seconds": -1}, "policy.free_cancel_window_seconds"),
         ({"free_cancel_window_seconds": 31_536_001}, "policy.free_cancel_window_seconds"),
         ({"acceptance": Acceptance.MANUAL}, "policy.acceptance_limit_seconds"),

@@ -185,7 +185,8 @@ class Policy(_message.Message):
     @_builtins.property
     def deposit_per_person(self) -> _money_pb2.Money:
         """Deposit for one person; greater than zero, since no booking is taken without a deposit, and no finer than the
-        minor unit of its currency. The deposit of a reservation is this times party_size.
+        minor unit of its currency. The deposit of a reservation is this times party_size; for max_party_size it is at
+        most 10^12 minor units.
         """
 
     def __init__(
