@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 # Another process got in between this often in a row: then something else is wrong.
 _TRIES = 8
+# With less than this deposit_svc begins nothing, and says so too late to be heard.
+_SHORTEST_CHARGE_SECONDS = 0.1
 
 
 class Deposits(Protocol):
@@ -159,8 +161,8 @@ class Desk:
         timeout = self.limits.deposit_deadline
         if left is not None:
             timeout = min(timeout, left - self.limits.margin)
-        if timeout <= 0:
-            return NotCharged()  # the time was used up before deposit was asked
+        if timeout < _SHORTEST_CHARGE_SECONDS:
+            return NotCharged()  # the time was used up before deposit was asked, and says nothing of deposit
         attempt.outcome = outcome = await self.deposits.create(charge, timeout)
         return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from reservation_svc.domain import (
     Reservation,
     State,
 )
+from reservation_svc.usecases.door import BreakerState
 from tests.reservation.conftest import DINNER, LATER, OpenPod, Pod, new_id, with_time_left
 from tests.reservation.refusals import refused
 
@@ -268,6 +270,16 @@ async def test_too_little_time_is_refused_before_anything_is_begun(pod: Pod) -> 
     await refused("DEADLINE_TOO_SHORT", pod.reserve())
     assert await pod.mine() == []
     assert pod.deposits.asked == []
+
+
+async def test_where_our_own_work_used_up_the_time_deposit_is_neither_asked_nor_blamed(pod: Pod) -> None:
+    pod.desk = replace(pod.desk, limits=replace(pod.desk.limits, least=0.16))
+    for _ in range(3):
+        with_time_left(0.22)  # more than `least`, and too little for a charge
+        await refused("TRY_AGAIN_LATER", pod.reserve())
+    assert pod.deposits.asked == []
+    assert pod.door.state is BreakerState.CLOSED
+    assert await pod.sold() == 0
 
 
 async def test_the_charge_gets_the_smaller_of_our_time_and_the_callers(pod: Pod) -> None:
