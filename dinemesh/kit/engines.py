@@ -17,8 +17,8 @@ from dinemesh.kit.store_errors import StoreInUse
 
 BUSY_TIMEOUT_SECONDS = 5
 CONNECT_TIMEOUT_SECONDS = 3
-# What a pod that hangs, or whose machine is gone, had locked is free again after this; a transaction of the
-# store never rests longer than a moment.
+# What a pod that hangs, or whose machine is gone, had locked is free again after this; a transaction that
+# writes never rests longer than a moment.
 IDLE_IN_TRANSACTION_SECONDS = 10
 # Finds a server that vanished without a word, which TCP by itself notices after a quarter of an hour.
 _KEEPALIVE = {
@@ -93,12 +93,6 @@ def _open_postgresql(url: URL, readers: int) -> Engines:
         pool_reset_on_return=None,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, **_KEEPALIVE},
     )
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _record: Any) -> None:
-        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'")
-        connection.commit()
-
     reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     return Engines(engine, reader)
 
@@ -147,6 +141,16 @@ def database_clock(connection: Connection) -> datetime:
         return datetime.now(UTC)  # an embedded database has the clock of its process
     moment = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return cast(datetime, moment).astimezone(UTC)
+
+
+def connect_writer(opened: Engines) -> Connection:
+    """The one connection that writes, and the only one that holds locks. A reader may take its time."""
+    connection = opened.writer.connect()
+    if connection.dialect.name == "postgresql":
+        session: Any = connection.connection.driver_connection
+        session.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'")
+        session.commit()
+    return connection
 
 
 # Any number, the same in every pod; locks of this kind are counted per database.

@@ -362,7 +362,7 @@ class Store:
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.invalidated:
             self._drop_connection()
-            self._connection = self._engines.writer.connect()
+            self._connection = engines.connect_writer(self._engines)
         return self._connection
 
     def _roll_back(self) -> None:

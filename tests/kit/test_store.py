@@ -370,7 +370,13 @@ async def test_what_a_pod_that_hangs_has_locked_is_free_again(
         goes_on.wait(10)
         sell("a", 100)(tx)
 
+    def read_slowly(tx: Transaction) -> set[str]:
+        names(tx)
+        goes_on.wait(10)
+        return names(tx)
+
     hanging = asyncio.ensure_future(hung.write(hang))
+    reading = asyncio.ensure_future(hung.read(read_slowly))  # locks nothing, and may take its time
     await asyncio.to_thread(holds.wait, 10)
     try:
         await asyncio.wait_for(other.write(sell("a", 100)), 5)
@@ -378,6 +384,7 @@ async def test_what_a_pod_that_hangs_has_locked_is_free_again(
         goes_on.set()
     with pytest.raises(StoreUnavailable):
         await hanging
+    assert await reading == {"a"}
     assert await hung.read(lambda tx: tx.execute(select(seats.c.sold)).scalar_one()) == 1
     await hung.close()
     await other.close()
