@@ -13,6 +13,7 @@ from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.service import Service
 from dinemesh.kit.settings import load
 from dinemesh.kit.store import Store, StoreInUse
+from dinemesh.kit.workers import cancel
 from history_svc import handlers, persistence
 from history_svc.servicer import ACCESS, HistoryServicer
 from history_svc.settings import HistorySettings
@@ -85,12 +86,10 @@ async def rebuild_view(store: Store, amqp_url: str) -> tuple[Digest, Digest]:
         try:
             await consumer.caught_up.wait()
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            await cancel(reading)
         return before, await timeline.digest()
     finally:
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        await cancel(connecting)
 
 
 def open_store(settings: HistorySettings) -> Store:

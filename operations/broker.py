@@ -10,6 +10,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.dead_letters import DeadLetter, list_dead
+from dinemesh.kit.workers import cancel
 
 CONNECT_SECONDS = 10.0
 
@@ -28,8 +29,7 @@ async def connected(amqp_url: str) -> AsyncIterator[Bus]:
             raise NoBroker(f"the broker was not reached within {CONNECT_SECONDS:g} s")
         yield bus
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel(running)
 
 
 async def dead_letters_of(bus: Bus, queue: str) -> list[DeadLetter]:

@@ -105,7 +105,8 @@ class _Link:
                 self._lost = asyncio.Event()
                 connection.close_callbacks.add(_setter(self._lost))
                 try:
-                    await asyncio.wait_for(self._on_open(connection), CONNECT_TIMEOUT_SECONDS)
+                    async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                        await self._on_open(connection)
                 except BaseException:
                     await connection.close()
                     raise

@@ -170,7 +170,8 @@ class Relay:
         inherited = True
         while True:
             try:
-                await asyncio.wait_for(self._added.wait(), self._sweep_seconds)
+                async with asyncio.timeout(self._sweep_seconds):
+                    await self._added.wait()
             except TimeoutError:
                 await self._measure()
             self._added.clear()

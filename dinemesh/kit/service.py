@@ -27,7 +27,7 @@ from dinemesh.kit.store import Store, StoreInUse, Transaction
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
 from dinemesh.kit.telemetry import MetricsServer
 from dinemesh.kit.watch import Changes, Pace
-from dinemesh.kit.workers import Background, Periodic, Worker, keep_running
+from dinemesh.kit.workers import Background, Periodic, Worker, cancel, keep_running
 
 __all__ = ["ANYONE", "Access", "Limit", "Service", "main"]
 
@@ -256,9 +256,9 @@ class Service:
             self.changes.stop()
             await self._server.stop(settings.stop_grace_seconds)
             await self.background.drain(settings.stop_grace_seconds)
-            await _cancel(working)
+            await cancel(working)
         for task in reversed(self._running):
-            await _cancel(task)
+            await cancel(task)
         for close in reversed(self._closers):
             try:
                 await close()
@@ -328,13 +328,6 @@ async def _first(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         pass
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    if isinstance(outcome, Exception):
-        log.error("%s failed while it was stopped", task.get_name(), exc_info=outcome)
 
 
 def _give_up_port(service: str, host: str, port: int, variable: str) -> NoReturn:

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Longer than what a worker may finish before it ends (a confirm of the broker, 10 s).
+_CANCEL_AGAIN_SECONDS = 11.0
+
 _RESTART_SECONDS = (1.0, 30.0)  # first and longest pause before a worker that failed runs again
 
 
@@ -78,6 +81,16 @@ async def keep_running(worker: Worker, name: str) -> None:
             pause = _RESTART_SECONDS[0]
         await asyncio.sleep(pause)
         pause = min(pause * 2, longest)
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    """Ends a task. Asks again while it goes on: before Python 3.12 `asyncio.wait_for`, which libraries use,
+    can lose a cancellation that comes together with its result."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_CANCEL_AGAIN_SECONDS)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed while it was stopped", task.get_name(), exc_info=error)
 
 
 class Background:

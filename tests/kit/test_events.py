@@ -20,6 +20,7 @@ from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecoda
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, backlog, mark_unsent, outbox_table
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
+from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker
 
 metadata = MetaData()
@@ -99,8 +100,7 @@ async def running(*workers: object) -> AsyncIterator[None]:
         yield
     finally:
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel(task)
 
 
 async def say(store: Store, outbox: Outbox, *said: str, first: int = 1) -> list[str]:

@@ -152,3 +152,26 @@ async def test_drain_waits_for_what_is_started_meanwhile_and_cancels_what_takes_
     background.start(endless(), "endless")
     await background.drain(0.01)
     assert cancelled.is_set()
+
+
+async def test_a_task_that_loses_its_first_cancellation_is_ended_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "_CANCEL_AGAIN_SECONDS", 0.01)
+    lost = 0
+
+    async def stubborn() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+                if lost > 1:
+                    raise
+
+    task = asyncio.ensure_future(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await workers.cancel(task)
+    assert task.cancelled() and lost == 2

@@ -17,6 +17,7 @@ from dinemesh.kit.bus import Bus
 from dinemesh.kit.inbox import Consumer, Received, Subscription, inbox_tables
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, backlog, outbox_table
 from dinemesh.kit.store import Store, Transaction
+from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker
 from operations import __main__ as commands
 from operations import events
@@ -74,8 +75,7 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel(task)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
