@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
-from zoneinfo import ZoneInfo
 
-from dinemesh.kit.refusal import Refusal, Violation, invalid
+from dinemesh.kit.refusal import Refusal, invalid
+from reservation_svc.domain.deposits import (
+    Captured,
+    Cause,
+    Declined,
+    DepositLine,
+    DepositNews,
+    DepositOutcome,
+    DepositState,
+    Instruction,
+    Kind,
+    NotCharged,
+    Unknown,
+    Voided,
+)
+from reservation_svc.domain.places import Acceptance, Policy, Restaurant, Rules, check_party, check_table
 
 _INSTRUCTIONS = uuid.UUID(
     "6f3f0f5e-5d0c-4b7e-9a43-1f0f4c7f9b11"
 )  # names instruction ids, so that a rerun repeats them
-_DAY = timedelta(days=1)
 
 
 class State(StrEnum):
@@ -38,8 +51,12 @@ class State(StrEnum):
 
 
 BOOKED = frozenset({State.PENDING_ACCEPTANCE, State.CONFIRMED})
+
+
 # Seats of a meal that was or is being eaten stay sold: nobody else can have had them.
 HOLDS_SEATS = frozenset({State.PENDING_DEPOSIT, *BOOKED, State.SEATED, State.COMPLETED, State.NO_SHOW})
+
+
 FINAL = frozenset({State.COMPLETED, State.NO_SHOW, State.FAILED, State.DECLINED, State.CANCELLED})
 
 
@@ -62,224 +79,6 @@ class DeclineCause(StrEnum):
     DEADLINE = "DEADLINE"
 
 
-class Acceptance(StrEnum):
-    AUTO = "AUTO"
-    MANUAL = "MANUAL"
-
-
-class DepositState(StrEnum):
-    PENDING = "PENDING"
-    CAPTURED = "CAPTURED"
-    DECLINED = "DECLINED"
-    VOIDING = "VOIDING"
-    VOIDED = "VOIDED"
-    REFUNDING = "REFUNDING"
-    REFUNDED = "REFUNDED"
-    FORFEITED = "FORFEITED"
-    REFUND_FAILED = "REFUND_FAILED"
-
-
-class Kind(StrEnum):
-    VOID = "VOID"
-    REFUND = "REFUND"
-    FORFEIT = "FORFEIT"
-
-
-class Cause(StrEnum):
-    """The move that ordered an instruction."""
-
-    FAILED = "FAILED"
-    MODIFIED = "MODIFIED"
-    MODIFICATION_FAILED = "MODIFICATION_FAILED"
-    DECLINED = "DECLINED"
-    CANCELLED = "CANCELLED"
-    SEATED = "SEATED"
-    NO_SHOW = "NO_SHOW"
-    COMPLETED = "COMPLETED"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The service's own time limits."""
-
-    attempt: timedelta
-    """An attempt older than this is nobody's any more: the settling task may take it."""
-    hold: timedelta
-    """Seats are held this long for a deposit that is neither captured nor refused."""
-    unmarked: timedelta
-    """A reservation that the restaurant never marked is completed this long after the service ended."""
-    horizon: timedelta
-    """How far ahead a table can be booked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A restaurant's terms of business, copied onto each reservation and frozen there. Amounts in minor
-    units."""
-
-    deposit_per_person: int
-    currency: str
-    free_cancel_window_seconds: int
-    acceptance: Acceptance
-    acceptance_limit_seconds: int
-    acceptance_lead_seconds: int
-    no_show_grace_seconds: int
-    slot_interval_seconds: int
-    service_duration_seconds: int
-    max_party_size: int
-
-    def price(self, party_size: int) -> int:
-        return self.deposit_per_person * party_size
-
-    def free_cancel_time(self, dine_time: datetime) -> datetime:
-        return dine_time - timedelta(seconds=self.free_cancel_window_seconds)
-
-    def accept_deadline(self, dine_time: datetime, asked_time: datetime) -> datetime:
-        """When an unanswered booking is declined: a lead before the meal; where a person answers, the
-        earlier of that and the time limit."""
-        latest = dine_time - timedelta(seconds=self.acceptance_lead_seconds)
-        if self.acceptance is Acceptance.AUTO:
-            return latest
-        return min(latest, asked_time + timedelta(seconds=self.acceptance_limit_seconds))
-
-    def is_on_grid(self, local: time) -> bool:
-        """Whether a table can be booked at this time of day at all; the grid is counted from local
-        midnight."""
-        seconds = local.hour * 3600 + local.minute * 60 + local.second
-        return not local.microsecond and seconds % self.slot_interval_seconds == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Restaurant:
-    """Our copy of what a restaurant said of itself."""
-
-    restaurant_id: str
-    time_zone: str
-    policy: Policy
-
-    def local_day(self, instant: datetime) -> date:
-        return instant.astimezone(ZoneInfo(self.time_zone)).date()
-
-    def day_bounds(self, day: date) -> tuple[datetime, datetime]:
-        """The UTC instants at which the restaurant's day begins and the next one begins."""
-        zone = ZoneInfo(self.time_zone)
-        first = datetime.combine(day, time(), zone).astimezone(UTC)
-        return first, datetime.combine(day + _DAY, time(), zone).astimezone(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    dine_time: datetime
-    capacity: int
-    sold: int
-
-    def can_take(self, party_size: int) -> bool:
-        return self.sold + party_size <= self.capacity
-
-
-@dataclass(frozen=True, slots=True)
-class SlotNews:
-    """A slot as the restaurant last set it."""
-
-    dine_time: datetime
-    capacity: int
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A slot as it is offered to a party; the deposit in minor units."""
-
-    dine_time: datetime
-    is_available: bool
-    deposit: int
-    free_cancel_time: datetime
-
-
-def check_table(
-    restaurant: Restaurant, dine_time: datetime, now: datetime, rules: Rules
-) -> Iterable[Violation]:
-    """What is wrong with a dine_time, apart from whether a seat is free."""
-    lead = restaurant.policy.acceptance_lead_seconds
-    if dine_time <= now:
-        yield Violation("dine_time", "is past; a table can be booked for the future only")
-    elif dine_time <= now + timedelta(seconds=lead):
-        yield Violation(
-            "dine_time", f"must be more than {lead} seconds from now, so that the restaurant can answer"
-        )
-    elif dine_time > now + rules.horizon:
-        yield Violation("dine_time", f"must be at most {rules.horizon.days} days from now")
-    elif not restaurant.policy.is_on_grid(dine_time.astimezone(ZoneInfo(restaurant.time_zone)).time()):
-        interval = restaurant.policy.slot_interval_seconds
-        yield Violation(
-            "dine_time", f"must be a multiple of {interval} seconds from midnight, {restaurant.time_zone}"
-        )
-
-
-def check_party(policy: Policy, party_size: int) -> Iterable[Violation]:
-    if party_size > policy.max_party_size:
-        yield Violation("party_size", f"must be between 1 and {policy.max_party_size} at this restaurant")
-
-
-# What CreateDeposit came to. Only a reply that says so means "not charged"; everything else is unknown.
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """The money is with us."""
-
-
-@dataclass(frozen=True, slots=True)
-class Declined:
-    """The card was refused; `code` is the provider's word for it, such as insufficient_funds."""
-
-    code: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NotCharged:
-    """Turned away before anything was written; `retry_after` in seconds if a time was named."""
-
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """It may or may not have been charged; `detail` is for the log."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Voided:
-    """The deposit is void: it can never be captured and kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """What is asked of deposit_svc, once per attempt."""
-
-    deposit_id: str
-    reservation_id: str
-    customer_id: str
-    amount: int
-    currency: str
-    payment_token: str = field(repr=False)
-
-
-DepositOutcome = Captured | Declined | NotCharged | Voided | Unknown
-
-
-@dataclass(frozen=True, slots=True)
-class DepositNews:
-    """A deposit as deposit_svc last described it; `captured` also when it was returned since."""
-
-    deposit_id: str
-    state: DepositState
-    captured: bool
-    decline_code: str = ""
-
-
 class BookingState(StrEnum):
     RECEIVED = "RECEIVED"
     ACCEPTED = "ACCEPTED"
@@ -298,28 +97,6 @@ class BookingNews:
     revision: int
     accepted: bool = False
     """Whether these terms were accepted, even if they were declined afterwards."""
-
-
-@dataclass(frozen=True, slots=True)
-class DepositLine:
-    """One deposit of a reservation. `state` is what was last heard or ordered."""
-
-    deposit_id: str
-    amount: int
-    state: DepositState = DepositState.PENDING
-    captured: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """An order to deposit_svc, carried out once by its id. A void has the amount 0: it covers whatever was
-    taken."""
-
-    instruction_id: str
-    kind: Kind
-    deposit_id: str
-    amount: int
-    cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -780,7 +557,11 @@ class _Step:
 
 
 _ACCEPT = _Step(State.PENDING_ACCEPTANCE, Reservation._accept)
+
+
 _SEAT = _Step(State.CONFIRMED, Reservation._seat)
+
+
 _STEPS: Mapping[BookingState, tuple[_Step, ...]] = {
     BookingState.ACCEPTED: (_ACCEPT,),
     BookingState.DECLINED: (_Step(State.CONFIRMED, Reservation._call_off),),
@@ -788,6 +569,8 @@ _STEPS: Mapping[BookingState, tuple[_Step, ...]] = {
     BookingState.NO_SHOW: (_ACCEPT, _Step(State.CONFIRMED, Reservation._record_no_show)),
     BookingState.COMPLETED: (_ACCEPT, _SEAT, _Step(State.SEATED, Reservation._complete)),
 }
+
+
 # Tells of an end again, with one more instruction.
 _EVENT_OF_END: Mapping[State, Happened] = {
     State.COMPLETED: Happened.COMPLETED,
@@ -798,20 +581,6 @@ _EVENT_OF_END: Mapping[State, Happened] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A customer's request for a table, checked for form only."""
-
-    customer_id: str
-    request_id: str
-    restaurant_id: str
-    dine_time: datetime
-    party_size: int
-    note: str
-    payment_token: str = field(repr=False)
-    body_hash: str = ""
-
-
 def _next(now: datetime, *times: datetime) -> datetime:
     """The first of the times that is still to come, else the last one."""
     return next((one for one in times if one > now), times[-1])
@@ -819,101 +588,3 @@ def _next(now: datetime, *times: datetime) -> datetime:
 
 def _failure(outcome: DepositOutcome) -> Failure:
     return Failure.DEPOSIT_VOIDED if isinstance(outcome, Voided) else Failure.DEPOSIT_UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A customer's request for other terms, checked for form only."""
-
-    customer_id: str
-    request_id: str
-    reservation_id: str
-    etag: str
-    wish: Wish
-    payment_token: str = field(repr=False)
-    body_hash: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Who asks: a customer, or the staff of a restaurant."""
-
-    customer_id: str | None = None
-    restaurant_id: str | None = None
-
-    def side_in(self, reservation: Reservation) -> By | None:
-        """On which side of the reservation, if on any."""
-        if self.customer_id is not None and self.customer_id == reservation.customer_id:
-            return By.CUSTOMER
-        if self.restaurant_id is not None and self.restaurant_id == reservation.restaurant_id:
-            return By.RESTAURANT
-        return None
-
-
-def not_found() -> Refusal:
-    """Also for somebody else's reservation: the two cannot be told apart."""
-    return Refusal("NOT_FOUND", "There is no such reservation.")
-
-
-def hold_table(
-    order: Order, restaurant: Restaurant, *, reservation_id: str, deposit_id: str, now: datetime, rules: Rules
-) -> Reservation:
-    """A new attempt: the seats are held, the deposit is about to be asked for."""
-    price = restaurant.policy.price(order.party_size)
-    return Reservation(
-        reservation_id=reservation_id,
-        customer_id=order.customer_id,
-        restaurant_id=order.restaurant_id,
-        state=State.PENDING_DEPOSIT,
-        terms=Terms(order.dine_time, order.party_size, price),
-        note=order.note,
-        policy=restaurant.policy,
-        create_time=now,
-        update_time=now,
-        attempt_deadline=now + rules.attempt,
-        hold_expire_time=now + rules.hold,
-        deposits=(DepositLine(deposit_id, price),),
-    )
-
-
-def refusal_of(failure: Failure, decline_code: str, retry_after: float) -> Refusal:
-    """What the client is told of an attempt that failed."""
-    if failure is Failure.CARD_DECLINED:
-        return Refusal(
-            "CARD_DECLINED",
-            "The card was declined; nothing was charged.",
-            metadata={"decline_code": decline_code},
-        )
-    return Refusal(
-        "TRY_AGAIN_LATER", "The deposit could not be taken; nothing stays charged.", retry_after=retry_after
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """A request id that was used: for which contents, and what it led to last."""
-
-    body_hash: str
-    reservation_id: str
-    modification_id: str | None = None
-
-
-def check_same(record: RequestRecord, body_hash: str) -> None:
-    if record.body_hash != body_hash:
-        raise Refusal("REQUEST_ID_REUSED", "This request_id was used with different contents.")
-
-
-def must_try_again(
-    *, waiting: bool, attempt_deadline: datetime, failure: Failure | None, decline_code: str, now: datetime
-) -> bool:
-    """A repeated request id: True asks for a new attempt, False for the reservation as it stands."""
-    if waiting:
-        # After its deadline an attempt has lost its process; events or the settling task will end it.
-        raise Refusal(
-            "REQUEST_IN_PROGRESS",
-            "The first call with this request_id is still at work.",
-            retry_after=1 if now < attempt_deadline else 5,
-        )
-    if failure is Failure.CARD_DECLINED:
-        raise refusal_of(failure, decline_code, 0)
-    return failure is not None

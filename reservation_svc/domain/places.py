@@ -1,0 +1,144 @@
+"""The restaurant as reservations see it: its policy, its slots, and what can be asked for there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from dinemesh.kit.refusal import Violation
+
+_DAY = timedelta(days=1)
+
+
+class Acceptance(StrEnum):
+    AUTO = "AUTO"
+    MANUAL = "MANUAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The service's own time limits."""
+
+    attempt: timedelta
+    """An attempt older than this is nobody's any more: the settling task may take it."""
+    hold: timedelta
+    """Seats are held this long for a deposit that is neither captured nor refused."""
+    unmarked: timedelta
+    """A reservation that the restaurant never marked is completed this long after the service ended."""
+    horizon: timedelta
+    """How far ahead a table can be booked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A restaurant's terms of business, copied onto each reservation and frozen there. Amounts in minor
+    units."""
+
+    deposit_per_person: int
+    currency: str
+    free_cancel_window_seconds: int
+    acceptance: Acceptance
+    acceptance_limit_seconds: int
+    acceptance_lead_seconds: int
+    no_show_grace_seconds: int
+    slot_interval_seconds: int
+    service_duration_seconds: int
+    max_party_size: int
+
+    def price(self, party_size: int) -> int:
+        return self.deposit_per_person * party_size
+
+    def free_cancel_time(self, dine_time: datetime) -> datetime:
+        return dine_time - timedelta(seconds=self.free_cancel_window_seconds)
+
+    def accept_deadline(self, dine_time: datetime, asked_time: datetime) -> datetime:
+        """When an unanswered booking is declined: a lead before the meal; where a person answers, the
+        earlier of that and the time limit."""
+        latest = dine_time - timedelta(seconds=self.acceptance_lead_seconds)
+        if self.acceptance is Acceptance.AUTO:
+            return latest
+        return min(latest, asked_time + timedelta(seconds=self.acceptance_limit_seconds))
+
+    def is_on_grid(self, local: time) -> bool:
+        """Whether a table can be booked at this time of day at all; the grid is counted from local
+        midnight."""
+        seconds = local.hour * 3600 + local.minute * 60 + local.second
+        return not local.microsecond and seconds % self.slot_interval_seconds == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restaurant:
+    """Our copy of what a restaurant said of itself."""
+
+    restaurant_id: str
+    time_zone: str
+    policy: Policy
+
+    def local_day(self, instant: datetime) -> date:
+        return instant.astimezone(ZoneInfo(self.time_zone)).date()
+
+    def day_bounds(self, day: date) -> tuple[datetime, datetime]:
+        """The UTC instants at which the restaurant's day begins and the next one begins."""
+        zone = ZoneInfo(self.time_zone)
+        first = datetime.combine(day, time(), zone).astimezone(UTC)
+        return first, datetime.combine(day + _DAY, time(), zone).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    dine_time: datetime
+    capacity: int
+    sold: int
+
+    def can_take(self, party_size: int) -> bool:
+        return self.sold + party_size <= self.capacity
+
+
+@dataclass(frozen=True, slots=True)
+class SlotNews:
+    """A slot as the restaurant last set it."""
+
+    dine_time: datetime
+    capacity: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A slot as it is offered to a party; the deposit in minor units."""
+
+    dine_time: datetime
+    is_available: bool
+    deposit: int
+    free_cancel_time: datetime
+
+
+def check_table(
+    restaurant: Restaurant, dine_time: datetime, now: datetime, rules: Rules
+) -> Iterable[Violation]:
+    """What is wrong with a dine_time, apart from whether a seat is free."""
+    lead = restaurant.policy.acceptance_lead_seconds
+    if dine_time <= now:
+        yield Violation("dine_time", "is past; a table can be booked for the future only")
+    elif dine_time <= now + timedelta(seconds=lead):
+        yield Violation(
+            "dine_time", f"must be more than {lead} seconds from now, so that the restaurant can answer"
+        )
+    elif dine_time > now + rules.horizon:
+        yield Violation("dine_time", f"must be at most {rules.horizon.days} days from now")
+    elif not restaurant.policy.is_on_grid(dine_time.astimezone(ZoneInfo(restaurant.time_zone)).time()):
+        interval = restaurant.policy.slot_interval_seconds
+        yield Violation(
+            "dine_time", f"must be a multiple of {interval} seconds from midnight, {restaurant.time_zone}"
+        )
+
+
+def check_party(policy: Policy, party_size: int) -> Iterable[Violation]:
+    if party_size > policy.max_party_size:
+        yield Violation("party_size", f"must be between 1 and {policy.max_party_size} at this restaurant")
+
+
+# What CreateDeposit came to. Only a reply that says so means "not charged"; everything else is unknown.
