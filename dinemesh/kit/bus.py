@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -233,13 +233,10 @@ class Bus:
         for key in bindings:
             await declared.bind(EXCHANGE, routing_key=key)
 
-    async def read_log(self, until: str) -> AsyncIterator[bytes]:
+    async def read_log(self, until: str) -> AsyncGenerator[bytes, None]:
         """Every event in the log, oldest first, up to the message `until` (an id put there by `mark_log`)."""
         async with self.channel(LOG_PREFETCH) as channel:
-            queue = await channel.declare_queue(LOG_QUEUE, passive=True)
-            arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
-            channel.close_callbacks.add(lambda *_: arrived.put_nowait(None))
-            await queue.consume(arrived.put, arguments={"x-stream-offset": "first"})
+            arrived = await deliveries(channel, LOG_QUEUE, {"x-stream-offset": "first"})
             while (message := await arrived.get()) is not None:
                 if message.message_id == until:
                     return
@@ -263,6 +260,25 @@ class Bus:
     async def _declare_topology(self, connection: AbstractConnection) -> None:
         async with await connection.channel() as channel:
             await _declare_topology(channel)
+
+
+Deliveries = asyncio.Queue[AbstractIncomingMessage | None]
+
+
+async def deliveries(
+    channel: AbstractChannel, queue: str, arguments: dict[str, Any] | None = None
+) -> Deliveries:
+    """Consume `queue`: what arrives, and None when no more will come."""
+    arrived: Deliveries = asyncio.Queue()
+
+    def ended(*_: object) -> None:
+        arrived.put_nowait(None)
+
+    channel.close_callbacks.add(ended)
+    # A deleted queue cancels its consumer and leaves the channel open.
+    (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
+    await (await channel.get_queue(queue, ensure=False)).consume(arrived.put, arguments=arguments)
+    return arrived
 
 
 async def _declare_topology(channel: AbstractChannel) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters, telemetry
-from dinemesh.kit.bus import BROKER_ERRORS, Bus, BusUnavailable, dead_letter_queue
+from dinemesh.kit.bus import BROKER_ERRORS, Bus, BusUnavailable, Deliveries, dead_letter_queue, deliveries
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreUnavailable, Transaction
 
 log = logging.getLogger(__name__)
@@ -289,15 +289,7 @@ class Consumer:
                 await self._catch_up()
                 await self._inbox.set_caught_up(True)
             self.caught_up.set()
-            arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
-
-            def ended(*_: object) -> None:
-                arrived.put_nowait(None)
-
-            channel.close_callbacks.add(ended)
-            # A deleted queue cancels its consumer and leaves the channel open.
-            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
-            await (await channel.get_queue(queue, ensure=False)).consume(arrived.put)
+            arrived = await deliveries(channel, queue)
             last = 0
             while True:
                 if last >= LINGER_FROM:
@@ -393,9 +385,7 @@ _TAKEN, _TAKEN_BEFORE, _UNREADABLE, _FAILED = "taken", "taken before", "unreadab
 _DONE = frozenset({_TAKEN, _TAKEN_BEFORE})
 
 
-async def _next_batch(
-    arrived: asyncio.Queue[AbstractIncomingMessage | None], limit: int
-) -> list[AbstractIncomingMessage] | None:
+async def _next_batch(arrived: Deliveries, limit: int) -> list[AbstractIncomingMessage] | None:
     """What has arrived, at least one; None when no more will come."""
     batch: list[AbstractIncomingMessage] = []
     message = await arrived.get()

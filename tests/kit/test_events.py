@@ -15,7 +15,7 @@ from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, selec
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters
-from dinemesh.kit.bus import Bus
+from dinemesh.kit.bus import LOG_QUEUE, Bus, BusUnavailable
 from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecodable, forget, inbox_tables
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, backlog, mark_unsent, outbox_table
 from dinemesh.kit.refusal import Refusal
@@ -343,6 +343,23 @@ async def test_a_deleted_queue_heals_and_misses_nothing(
         await until(unsent(sqlite_store))
         async with running(Consumer(sqlite_store, bus, tables, words())):
             await until(hears(sqlite_store, "a", "lost?", "again?"))
+
+
+async def test_a_log_that_is_deleted_while_it_is_read_is_noticed(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    async with running(bus, Relay(sqlite_store, outbox, bus)):
+        await say(sqlite_store, outbox, "a")
+        await until(unsent(sqlite_store))
+        reading = bus.read_log(until="a mark that nobody made")
+        async with asyncio.timeout(30):
+            assert await anext(reading)
+            async with bus.channel(1) as channel:
+                await channel.queue_delete(LOG_QUEUE)
+            with pytest.raises(BusUnavailable):
+                await anext(reading)
+        await reading.aclose()
 
 
 async def test_forgetting_makes_the_next_start_read_the_log_again(
