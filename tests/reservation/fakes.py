@@ -47,7 +47,11 @@ class FakeDeposits:
         if charge.payment_token in CHARGES:
             self.charged[charge.deposit_id] = charge.amount
         self.arrived.set()
-        await self.gate.wait()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.gate.wait()
+        except TimeoutError:
+            return Unknown()
         return OUTCOMES[charge.payment_token]()
 
     async def is_healthy(self) -> bool:
