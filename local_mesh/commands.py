@@ -103,8 +103,8 @@ class Mesh:
             logs = [*self.places.logs.glob("*.log"), self.places.log("rabbitmq")]
             lengths = {file.name: file.stat().st_size for file in logs if file.exists()}
             self.places.logged_before.write_text(json.dumps(lengths))
-            supervisor = start_supervisor(self.settings, self.places)
             try:
+                supervisor = start_supervisor(self.settings, self.places)
                 _wait_until_ready(supervisor, self.settings, self.places)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
@@ -112,7 +112,8 @@ class Mesh:
                 self._end()
                 raise
             finally:
-                supervisor.close()
+                if supervisor is not None:
+                    supervisor.close()
             say(f"The mesh is up and healthy ({time.monotonic() - began:.0f} s).")
 
     def _stand_by(self, supervisor: Supervisor) -> None:
