@@ -26,6 +26,8 @@ import uvloop
 from google.protobuf import timestamp_pb2
 from google.type import date_pb2, money_pb2, timeofday_pb2
 
+from benchmarks.floor import Floor, processor_seconds
+from benchmarks.floor import measure as measure_floor
 from dinemesh.reservation.v1 import reservation_pb2, reservation_service_pb2, reservation_service_pb2_grpc
 from dinemesh.restaurant.v1 import restaurant_pb2, restaurant_service_pb2, restaurant_service_pb2_grpc
 from local_mesh import machine, tokens
@@ -228,12 +230,6 @@ async def drive(mesh: Mesh, figures: Figures, pids: dict[str, int]) -> None:
     await driver.close()
 
 
-def processor_seconds(pid: int) -> float:
-    """User and system time that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(*, group_commit: bool) -> Figures:
     """A fresh mesh, started twice: the second start, unpacked and migrated, is the warm one."""
     shutil.rmtree(STATE_DIR, ignore_errors=True)
@@ -281,12 +277,19 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=1, help="meshes of each kind, in turn")
     rounds = arguments.parse_args().rounds
     measured: dict[bool, list[Figures]] = {True: [], False: []}
+    floors: list[Floor] = [measure_floor()]
     for number in range(rounds):
         for group_commit in (True, False):
             said = "with" if group_commit else "without"
             print(f"round {number + 1} of {rounds}: {said} group commit", file=sys.stderr, flush=True)
             measured[group_commit].append(measure(group_commit=group_commit))
+            floors.append(measure_floor())
     print(f"\n{processor()}, Python {platform.python_version()}, SQLite, load generator included\n")
+    print(
+        f"a plain echo between two processes, {IN_FLIGHT} in flight:"
+        f" {statistics.median(floor.per_second for floor in floors):.0f} calls/s,"
+        f" {statistics.median(floor.microseconds for floor in floors):.0f} us of processor each at the server\n"
+    )
     row("", "group commit", "one by one")
     columns = [measured[True], measured[False]]
 

@@ -22,7 +22,7 @@ grpcurl -plaintext 127.0.0.1:8081 describe dinemesh.reservation.v1.CreateReserva
 # Where can I eat? (needs no token)
 FIRST=$(
     grpcurl -plaintext 127.0.0.1:8084 dinemesh.restaurant.v1.RestaurantService/ListRestaurants \
-        | pick restaurants.0.restaurantId
+        | pick restaurants.0.restaurant_id
 )
 RESTAURANT=${RESTAURANT:-$FIRST}
 
@@ -31,7 +31,7 @@ DATE=${DATE:-$(date -d 'next week' +%F)}
 TIME=$(
     grpcurl -plaintext -d '{"restaurant_id": "'$RESTAURANT'", "date": "'$DATE'", "party_size": 2}' \
         127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/ListAvailableSlots \
-        | pick slots.0.dineTime
+        | pick slots.0.dine_time
 )
 
 # Book it. The same request_id again gives the same answer and never a second charge.
@@ -40,7 +40,7 @@ RESERVATION=$(
     grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"request_id": "'$REQUEST'",
     "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'", "party_size": 2, "payment_token": "tok_visa"}' \
         127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/CreateReservation \
-        | pick reservation.reservationId
+        | pick reservation.reservation_id
 )
 
 # Has the restaurant accepted? And where is my money?
