@@ -288,8 +288,9 @@ def main() -> None:
     print(
         f"a plain echo between two processes, {IN_FLIGHT} in flight:"
         f" {statistics.median(floor.per_second for floor in floors):.0f} calls/s,"
-        f" {statistics.median(floor.microseconds for floor in floors):.0f} us of processor each at the server\n"
+        f" {statistics.median(floor.microseconds for floor in floors):.0f} us of processor each (server)"
     )
+    print()
     row("", "group commit", "one by one")
     columns = [measured[True], measured[False]]
 
