@@ -59,7 +59,7 @@ async def _server(ports: Any) -> None:
         return request
 
     server = grpc.aio.server()
-    method = grpc.unary_unary_rpc_method_handler(echo)
+    method: Any = grpc.unary_unary_rpc_method_handler(echo)
     service, name = METHOD[1:].split("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
     ports.put(server.add_insecure_port("127.0.0.1:0"))
