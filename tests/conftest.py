@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 pytest_plugins = ["tests.support.postgres", "tests.support.broker"]
+
+
+def pytest_configure() -> None:
+    """A run that is told to end clears up like one that is interrupted: PostgreSQL would outlive us."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
