@@ -42,9 +42,6 @@ log = logging.getLogger(__name__)
 BATCH = 100
 # What a crashed relay had claimed is free again after this; far above the time of one batch.
 LEASE_SECONDS = 30.0
-# Under load a moment of patience makes fuller batches, which cost less each (measured: up to 25 %).
-LINGER_SECONDS = 0.01
-LINGER_FROM = 3
 # The wake-up is in process; the sweep finds what a crash or another pod left behind.
 SWEEP_SECONDS = 1.0
 

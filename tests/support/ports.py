@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-import socket
+
+from local_mesh.machine import is_free
 
 _handed_out: set[int] = set()
 
@@ -17,17 +18,7 @@ def free_ports(count: int) -> list[int]:
     ports: list[int] = []
     while len(ports) < count:
         port = random.randint(20000, 32000)
-        if port not in _handed_out and _is_free(port):
+        if port not in _handed_out and is_free(port):
             _handed_out.add(port)
             ports.append(port)
     return ports
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

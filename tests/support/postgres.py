@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -68,8 +69,9 @@ class PostgresServer:
         return self.url(self.create(self._templates[package]))
 
     def stop(self) -> None:
-        """End the server."""
-        self._server.stop()
+        """End the server. What the wheel does at exit is done now: later it would make its folder anew."""
+        self._server._cleanup()
+        atexit.unregister(self._server._cleanup)
 
 
 @pytest.fixture(scope="session")
