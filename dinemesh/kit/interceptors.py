@@ -220,7 +220,8 @@ class _Guard:
     def started(self) -> None:
         self._in_flight.inc()
 
-    def ended(self, code: str, reason: str, seconds: float) -> None:
+    def ended(self, code: str, reason: str, seconds: float, given_seconds: float | None) -> None:
+        """Counts and logs the call. `given_seconds` is what its caller had left when it came, if it told."""
         self._in_flight.dec()
         telemetry.CALLS.labels(self._name, code).inc()
         if not self._stream:
@@ -229,7 +230,10 @@ class _Guard:
             return
         if reason:
             telemetry.REFUSALS.labels(self._name, reason).inc()
-        log.info("call", extra={"code": code, "reason": reason, "ms": round(seconds * 1000, 1)})
+        extra: dict[str, object] = {"code": code, "reason": reason, "ms": round(seconds * 1000, 1)}
+        if given_seconds is not None:
+            extra["deadline_ms"] = round(given_seconds * 1000)
+        log.info("call", extra=extra)
 
     @property
     def name(self) -> str:
@@ -239,7 +243,17 @@ class _Guard:
 class _Running:
     """One call on its way through a guard."""
 
-    __slots__ = ("_call", "_context", "_guard", "_inside", "_metadata", "_started", "code", "reason")
+    __slots__ = (
+        "_call",
+        "_context",
+        "_given_seconds",
+        "_guard",
+        "_inside",
+        "_metadata",
+        "_started",
+        "code",
+        "reason",
+    )
 
     def __init__(self, guard: _Guard, context: Context) -> None:
         self._guard = guard
@@ -249,7 +263,8 @@ class _Running:
         self.code = "CANCELLED"  # what it is if neither an answer nor a failure comes first
         self.reason = ""
         self._metadata = _first_values(context)
-        self._call = _correlated(self._metadata, guard.name, context.time_remaining())
+        self._given_seconds: float | None = context.time_remaining()
+        self._call = _correlated(self._metadata, guard.name, self._given_seconds)
         guard.started()
 
     def begin(self, request: Any) -> None:
@@ -277,7 +292,8 @@ class _Running:
     def end(self) -> None:
         if self._inside:
             self._guard.left()
-        self._guard.ended(self.code, self.reason, time.perf_counter() - self._started)
+        spent = time.perf_counter() - self._started
+        self._guard.ended(self.code, self.reason, spent, self._given_seconds)
 
 
 def _refusal_for(error: Exception) -> Refusal:

@@ -398,6 +398,34 @@ async def test_calls_are_counted_by_method_and_status(tmp_path: Path) -> None:
     assert (count("OK"), count("UNAUTHENTICATED")) == (before[0] + 1, before[1] + 1)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_line_of_a_call_tells_what_the_caller_had_left(
+    tmp_path: Path, stream: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines_of(correlation: str) -> list[dict[str, Any]]:
+        lines = map(json.loads, capsys.readouterr().out.splitlines())
+        return [line for line in lines if line["message"] == "call" and line["correlation_id"] == correlation]
+
+    async def ask(server: Any, correlation: str, timeout: float | None) -> None:
+        metadata = (*server.token(), ("x-correlation-id", correlation))
+        if stream:
+            running = server.stub.WatchTimeline(pb.WatchTimelineRequest(), metadata=metadata, timeout=timeout)
+            assert [message async for message in running]
+        else:
+            await server.stub.ListTimelineEntries(
+                pb.ListTimelineEntriesRequest(), metadata=metadata, timeout=timeout
+            )
+
+    async with serving(tmp_path) as server:
+        capsys.readouterr()
+        await ask(server, "hurried", 7)
+        (hurried,) = lines_of("hurried")
+        assert 6_000 < hurried["deadline_ms"] <= 7_100, "the library rounds it up a little on the wire"
+        await ask(server, "patient", None)
+        (patient,) = lines_of("patient")
+        assert "deadline_ms" not in patient
+
+
 async def test_a_stream_that_breaks_after_a_message_ends_with_its_refusal(tmp_path: Path) -> None:
     async def breaks(request: Any, context: Any) -> AsyncIterator[Any]:
         async for message in one_message(request, context):
