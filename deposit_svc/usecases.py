@@ -278,16 +278,18 @@ class Deposits:
                 raise result
 
     async def _settle_one(self, one: Open) -> None:
-        try:
-            with _on_behalf_of(one.cause):
+        with _on_behalf_of(one.cause):
+            try:
                 if isinstance(one, OpenCharge):
                     await self._settle_charge(one)
                 else:
                     await self._settle_refund(one)
-        except OutcomeUnknown as error:
-            pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
-            log.warning("still open, next try in %s: %s", pause, error, extra={"deposit_id": one.deposit_id})
-            await self._store.write(lambda tx: persistence.postpone(tx, one, pause))
+            except OutcomeUnknown as error:
+                pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
+                log.warning(
+                    "still open, next try in %s: %s", pause, error, extra={"deposit_id": one.deposit_id}
+                )
+                await self._store.write(lambda tx: persistence.postpone(tx, one, pause))
 
     async def _settle_charge(self, one: OpenCharge) -> None:
         """A charge that may still come is looked for first; one that must not come is closed at once."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deposit_svc.sandbox import records
+from deposit_svc.sandbox.calls import CallLog
 from deposit_svc.sandbox.servicer import Sandbox
 from dinemesh.kit import log as logs
 from dinemesh.kit import service
@@ -56,7 +57,7 @@ async def run(settings: Settings) -> None:
     background = Background()
     metrics = None if settings.metrics_port is None else MetricsServer(settings.host, settings.metrics_port)
     # Without SO_REUSEPORT a second sandbox on the port is refused, instead of taking half of the calls.
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(interceptors=[CallLog()], options=[("grpc.so_reuseport", 0)])
     health = Health()
     health.add_to(server)
     sandbox_pb2_grpc.add_SandboxServiceServicer_to_server(Sandbox(store, background), server)

@@ -14,6 +14,10 @@ STAFF = "staff"
 OPERATOR = "operator"
 SERVICE = "service"
 
+CORRELATION_KEY = "x-correlation-id"
+TRACEPARENT_KEY = "traceparent"
+"""The metadata in which they travel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from dinemesh.kit.call import current, time_left
+from dinemesh.kit.call import CORRELATION_KEY, TRACEPARENT_KEY, current, time_left
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,17 @@ def open_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_OPTIONS)
 
 
+def travelling() -> list[tuple[str, str]]:
+    """What goes with every call that we make on behalf of another: its correlation id and trace."""
+    working = current.get()
+    metadata: list[tuple[str, str]] = []
+    if working.correlation_id:
+        metadata.append((CORRELATION_KEY, working.correlation_id))
+    if working.traceparent:
+        metadata.append((TRACEPARENT_KEY, working.traceparent))
+    return metadata
+
+
 async def call(
     method: grpc.aio.UnaryUnaryMultiCallable[Req, Res],
     request: Req,
@@ -75,12 +86,7 @@ async def call(
     Raises grpc.aio.AioRpcError; `errors.from_call` tells what the other side said. After a deadline or a lost
     connection it may well have happened.
     """
-    working = current.get()
-    metadata: list[tuple[str, str]] = []
-    if working.correlation_id:
-        metadata.append(("x-correlation-id", working.correlation_id))
-    if working.traceparent:
-        metadata.append(("traceparent", working.traceparent))
+    metadata = travelling()
     if token is not None:
         metadata.append(("authorization", f"Bearer {token.current()}"))
     left = time_left()

@@ -172,18 +172,8 @@ class Inbox:
 
     async def take(self, event: Received[Any]) -> bool:
         """Commit the event's effect; False if it had been taken before. Raises what the handler raises."""
-        token = call.current.set(
-            replace(
-                call.current.get(),
-                correlation_id=event.correlation_id,
-                causation_id=event.event_id,
-                traceparent=event.traceparent,
-            )
-        )
-        try:
+        with call.working_on(_call_of(event)):
             return await self._store.write(functools.partial(self._apply, event=event))
-        finally:
-            call.current.reset(token)
 
     def _apply(self, tx: Transaction, event: Received[Any]) -> bool:
         statements = self._statements(tx)
@@ -238,6 +228,16 @@ class Inbox:
             )
 
         await self._store.write(change)
+
+
+def _call_of(event: Received[Any]) -> call.Call:
+    """The work that an event causes."""
+    return replace(
+        call.current.get(),
+        correlation_id=event.correlation_id,
+        causation_id=event.event_id,
+        traceparent=event.traceparent,
+    )
 
 
 def forget(tx: Transaction, tables: InboxTables, subscriber: str) -> None:
@@ -329,7 +329,8 @@ class Consumer:
             raise
         except Exception:
             self._count(_FAILED)
-            log.exception("an event of the log failed and becomes a dead letter")
+            with call.working_on(_call_of(event)):
+                log.exception("an event of the log failed and becomes a dead letter")
             dead = dead_letter_queue(self.subscription.queue)
             await self._bus.publish_to_queue(body, dead, event_id=event.event_id)
 
@@ -364,7 +365,8 @@ class Consumer:
                 # Stop consuming and keep the message: giving it back would use up its deliveries.
                 await asyncio.sleep(PAUSE_SECONDS)
             except Exception:
-                log.exception("event %s (%s) failed and goes round", event.event_id, event.type)
+                with call.working_on(_call_of(event)):
+                    log.exception("event %s (%s) failed and goes round", event.event_id, event.type)
                 return self._count(_FAILED)
             else:
                 return self._count(_TAKEN if first else _TAKEN_BEFORE)

@@ -22,14 +22,20 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from dinemesh.kit import errors, telemetry
-from dinemesh.kit.call import ANONYMOUS, Call, Identity, current, new_correlation_id
+from dinemesh.kit.call import (
+    ANONYMOUS,
+    CORRELATION_KEY,
+    TRACEPARENT_KEY,
+    Call,
+    Identity,
+    current,
+    new_correlation_id,
+)
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-CORRELATION_KEY = "x-correlation-id"
-TRACEPARENT_KEY = "traceparent"
 AUTHORIZATION_KEY = "authorization"
 
 Access: TypeAlias = frozenset[str]
@@ -262,9 +268,9 @@ class _Running:
         self._started = time.perf_counter()
         self.code = "CANCELLED"  # what it is if neither an answer nor a failure comes first
         self.reason = ""
-        self._metadata = _first_values(context)
+        self._metadata = first_values(context)
         self._given_seconds: float | None = context.time_remaining()
-        self._call = _correlated(self._metadata, guard.name, self._given_seconds)
+        self._call = correlated(self._metadata, guard.name, self._given_seconds)
         guard.started()
 
     def begin(self, request: Any) -> None:
@@ -344,14 +350,16 @@ async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield request
 
 
-def _first_values(context: Context) -> dict[str, str | bytes]:
+def first_values(context: Context) -> dict[str, str | bytes]:
+    """The metadata of a call; of a key that came twice, the first."""
     metadata: dict[str, str | bytes] = {}
     for key, value in context.invocation_metadata() or ():
         metadata.setdefault(key, value)
     return metadata
 
 
-def _correlated(metadata: Mapping[str, str | bytes], method: str, remaining: float | None) -> Call:
+def correlated(metadata: Mapping[str, str | bytes], method: str, remaining: float | None) -> Call:
+    """The call that is beginning, with the ids that came with it, or new ones where they cannot be read."""
     correlation = str(metadata.get(CORRELATION_KEY, ""))
     traceparent = str(metadata.get(TRACEPARENT_KEY, ""))
     return Call(

@@ -201,7 +201,9 @@ class Relay:
             await self._bus.publish(row.envelope, row.routing_key, event_id=row.event_id)
         except BusUnavailable as error:
             # In doubt at worst: it is published again, and the subscribers' inboxes absorb it.
-            log.warning("event %s is not confirmed: %s", row.event_id, error)
+            envelope = envelope_pb2.Envelope.FromString(row.envelope)
+            with call.working_on(call.Call(envelope.correlation_id, envelope.causation_id)):
+                log.warning("event %s is not confirmed: %s", row.event_id, error)
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from tenacity import AsyncRetrying, stop_after_delay, wait_fixed
 from deposit_svc.domain import Money
 from deposit_svc.provider import Charged, Closed, Declined, OutcomeUnknown, Refused, Returned
 from deposit_svc.provider.sandbox import SandboxProvider
+from dinemesh.kit.call import Call, working_on
 from dinemesh.sandbox.v1 import sandbox_pb2 as pb
-from tests.deposit.conftest import THIRTY, euros, new_id
+from tests.deposit.conftest import THIRTY, euros, new_id, until
 from tests.deposit.processes import sandbox_part
 from tests.support.mesh import Part
 
@@ -51,6 +53,44 @@ async def test_an_amount_arrives_to_the_cent(provider: SandboxProvider, stub: St
     await provider.charge(key, Money(1234, "EUR"), "tok_visa", 5)
     found = (await stub.FindCharge(pb.FindChargeRequest(key=key), timeout=5)).charge
     assert (found.amount.units, found.amount.nanos) == (12, 340_000_000)
+
+
+async def test_the_provider_is_told_for_which_request_it_is_asked(
+    provider: SandboxProvider, sandbox: Part
+) -> None:
+    def logged(correlation_id: str) -> list[tuple[str, str]]:
+        lines = map(json.loads, sandbox.log.read_text().splitlines())
+        return [
+            (line["method"].rpartition("/")[2], line["code"])
+            for line in lines
+            if line.get("correlation_id") == correlation_id
+        ]
+
+    key, correlation_id = new_id(), f"order-{new_id()}"
+    with working_on(Call(correlation_id)):
+        await provider.find(key)
+        await charge(provider, key)
+        await provider.close(key)
+        await provider.refund(new_id(), key, THIRTY)
+        with pytest.raises(OutcomeUnknown):
+            await charge(provider, new_id(), "tok_unavailable")
+    await until(lambda: len(logged(correlation_id)) == 5)  # a failure is answered before it is logged
+    assert logged(correlation_id) == [
+        ("FindCharge", "NOT_FOUND"),
+        ("CreateCharge", "OK"),
+        ("CloseCharge", "OK"),
+        ("CreateRefund", "OK"),
+        ("CreateCharge", "UNAVAILABLE"),
+    ]
+
+
+async def test_the_provider_makes_an_id_for_a_call_without_a_readable_one(stub: Stub, sandbox: Part) -> None:
+    await stub.LiftRefundBlock(
+        pb.LiftRefundBlockRequest(), metadata=(("x-correlation-id", 'a b"c'),), timeout=5
+    )
+    line = json.loads(sandbox.log.read_text().splitlines()[-1])
+    assert (line["message"], line["code"]) == ("call", "OK")
+    assert len(line["correlation_id"]) == 36
 
 
 @pytest.mark.parametrize("token", ["tok_lostReply", "tok_unavailable", "tok_slow_2000"])

@@ -24,6 +24,7 @@ from dinemesh.kit.call import Call, current
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store
 from tests.deposit.conftest import CUSTOMER, LIMITS, RESERVATION, Clock, Desk, euros, new_id, until
+from tests.support.logs import logged
 
 
 async def refused(desk: Desk, deposit_id: str = "", token: str = "tok_visa", minor: int = 30) -> str:
@@ -468,6 +469,17 @@ async def test_what_settling_tells_belongs_to_the_request_that_it_came_from(desk
         ("DepositForfeited", "modify", "e1"),
         ("DepositRefunded", "cancel", "e2"),
     ]
+
+
+async def test_what_settling_logs_belongs_to_the_request_that_it_came_from(desk: Desk) -> None:
+    current.set(Call(correlation_id="reserve"))
+    desk.provider.down = True
+    assert await refused(desk) == "DEPOSIT_IN_DOUBT"
+    with logged() as log:
+        current.set(Call(correlation_id="settling"))
+        await desk.settle()
+    assert [line["correlation_id"] for line in log.lines("still open")] == ["reserve"]
+    desk.provider.down = False
 
 
 # Reading

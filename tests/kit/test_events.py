@@ -22,6 +22,7 @@ from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker
+from tests.support.logs import logged
 
 metadata = MetaData()
 outbox_rows = outbox_table(metadata)
@@ -300,6 +301,43 @@ async def test_a_message_that_always_fails_becomes_a_dead_letter_and_takes_effec
         assert await dead_letters.redrive(bus, QUEUE) == 1
         await until(hears(sqlite_store, "hard", "easy"))
         assert await dead_letters.count_dead(bus, QUEUE) == 0
+
+
+async def test_every_line_about_an_event_has_the_correlation_id_that_it_carries(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    bus = Bus(broker.fresh_url(), "test")
+    consumer = Consumer(sqlite_store, bus, tables, words())
+    guest = Consumer(sqlite_store, bus, tables, words(queue="guest.words"))
+    with logged() as log:
+        async with running(bus, Relay(sqlite_store, outbox, bus), consumer):
+            await asyncio.wait_for(consumer.caught_up.wait(), 30)
+            with call.working_on(call.Call("order-7")):
+                (event_id,) = await say(sqlite_store, outbox, "poison")
+            await until(lambda: dead_letters.count_dead(bus, QUEUE))
+            async with running(guest):
+                await asyncio.wait_for(guest.caught_up.wait(), 30)
+    lines = [line for line in log.lines() if event_id in line["message"] or line.get("causation_id")]
+    assert {line["message"].partition(" ")[0] for line in lines} == {"event", "an"}, "void: one is missing"
+    for line in lines:
+        assert (line["correlation_id"], line["causation_id"]) == ("order-7", event_id), line
+
+
+async def test_an_event_that_is_not_confirmed_is_logged_with_its_correlation_id(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    class Doubtful(Bus):
+        async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
+            raise BusUnavailable("no confirm")
+
+    bus = Doubtful(broker.fresh_url(), "test")
+    with logged() as log:
+        async with running(bus, Relay(sqlite_store, outbox, bus)):
+            with call.working_on(call.Call("order-7")):
+                (event_id,) = await say(sqlite_store, outbox, "a")
+            await until(lambda: log.lines(f"event {event_id} is not confirmed"))
+    assert {line["correlation_id"] for line in log.lines(f"event {event_id}")} == {"order-7"}
 
 
 async def test_a_guest_reads_all_that_was_said_before_it_came(
