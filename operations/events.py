@@ -17,7 +17,7 @@ from dinemesh.kit.outbox import mark_unsent, outbox_table
 from dinemesh.kit.store import Store, StoreUnavailable
 from operations.broker import connected, dead_letters_of
 
-_COLUMNS = ("QUEUE", "TYPE", "EVENT", "REASON", "COUNT", "SINCE (UTC)")
+_COLUMNS = ("QUEUE", "TYPE", "EVENT", "CORRELATION", "REASON", "COUNT", "SINCE (UTC)")
 
 
 class Unwritable(Exception):
@@ -82,4 +82,5 @@ def table(letters: Sequence[DeadLetter]) -> str:
 def _row(letter: DeadLetter) -> tuple[str, ...]:
     since = f"{letter.since:%Y-%m-%d %H:%M:%S}" if letter.since else "-"
     kind = letter.type or f"unreadable, {letter.size_bytes} bytes"
-    return letter.queue, kind, letter.event_id or "-", letter.reason, str(letter.count), since
+    ids = letter.event_id or "-", letter.correlation_id or "-"
+    return letter.queue, kind, *ids, letter.reason, str(letter.count), since

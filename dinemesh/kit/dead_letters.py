@@ -18,11 +18,13 @@ MOST = 10_000
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead letter. `type` is empty where the message cannot be read; `reason` is the broker's."""
+    """One dead letter. `type` and `correlation_id` are empty where the envelope cannot be read; `reason` is
+    the broker's."""
 
     queue: str
     event_id: str
     type: str
+    correlation_id: str
     reason: str
     count: int
     since: datetime | None
@@ -67,15 +69,16 @@ async def count_dead(bus: Bus, queue: str) -> int:
 def _describe(queue: str, message: AbstractIncomingMessage) -> DeadLetter:
     try:
         envelope = envelope_pb2.Envelope.FromString(message.body)
-        event_id, kind = envelope.event_id, envelope.type
+        event_id, kind, correlation_id = envelope.event_id, envelope.type, envelope.correlation_id
     except DecodeError:
-        event_id, kind = "", ""
+        event_id, kind, correlation_id = "", "", ""
     death = _first_death(message)
     since = death.get("time")
     return DeadLetter(
         queue=queue,
         event_id=event_id or message.message_id or "",
         type=kind,
+        correlation_id=correlation_id,
         reason=str(death.get("reason", "unknown")),
         count=int(death.get("count", 1)),
         since=since.replace(tzinfo=UTC) if isinstance(since, datetime) and since.tzinfo is None else since,

@@ -240,6 +240,14 @@ def _call_of(event: Received[Any]) -> call.Call:
     )
 
 
+def _correlation_of(body: bytes) -> str:
+    """Of a message that cannot be read the envelope may still be readable; "" if it is not."""
+    try:
+        return envelope_pb2.Envelope.FromString(body).correlation_id
+    except DecodeError:
+        return ""
+
+
 def forget(tx: Transaction, tables: InboxTables, subscriber: str) -> None:
     """Forget all that `subscriber` took, so that its next start reads the whole log again."""
     for table in (tables.inbox, tables.versions, tables.subscriptions):
@@ -356,7 +364,10 @@ class Consumer:
         try:
             event = self._inbox.decode(message.body)
         except Undecodable as error:
-            log.error("message %s cannot be read and becomes a dead letter: %s", message.message_id, error)
+            with call.working_on(call.Call(_correlation_of(message.body))):
+                log.error(
+                    "message %s cannot be read and becomes a dead letter: %s", message.message_id, error
+                )
             return self._count(_UNREADABLE)
         while True:
             try:

@@ -136,6 +136,7 @@ async def test_dead_letters_are_listed_sent_back_and_taken_once(
             "QUEUE",
             "TYPE",
             "EVENT",
+            "CORRELATION",
             "REASON",
             "COUNT",
             "SINCE",
