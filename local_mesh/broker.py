@@ -63,7 +63,7 @@ def unpack_broker(cache: Path, say: Callable[[str], None]) -> Unpacked:
     try:
         return unpack(
             cache / "rabbitmq",
-            "rabbitmq-server",
+            ["rabbitmq-server"],
             own=lambda package: package == "rabbitmq-server" or package.startswith("erlang-"),
             left_out=NOT_NEEDED,
             finish=_point_erlang_home,

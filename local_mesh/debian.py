@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -40,22 +41,23 @@ class Unpacked:
         folders = {
             library.parent
             for place in ("lib", "usr/lib")
-            for library in self.root.glob(f"{place}/*-linux-*/*.so*")
+            for pattern in ("*.so*", "*/lib*.so*")  # some packages keep libraries of their own one below
+            for library in self.root.glob(f"{place}/*-linux-*/{pattern}")
         }
         return ":".join(sorted(str(folder) for folder in folders))
 
 
 def unpack(
     root: Path,
-    name: str,
+    names: Sequence[str],
     own: Callable[[str], bool],
     left_out: frozenset[str],
     finish: Callable[[Path, Path], None],
     say: Callable[[str], None],
 ) -> Unpacked:
-    """Unpack package `name` and what it needs into `root`, unless that is done already.
+    """Unpack the packages `names` and what they need into `root`, unless that is done already.
 
-    own: packages taken even where the machine has them installed, because they must stand in one folder.
+    own: packages taken even where the machine has them installed.
     left_out: needed only by an installed package (users, log rotation, ...).
     finish: gets the folder that was unpacked and the place it will stand at; makes it fit and tries it.
     """
@@ -64,19 +66,22 @@ def unpack(
         contents = root / CONTENTS
         if contents.exists() and contents.read_text().splitlines()[:1] == [str(root)]:
             return Unpacked(root)
-        for tool in ("apt-get", "apt-cache", "dpkg", "dpkg-query"):
+        for tool in ("apt-get", "dpkg", "dpkg-query"):
             if shutil.which(tool) is None:
                 raise Failure(
-                    f"{tool} is missing here, so the package {name} of Debian or Ubuntu cannot be had."
+                    f"{tool} is missing here, so the package {names[0]} of Debian or Ubuntu cannot be had."
                 )
         work = root.parent / f"{root.name}.partial"
         for leftover in (work, root):
             shutil.rmtree(leftover, ignore_errors=True)
         work.mkdir()
-        _download_and_unpack(work, name, own, left_out, say)
+        packages = _download(work, names, own, left_out, say)
+        (work / "root").mkdir()
+        for package in packages:
+            _run(["dpkg", "-x", str(package), str(work / "root")], work)
         say("trying it")
         finish(work / "root", root)
-        versions = [file.name.split("_") for file in sorted((work / "packages").glob("*.deb"))]
+        versions = [file.name.split("_") for file in packages]
         lines = [str(root), *(f"{package} {version.replace('%3a', ':')}" for package, version, _ in versions)]
         (work / "root" / CONTENTS).write_text("\n".join(lines) + "\n")
         (work / "root").rename(root)
@@ -84,73 +89,63 @@ def unpack(
         return Unpacked(root)
 
 
-def _download_and_unpack(
-    work: Path, name: str, own: Callable[[str], bool], left_out: frozenset[str], say: Callable[[str], None]
-) -> None:
-    for folder in ("lists/partial", "cache/archives/partial", "packages", "root"):
+def _download(
+    work: Path,
+    names: Sequence[str],
+    own: Callable[[str], bool],
+    left_out: frozenset[str],
+    say: Callable[[str], None],
+) -> list[Path]:
+    for folder in ("lists/partial", "cache/archives/partial"):
         (work / folder).mkdir(parents=True)
+    status = work / "status"
+    status.write_text(_status(own, left_out))
     config = work / "apt.conf"
     # The machine's update hooks are for its administrator; `_apt` could not write into our folder.
     config.write_text(
         "#clear APT::Update::Post-Invoke;\n"
         "#clear APT::Update::Post-Invoke-Success;\n"
         f'Dir::State::lists "{work}/lists";\n'
+        f'Dir::State::status "{status}";\n'
+        f'Dir::State::extended_states "{work}/extended_states";\n'
         f'Dir::Cache "{work}/cache";\n'
         'APT::Sandbox::User "root";\n'
+        'APT::Install-Recommends "false";\n'
         'Acquire::Languages "none";\n'
         'Acquire::Retries "2";\n'
         'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";\n'
         'Acquire::IndexTargets::deb::CNF::DefaultEnabled "false";\n'
     )
-    apt = ["-c", str(config), "-q"]
+    apt = ["apt-get", "-c", str(config), "-q", "-y"]
     say("reading the package lists of this distribution (apt-get update into our own folder)")
-    _run(["apt-get", *apt, "update"], work)
-    wanted = _closure(name, lambda package: _dependencies(package, apt, work), own, left_out)
-    say(f"downloading {len(wanted)} packages")
-    _run(["apt-get", *apt, "download", *wanted], work / "packages")
-    for package in sorted((work / "packages").glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(work / "root")], work)
+    _run([*apt, "update"], work)
+    # One line each: 'URI' file bytes hash
+    sizes = re.findall(r"^'.*' \S+\.deb (\d+) ", _run([*apt, "--print-uris", "install", *names], work), re.M)
+    say(f"downloading {len(sizes)} packages, {sum(map(int, sizes)) / 1e6:.0f} MB")
+    _run([*apt, "--download-only", "install", *names], work)
+    return sorted((work / "cache/archives").glob("*.deb"))
 
 
-def _closure(
-    name: str,
-    dependencies: Callable[[str], Sequence[str]],
-    own: Callable[[str], bool],
-    left_out: frozenset[str],
-) -> list[str]:
-    """`name` and everything below it that the machine lacks or that `own` claims."""
-    wanted: list[str] = []
-    open_names = [name]
-    while open_names:
-        package = open_names.pop()
-        if package in wanted or package in left_out or (_is_installed(package) and not own(package)):
-            continue
-        wanted.append(package)
-        open_names.extend(dependencies(package))
-    return sorted(wanted)
-
-
-def _dependencies(package: str, apt: Sequence[str], work: Path) -> list[str]:
-    """What `package` depends on; of alternatives, the first."""
-    names: list[str] = []
-    text = _run(["apt-cache", *apt, "show", "--no-all-versions", package], work)
-    for line in text.splitlines():
-        field, _, value = line.partition(":")
-        if field in ("Depends", "Pre-Depends"):
-            for group in value.split(","):
-                first = group.split("|")[0].strip()
-                names.append(first.split(" ")[0].split(":")[0])
-    return names
-
-
-def _is_installed(package: str) -> bool:
-    asked = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status}\n", package],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "installed" in asked.stdout.split()
+def _status(own: Callable[[str], bool], left_out: frozenset[str]) -> str:
+    """What apt shall take for installed, so that its own solver finds what to fetch: what the machine has and
+    is not `own`, and what is left out. Their dependencies are not told: whether they run is not our matter."""
+    fields = ("Package", "Status", "Architecture", "Multi-Arch", "Version", "Provides")
+    layout = "".join(f"{field}: ${{{field}}}\\n" for field in fields) + "\\n"
+    there = _run(["dpkg-query", "-W", "-f", layout], Path("/"))
+    paragraphs: list[str] = []
+    for paragraph in there.split("\n\n"):
+        lines = [line for line in paragraph.splitlines() if not line.endswith(": ")]
+        values = dict(line.split(": ", 1) for line in lines)
+        name = values.get("Package", "")
+        if values.get("Status", "").endswith(" installed") and not own(name) and name not in left_out:
+            paragraphs.append("\n".join(lines))
+    architecture = _run(["dpkg", "--print-architecture"], Path("/")).strip()
+    for name in sorted(left_out):
+        paragraphs.append(
+            f"Package: {name}\nStatus: install ok installed\nArchitecture: {architecture}\n"
+            "Multi-Arch: allowed\nVersion: 9999:0"  # new enough for whoever asks
+        )
+    return "".join(f"{paragraph}\n\n" for paragraph in paragraphs)
 
 
 def _run(command: Sequence[str], folder: Path) -> str:

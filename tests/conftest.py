@@ -1,4 +1,4 @@
-"""What all tests share: real databases and a real broker."""
+"""What all tests share: real databases, a real broker and a real browser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ["tests.support.postgres", "tests.support.broker"]
+pytest_plugins = ["tests.support.postgres", "tests.support.broker", "tests.support.chromium"]
 
 
 def pytest_configure() -> None:
