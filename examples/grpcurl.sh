@@ -1,9 +1,24 @@
 #!/usr/bin/env bash
-# A table booked, looked at and cancelled from the command line, over reflection: no proto file is needed.
+# A table booked, looked at and cancelled over gRPC through the edge, by reflection: no proto file is needed.
 # Needs the mesh (`make up`), grpcurl (https://github.com/fullstorydev/grpcurl) and python3.
 set -euo pipefail
 
+EDGE=${EDGE:-127.0.0.1:8080}
 TOKEN=${TOKEN:-$(make token SUB=alice ROLE=customer)}
+
+# The edge serves all of them. DIRECT=yes asks each service at its own port.
+if [ -n "${DIRECT:-}" ]; then
+    grpcurl() {
+        local port
+        case "$*" in
+            *dinemesh.deposit.v1.DepositService/*) port=8082 ;;
+            *dinemesh.history.v1.HistoryService/*) port=8083 ;;
+            *dinemesh.restaurant.v1.RestaurantService/*) port=8084 ;;
+            *) port=8081 ;;
+        esac
+        command grpcurl "${@/#"$EDGE"/127.0.0.1:$port}"
+    }
+fi
 
 # One value out of a JSON answer, by its path; the answer itself is shown.
 pick() {
@@ -16,12 +31,12 @@ print(functools.reduce(step, sys.argv[1].split("."), json.loads(answer)))' "$1"
 }
 
 # What is offered here?
-grpcurl -plaintext 127.0.0.1:8081 list
-grpcurl -plaintext 127.0.0.1:8081 describe dinemesh.reservation.v1.CreateReservationRequest
+grpcurl -plaintext $EDGE list
+grpcurl -plaintext $EDGE describe dinemesh.reservation.v1.CreateReservationRequest
 
 # Where can I eat? (needs no token)
 FIRST=$(
-    grpcurl -plaintext 127.0.0.1:8084 dinemesh.restaurant.v1.RestaurantService/ListRestaurants \
+    grpcurl -plaintext $EDGE dinemesh.restaurant.v1.RestaurantService/ListRestaurants \
         | pick restaurants.0.restaurant_id
 )
 RESTAURANT=${RESTAURANT:-$FIRST}
@@ -30,7 +45,7 @@ RESTAURANT=${RESTAURANT:-$FIRST}
 DATE=${DATE:-$(date -d 'next week' +%F)}
 TIME=$(
     grpcurl -plaintext -d '{"restaurant_id": "'$RESTAURANT'", "date": "'$DATE'", "party_size": 2}' \
-        127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/ListAvailableSlots \
+        $EDGE dinemesh.reservation.v1.ReservationService/ListAvailableSlots \
         | pick slots.0.dine_time
 )
 
@@ -39,20 +54,20 @@ REQUEST=$(python3 -c 'import uuid; print(uuid.uuid4())')
 RESERVATION=$(
     grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"request_id": "'$REQUEST'",
     "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'", "party_size": 2, "payment_token": "tok_visa"}' \
-        127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/CreateReservation \
+        $EDGE dinemesh.reservation.v1.ReservationService/CreateReservation \
         | pick reservation.reservation_id
 )
 
 # Has the restaurant accepted? And where is my money?
 grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"reservation_id": "'$RESERVATION'"}' \
-    127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/GetReservation
+    $EDGE dinemesh.reservation.v1.ReservationService/GetReservation
 grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"reservation_id": "'$RESERVATION'"}' \
-    127.0.0.1:8082 dinemesh.deposit.v1.DepositService/ListDeposits
+    $EDGE dinemesh.deposit.v1.DepositService/ListDeposits
 
 # Cancel: the answer says what was refunded and what was forfeited.
 grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"reservation_id": "'$RESERVATION'"}' \
-    127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/CancelReservation
+    $EDGE dinemesh.reservation.v1.ReservationService/CancelReservation
 
 # Everything that happened.
 grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"reservation_id": "'$RESERVATION'"}' \
-    127.0.0.1:8083 dinemesh.history.v1.HistoryService/ListTimelineEntries
+    $EDGE dinemesh.history.v1.HistoryService/ListTimelineEntries

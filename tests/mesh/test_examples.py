@@ -87,7 +87,9 @@ async def test_the_same_story_without_a_token_says_how_to_get_one(mesh: RunningM
     assert "make token SUB=alice ROLE=customer" in said.decode()
 
 
-async def test_the_story_over_grpcurl(city: City, mesh: RunningMesh, stand_in: dict[str, str]) -> None:
+async def test_the_story_over_grpcurl_at_the_own_port_of_each_service(
+    city: City, mesh: RunningMesh, stand_in: dict[str, str]
+) -> None:
     place, alice = await city.place(), city.customer()
     day = place.slots[0].astimezone(place.zone).date()
     told = await run(
@@ -95,6 +97,7 @@ async def test_the_story_over_grpcurl(city: City, mesh: RunningMesh, stand_in: d
         "examples/grpcurl.sh",
         env=stand_in
         | {
+            "DIRECT": "yes",
             "TOKEN": mesh.token(alice.name, "customer"),
             "RESTAURANT": place.id,
             "DATE": day.isoformat(),

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# A table found, booked, watched, changed and cancelled over HTTP/JSON.
+# Needs the mesh (`make up`), curl and python3.
+set -euo pipefail
+
+command -v curl >/dev/null || { echo "curl is missing: sudo apt-get install curl" >&2; exit 1; }
+
+EDGE=${EDGE:-127.0.0.1:8080}
+TOKEN=${TOKEN:-$(make token SUB=alice ROLE=customer)}
+
+# A refusal that is not expected ends the story.
+curl() { command curl --fail-with-body --show-error "$@"; }
+
+# One value out of a JSON answer, by its path; the answer itself is shown.
+pick() {
+    python3 -c '
+import functools, json, sys
+answer = json.load(sys.stdin)
+print(json.dumps(answer, indent=2), file=sys.stderr)
+step = lambda value, key: value[int(key) if key.isdigit() else key]
+print(functools.reduce(step, sys.argv[1].split("."), answer))' "$1"
+}
+
+show() { python3 -m json.tool --indent 2; }
+
+# Where can I eat? (needs no token)
+FIRST=$(
+    curl -s "http://$EDGE/v1/restaurants" \
+        | pick restaurants.0.restaurantId
+)
+RESTAURANT=${RESTAURANT:-$FIRST}
+
+# When is there a table for two? The date is a day in the restaurant's time zone.
+DATE=${DATE:-$(date -d 'next week' +%F)}
+TIME=$(
+    curl -s "http://$EDGE/v1/restaurants/$RESTAURANT/availableSlots?date=$DATE&party_size=2" \
+        | pick slots.0.dineTime
+)
+
+# Book it.
+REQUEST=$(python3 -c 'import uuid; print(uuid.uuid4())')
+RESERVATION=$(
+    curl -s -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' \
+        -d '{"request_id": "'$REQUEST'", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'",
+            "party_size": 2, "payment_token": "tok_visa", "note": "by the window, please"}' \
+        "http://$EDGE/v1/reservations" \
+        | pick reservation.reservationId
+)
+
+# Was the answer lost on the way? The same request again gives the same reservation and never a second charge.
+AGAIN=$(
+    curl -s -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' \
+        -d '{"request_id": "'$REQUEST'", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'",
+            "party_size": 2, "payment_token": "tok_visa", "note": "by the window, please"}' \
+        "http://$EDGE/v1/reservations" \
+        | pick reservation.reservationId
+)
+[ "$AGAIN" = "$RESERVATION" ]
+
+# Watch it: one JSON object a line, as it happens. (Here until the restaurant has accepted, or for five seconds.)
+curl -sN --max-time 5 -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/reservations/$RESERVATION:watch" \
+    | sed '/STATE_CONFIRMED/q' || true
+
+# How does it stand? The etag says what we have seen.
+ETAG=$(
+    curl -s -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/reservations/$RESERVATION" \
+        | pick reservation.etag
+)
+
+# Two more are coming: the difference is charged.
+CHANGE=$(python3 -c 'import uuid; print(uuid.uuid4())')
+curl -s -X PATCH -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' \
+    -d '{"request_id": "'$CHANGE'", "etag": "'$ETAG'", "party_size": 4, "payment_token": "tok_visa"}' \
+    "http://$EDGE/v1/reservations/$RESERVATION" | show
+
+# Watch again, now as server-sent events, for an EventSource. (The restaurant is asked again.)
+curl -sN --max-time 5 -H "authorization: Bearer $TOKEN" -H 'accept: text/event-stream' \
+    "http://$EDGE/v1/reservations/$RESERVATION:watch" | sed '/STATE_CONFIRMED/q' || true
+
+# A refusal names its reason, the fields that are wrong and, where another try makes sense, when.
+command curl -si -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' \
+    -d '{"request_id": "1", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'", "party_size": -2}' \
+    "http://$EDGE/v1/reservations"
+echo
+
+# Where is my money?
+curl -s -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/deposits?reservation_id=$RESERVATION" | show
+
+# Cancel: the answer says what was refunded and what was forfeited.
+curl -s -X POST -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/reservations/$RESERVATION:cancel" | show
+
+# A watch of what has ended says so with its last message; one that stops without it was cut off.
+curl -sN -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/reservations/$RESERVATION:watch"
+
+# Everything that happened: live until the refund, and as a list.
+curl -sN --max-time 5 -H "authorization: Bearer $TOKEN" -H 'accept: text/event-stream' \
+    "http://$EDGE/v1/timeline:watch?reservation_id=$RESERVATION" | sed '/DEPOSIT_REFUNDED/q' || true
+curl -s -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/timeline?reservation_id=$RESERVATION" | show
