@@ -13,18 +13,19 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings token audit dead-letters redrive replay rebuild-history
-.PHONY: help runtime dev test check format generate bench lock clean $(RUNTIME_TARGETS)
+.PHONY: help runtime dev page test check format generate openapi bench lock $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
 
 #? make demo                        a story over the running mesh: book, modify, cancel, see everything
-#? make up                          start the mesh and wait until it is healthy
+#? make up                          start the mesh and wait until it is healthy; the edge is at http://127.0.0.1:8080
 #? make down                        stop it and leave no process behind; its data stays in .local
 #? make status                      one line per part
 #? make logs [SERVICE=deposit]      follow the logs, of all parts or of one
 #? make stop SERVICE=deposit        take one part away
 #? make start SERVICE=deposit       bring it back
+#? make page                        the example page at http://127.0.0.1:8000, which books through the edge
 #? make token SUB=alice ROLE=customer
 #?                                  print one token; also ROLE=staff RESTAURANT=<id>, ROLE=operator
 #? make settings                    every setting, and what it is now
@@ -35,6 +36,9 @@ help:
 #? make rebuild-history             drop the timeline and build it anew from the log of events
 $(RUNTIME_TARGETS): runtime
 	$(MESH) $@
+
+page: runtime
+	.venv/bin/python -m http.server 8000 --bind 127.0.0.1 --directory examples/browser
 
 #? make test [ARGS='-k words']      all tests
 test: dev
@@ -53,13 +57,19 @@ format: dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-#? make generate                    Python code out of protos/
+#? make generate                    Python code and protos/openapi.json out of protos/
 generate: dev
 	.venv/bin/python -m protos.generate
+	.venv/bin/python -m protos.openapi
 
-#? make bench                       measure what a reservation costs, on meshes of its own
+#? make openapi                     protos/openapi.json alone
+openapi: dev
+	.venv/bin/python -m protos.openapi
+
+#? make bench                       measure what a reservation and the edge cost, on meshes of its own
 bench: dev
 	.venv/bin/python -m benchmarks.mesh
+	.venv/bin/python -m benchmarks.edge
 
 #? make lock                        choose versions anew, out of pyproject.toml
 COMPILE = CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \

@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE_DIR = ROOT / ".local-bench"
 # Beside a mesh that runs on the default ports.
 PORTS = {
+    "EDGE_PORT": "18080",
+    "EDGE_ADMIN_PORT": "18090",
     "RESERVATION_PORT": "18081",
     "DEPOSIT_PORT": "18082",
     "HISTORY_PORT": "18083",

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_mesh import broker, keys, machine, parts, settings, tokens
+from local_mesh import broker, envoy, keys, machine, parts, settings, tokens
 from local_mesh.debian import Unpacked
 from local_mesh.failure import Failure
 from local_mesh.places import Places
@@ -25,6 +25,10 @@ HEALTHY_SECONDS = 120
 QUICK_SECONDS = 1.0
 """What is well this soon was well before, or is not worth a line."""
 DOWN_SECONDS = 60
+EDGE_ALONE_SECONDS = 2.0
+"""What `make down` gives the edge for the calls in flight before it stops the services too."""
+EDGE_SEES_SECONDS = 30.0
+"""For the edge to find a service that is ready. It asks each one every second; hung, it is killed first."""
 FAILED_TRIES = 3
 """A part that came back this often without getting well will not get well."""
 
@@ -97,6 +101,7 @@ class Mesh:
             self._check_broker()
             keys.make_keys(self.places)
             tokens.write_for_services(self.places)
+            envoy.write(parts.edge_values(self.settings, self.places), self.places.edge_config)
             write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
             self.places.running.write_text(self.settings.to_json())
             self.places.make_socket_folder()
@@ -106,6 +111,7 @@ class Mesh:
             try:
                 supervisor = start_supervisor(self.settings, self.places)
                 _wait_until_ready(supervisor, self.settings, self.places)
+                _wait_until_the_edge_sees(supervisor, self.settings)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     say("\nInterrupted: stopping what was started.")
@@ -114,11 +120,15 @@ class Mesh:
             finally:
                 if supervisor is not None:
                     supervisor.close()
-            say(f"The mesh is up and healthy ({time.monotonic() - began:.0f} s).")
+            say(
+                f"The mesh is up and healthy ({time.monotonic() - began:.0f} s),"
+                f" its edge at http://{self.settings.address('edge')}"
+            )
 
     def _stand_by(self, supervisor: Supervisor) -> None:
         taken_away = [part.name for part in supervisor.parts().values() if part.state == "STOPPED"]
         _wait_until_ready(supervisor, self.settings, self.places)
+        _wait_until_the_edge_sees(supervisor, self.settings)
         supervisor.close()
         if taken_away:
             for name in taken_away:
@@ -182,6 +192,7 @@ class Mesh:
                 raise Failure(f"{service}: {refused}") from refused
             say(f"{service} is running already.")
         _wait_until_ready(supervisor, self.settings, self.places, only=service)
+        _wait_until_the_edge_sees(supervisor, self.settings)
         supervisor.close()
 
     def stop_part(self, service: str) -> None:
@@ -269,8 +280,10 @@ class Mesh:
         supervisor = running(self.places)
         if supervisor is not None:
             with contextlib.suppress(Refused, OSError):
-                # The broker last: services say goodbye to it.
-                supervisor.stop_together(list(settings.SERVICES))
+                # First the edge takes no new calls. It is not waited for to the end: watches through it end
+                # when their service says so. The broker last: services say goodbye to it.
+                supervisor.stop_together(["edge"], at_most_seconds=EDGE_ALONE_SECONDS)
+                supervisor.stop_together(["edge", *settings.SERVICES])
                 supervisor.stop_together(["rabbitmq"])
                 supervisor.shut_down()
             supervisor.close()
@@ -319,6 +332,26 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
             time.sleep(0.1)
 
 
+def _wait_until_the_edge_sees(supervisor: Supervisor, mesh: MeshSettings) -> None:
+    """Until a call through the edge reaches every service that is ready: it looks for itself, each second."""
+    port = mesh.port("edge")
+    end = time.monotonic() + EDGE_SEES_SECONDS
+    while supervisor.parts()["edge"].pid:
+        unseen = [
+            name
+            for name in settings.BEHIND_THE_EDGE
+            if parts.is_well(name, mesh.port(name), "ready") and not parts.edge_sees(port, name)
+        ]
+        if not unseen:
+            return
+        if time.monotonic() > end:
+            raise Failure(
+                f"After {EDGE_SEES_SECONDS:.0f} s the edge still does not find {', '.join(unseen)},"
+                " which say that they are ready."
+            )
+        time.sleep(0.1)
+
+
 def last_lines(places: Places, part: str, count: int = 25) -> str:
     """The end of what a part printed and logged since the mesh was started."""
     said: list[str] = []
@@ -348,8 +381,12 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
         "RABBITMQ_PORT": mesh.rabbitmq_port,
         "RABBITMQ_DIST_PORT": mesh.rabbitmq_dist_port,
         "EPMD_PORT": mesh.epmd_port,
+        "EDGE_PORT": mesh.edge_port,
+        "EDGE_ADMIN_PORT": mesh.edge_admin_port,
+        "EDGE_DRAIN_SECONDS": f"{mesh.edge_drain_seconds:g}",
     }
     flat = {name: str(value) for name, value in own.items()}
+    flat |= {f"EDGE_{name}": value for name, value in (settings.edge_settings() | dict(mesh.edge)).items()}
     for service, values in mesh.services.items():
         flat |= {f"{service.upper()}_{name}": value for name, value in values.items()}
     return flat

@@ -1,4 +1,4 @@
-"""The story of `make demo`, told over gRPC with the generated stubs. A step that goes wrong ends it."""
+"""The story of `make demo`, told over gRPC through the edge. A step that goes wrong ends it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from local_mesh.commands import Mesh, say
 from local_mesh.dialogue import Refused, Services, ask, money, until
 from local_mesh.failure import Failure
 from local_mesh.samples import AUTO, MANUAL, SAMPLES
+from local_mesh.settings import MeshSettings
 
 Reservation = reservation_pb2.Reservation
 Restaurant = restaurant_pb2.Restaurant
@@ -36,21 +37,29 @@ DAYS_AHEAD = 3
 
 def tell(mesh: Mesh) -> None:
     """Tell the story to the end, or raise Failure at the step that went wrong."""
-    with Services(mesh.settings) as services:
+    with Services(mesh.settings, through_the_edge=True) as services:
         story = Story(mesh, services)
         try:
             story.tell()
         except Refused as refused:
             raise Failure(f"The story ends here: a service refused with {refused}") from refused
+    _say_what_to_type_next(mesh.settings)
+
+
+def _say_what_to_type_next(settings: MeshSettings) -> None:
+    address = settings.address("edge")
     say()
-    say("The mesh goes on running. What to type next:")
+    say(f"All of this went through the edge at {address}, and the mesh goes on running. What to type next:")
     say("  make status                          its parts")
-    say("  make token SUB=alice ROLE=customer   a token for a call of your own, such as")
-    say('    grpcurl -plaintext -H "authorization: Bearer $(make token SUB=alice ROLE=customer)" \\')
-    say(f"      {mesh.settings.address('history')} dinemesh.history.v1.HistoryService/ListTimelineEntries")
+    say(f"  curl {address}/v1/restaurants")
+    say("  TOKEN=$(make token SUB=alice ROLE=customer)")
+    say(f'  curl -H "authorization: Bearer $TOKEN" {address}/v1/reservations')
+    say('  grpcurl -plaintext -H "authorization: Bearer $TOKEN" \\')
+    say(f"    {address} dinemesh.history.v1.HistoryService/ListTimelineEntries")
     say("  make stop SERVICE=history            take a part away; after `make start` it catches up")
     say("  make audit                           hold the books of all services against each other")
     say("  make down                            stop it; the data stays")
+    say(f"Every call, with a form to try it: http://{address}/docs")
 
 
 class Story:

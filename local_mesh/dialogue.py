@@ -30,10 +30,11 @@ Answer = TypeVar("Answer")
 
 
 class Services:
-    """Stubs of the four services."""
+    """Stubs of the four services, reached directly or, as clients do, through the edge."""
 
-    def __init__(self, settings: MeshSettings) -> None:
-        self._channels = {name: grpc.insecure_channel(settings.address(name)) for name in _STUBS}
+    def __init__(self, settings: MeshSettings, *, through_the_edge: bool = False) -> None:
+        addresses = {name: settings.address("edge" if through_the_edge else name) for name in _STUBS}
+        self._channels = {name: grpc.insecure_channel(address) for name, address in addresses.items()}
         made: dict[str, Any] = {name: stub(self._channels[name]) for name, stub in _STUBS.items()}
         self.reservation: reservation_service_pb2_grpc.ReservationServiceStub = made["reservation"]
         self.deposit: deposit_service_pb2_grpc.DepositServiceStub = made["deposit"]

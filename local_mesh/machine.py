@@ -83,12 +83,24 @@ def command_of(pid: int) -> str:
 
 
 def memory_megabytes(pid: int) -> int:
-    """What a process holds in RAM; 0 if it is gone."""
+    """What a process and its children hold in RAM; 0 if it is gone."""
+    pages = sum(_resident_pages(one) for one in [pid, *children_of(pid)])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+
+
+def _resident_pages(pid: int) -> int:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in file.read_text().split()]
+    return found
 
 
 def _kill(pid: int) -> None:

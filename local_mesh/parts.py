@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from local_mesh import broker
 from local_mesh.debian import Unpacked
+from local_mesh.envoy import EdgeValues
 from local_mesh.failure import Failure
 from local_mesh.machine import MARK
 from local_mesh.places import Places
-from local_mesh.settings import PREFIX, ROOT, SERVICES, MeshSettings
+from local_mesh.settings import BEHIND_THE_EDGE, PREFIX, ROOT, SERVICES, MeshSettings, edge_value
 
 MODULES = {
     "sandbox": "deposit_svc.sandbox",
@@ -47,7 +49,7 @@ class Part:
 
 def names(settings: MeshSettings) -> list[str]:
     """The parts of a mesh, in starting order."""
-    return (["epmd", "rabbitmq"] if settings.own_broker else []) + list(SERVICES)
+    return (["epmd", "rabbitmq"] if settings.own_broker else []) + list(SERVICES) + ["edge"]
 
 
 def ports(settings: MeshSettings) -> dict[str, int]:
@@ -67,6 +69,10 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
     for name, module in MODULES.items():
         arguments = _tied((sys.executable, "-m", module))
         found.append(Part(name, settings.port(name), arguments, _environment(name, settings, places)))
+    arguments = (sys.executable, "-m", "local_mesh.edge", str(places.edge_config))
+    arguments += ("--admin", f"127.0.0.1:{settings.edge_admin_port}")
+    arguments += ("--drain-seconds", f"{settings.edge_drain_seconds:g}")
+    found.append(Part("edge", settings.port("edge"), _tied(arguments), plain_environment(settings)))
     return found
 
 
@@ -74,7 +80,8 @@ def _environment(service: str, settings: MeshSettings, places: Places) -> dict[s
     """Only what this service knows: it refuses to start with a setting that it does not."""
     own = {"DATABASE_URL": f"sqlite:///{places.data}/{service}.sqlite"}
     if service != "sandbox":
-        # No proxy in front of the services watches their health here, so a stop need not wait for it.
+        # The edge would notice within a second that a service drains, but has no other instance to turn to:
+        # its callers would get the refusal that they get from a closed port, only later.
         own |= {"AMQP_URL": settings.broker_url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
     if service == "deposit":
         own |= {"SANDBOX_ADDRESS": settings.address("sandbox")}
@@ -85,6 +92,20 @@ def _environment(service: str, settings: MeshSettings, places: Places) -> dict[s
         }
     own |= settings.services[service]
     return {f"{PREFIX}{name}": value for name, value in own.items()} | plain_environment(settings)
+
+
+def edge_values(settings: MeshSettings, places: Places) -> EdgeValues:
+    """What the edge of this mesh is told."""
+    told: dict[str, Any] = {name.lower(): edge_value(name, value) for name, value in settings.edge.items()}
+    addresses: dict[str, Any] = {name: [settings.address(name)] for name in BEHIND_THE_EDGE}
+    return EdgeValues(
+        port=settings.edge_port,
+        admin_port=settings.edge_admin_port,
+        jwks_file=places.jwks,
+        descriptor_file=places.edge / "contracts.binpb",
+        **addresses,
+        **told,
+    )
 
 
 def plain_environment(settings: MeshSettings) -> dict[str, str]:
@@ -116,6 +137,10 @@ def is_well(name: str, port: int, question: Question, timeout_seconds: float = 1
         return broker.answers(port, timeout_seconds)
     if name == "epmd":
         return _accepts(port, timeout_seconds)
+    if name == "edge":
+        # Asks the edge about itself. That services behind it are away is no reason to kill it.
+        status = _http_status(port, "/livez", timeout_seconds)
+        return status == 200 if question == "ready" else status is not None
     request = health_pb2.HealthCheckRequest(service="live" if question == "live" else "")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
@@ -131,3 +156,19 @@ def _accepts(port: int, timeout_seconds: float) -> bool:
             return True
     except OSError:
         return False
+
+
+def edge_sees(port: int, service: str, timeout_seconds: float = 1.0) -> bool:
+    """Whether the edge, asked at `port`, has found this service healthy and sends calls to it."""
+    return _http_status(port, f"/healthz/{service}", timeout_seconds) == 200
+
+
+def _http_status(port: int, path: str, timeout_seconds: float) -> int | None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

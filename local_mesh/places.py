@@ -44,6 +44,15 @@ class Places:
         return self.state / "tokens" / service
 
     @property
+    def edge(self) -> Path:
+        """What the edge is started with."""
+        return self.state / "edge"
+
+    @property
+    def edge_config(self) -> Path:
+        return self.edge / "envoy.yaml"
+
+    @property
     def supervisor_config(self) -> Path:
         return self.state / "supervisord.conf"
 
@@ -77,7 +86,14 @@ class Places:
 
     def make(self) -> None:
         """Make the folders, for our user only."""
-        for folder in (self.state, self.data, self.logs, self.keys, self.service_token("any").parent):
+        for folder in (
+            self.state,
+            self.data,
+            self.logs,
+            self.keys,
+            self.edge,
+            self.service_token("any").parent,
+        ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def make_socket_folder(self) -> None:

@@ -3,8 +3,8 @@
 A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the
 prefix DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with
 the service in front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of
-reservation, and only there. An unknown name is refused, so that a misspelt one is not silently without
-effect.
+reservation, and only there. What the edge may be told has EDGE_ in front. An unknown name is refused, so that
+a misspelt one is not silently without effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import importlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from pydantic_settings import BaseSettings
@@ -22,6 +22,8 @@ from pydantic_settings import BaseSettings
 from local_mesh.failure import Failure
 
 PREFIX = "DINEMESH_"
+LONGEST_DRAIN_SECONDS = 14
+"""Of the edge; supervision.STOP_SECONDS with some time to end after it."""
 ROOT = Path(__file__).resolve().parent.parent
 
 SERVICES: Mapping[str, str] = {
@@ -32,6 +34,9 @@ SERVICES: Mapping[str, str] = {
     "history": "history_svc.settings",
 }
 """Module with the settings class of each process of ours, in starting order."""
+
+BEHIND_THE_EDGE = ("reservation", "deposit", "restaurant", "history")
+"""The services that the edge sends calls to."""
 
 WORDS = frozenset({"SERVICE", "SUB", "ROLE", "RESTAURANT", "QUEUE", "PYTHON", "ARGS"})
 """What a target takes on make's command line besides settings."""
@@ -66,6 +71,15 @@ class MeshSettings:
     """RABBITMQ_DIST_PORT: where the command line tools of RabbitMQ reach it."""
     epmd_port: int = 4370
     """EPMD_PORT: the name server of the broker's runtime."""
+    edge_port: int = 8080
+    """EDGE_PORT: HTTP/JSON, gRPC-Web and gRPC for everybody."""
+    edge_admin_port: int = 8090
+    """EDGE_ADMIN_PORT: Envoy's own pages."""
+    edge_drain_seconds: float = 10
+    """EDGE_DRAIN_SECONDS: what calls in flight get when the edge is told to stop. As long as a call takes at
+    most unless its client asks for more, and less than the supervisor waits before it kills."""
+    edge: Mapping[str, str] = field(default_factory=dict)
+    """What else the edge was told, by the name without EDGE_; its defaults stand in envoy.EdgeValues."""
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By service, what the environment of its process holds besides the defaults, without the prefix."""
 
@@ -77,17 +91,17 @@ class MeshSettings:
     def broker_url(self) -> str:
         return self.amqp_url or f"amqp://guest:guest@127.0.0.1:{self.rabbitmq_port}/"
 
-    def port(self, service: str) -> int:
-        """Where a service listens for gRPC."""
-        return int(self.services[service]["PORT"])
+    def port(self, part: str) -> int:
+        """Where a service listens for gRPC, and the edge for everything."""
+        return self.edge_port if part == "edge" else int(self.services[part]["PORT"])
 
-    def address(self, service: str) -> str:
-        return f"127.0.0.1:{self.port(service)}"
+    def address(self, part: str) -> str:
+        return f"127.0.0.1:{self.port(part)}"
 
     @property
     def ports(self) -> dict[str, int]:
         """Every port the mesh listens on, by the setting that changes it."""
-        found: dict[str, int] = {}
+        found = {"EDGE_PORT": self.edge_port, "EDGE_ADMIN_PORT": self.edge_admin_port}
         if self.own_broker:
             found |= {
                 "EPMD_PORT": self.epmd_port,
@@ -133,6 +147,7 @@ def build(given: Mapping[str, str]) -> MeshSettings:
     """The settings out of what was given. Raises Failure naming everything that is wrong."""
     problems: list[str] = []
     own: dict[str, object] = {}
+    edge: dict[str, str] = {}
     services: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
     for name, value in (_DEFAULT_PORTS | dict(given)).items():
         service, _, setting = name.partition("_")
@@ -145,11 +160,14 @@ def build(given: Mapping[str, str]) -> MeshSettings:
                 if setting in ("PORT", "METRICS_PORT"):
                     _port(value)
                 services[service.lower()][setting] = value
+            elif service == "EDGE" and setting in edge_settings():
+                edge_value(setting, value)
+                edge[setting] = value
             else:
                 problems.append(f"{name}: there is no such setting{_did_you_mean(name)}")
         except ValueError as error:
             problems.append(f"{name}={value}: {error}")
-    settings = MeshSettings(**{**own, "services": services})  # type: ignore[arg-type]  # checked by _OWN
+    settings = MeshSettings(**{**own, "edge": edge, "services": services})  # type: ignore[arg-type]  # checked by _OWN
     if not problems:
         problems = _ports_used_twice(settings)
     if problems:
@@ -168,9 +186,32 @@ def service_settings(service: str) -> frozenset[str]:
     )
 
 
+def edge_settings() -> dict[str, str]:
+    """What the edge may be told, in capitals and without prefix, with the defaults."""
+    from local_mesh.envoy import EdgeValues  # most commands do without
+
+    named = {
+        one.name.upper(): str(one.default)
+        for one in fields(EdgeValues)
+        if one.default is not MISSING and one.name not in _NOT_FOR_PEOPLE
+    }
+    return named | {"ALLOWED_ORIGINS": "http://localhost:*,http://127.0.0.1:*"}
+
+
+def edge_value(name: str, value: str) -> object:
+    """A setting of the edge as envoy.EdgeValues takes it. Raises ValueError."""
+    if name == "ALLOWED_ORIGINS":
+        return tuple(_origin(one.strip()) for one in value.split(",") if one.strip())
+    return _seconds(value) if name.endswith("_SECONDS") else _count(value)
+
+
+_NOT_FOR_PEOPLE = {"host"}
+"""Everything on one machine is on 127.0.0.1."""
+
+
 def all_names() -> list[str]:
     """Every setting there is, as it is written on make's command line."""
-    own = [name.upper() for name in _OWN]
+    own = [name.upper() for name in _OWN] + [f"EDGE_{name}" for name in edge_settings()]
     return own + [
         f"{service.upper()}_{name}" for service in SERVICES for name in sorted(service_settings(service))
     ]
@@ -209,6 +250,35 @@ def _folder(value: str) -> Path:
     return (ROOT / value).resolve()
 
 
+def _count(value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise ValueError("must be a whole number above 0")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) == 0:
+        raise ValueError("must be a number of seconds above 0")
+    return float(value)
+
+
+def _drain(value: str) -> float:
+    if _seconds(value) > LONGEST_DRAIN_SECONDS:
+        raise ValueError(f"must be at most {LONGEST_DRAIN_SECONDS}: after that the supervisor kills")
+    return _seconds(value)
+
+
+def _origin(value: str) -> str:
+    """As a regular expression. `:*` at the end is any port or none, another `*` is one part of a name."""
+    found = re.fullmatch(r"(https?://[A-Za-z0-9.*-]+|https?://\[[0-9A-Fa-f:]+\])(:\d+|:\*)?", value)
+    if not found:
+        raise ValueError(
+            "must be origins like https://dinemesh.example or http://localhost:*, with commas between"
+        )
+    host, port = found.group(1), found.group(2) or ""
+    return re.escape(host).replace(r"\*", "[A-Za-z0-9-]+") + (r"(:\d+)?" if port == ":*" else port)
+
+
 def _amqp(value: str) -> str:
     if value and not value.startswith(("amqp://", "amqps://")):
         raise ValueError("must start with amqp:// or amqps://")
@@ -232,4 +302,7 @@ _OWN = {
     "rabbitmq_port": _port,
     "rabbitmq_dist_port": _port,
     "epmd_port": _port,
+    "edge_port": _port,
+    "edge_admin_port": _port,
+    "edge_drain_seconds": _drain,
 }

@@ -25,6 +25,8 @@ GROUP = "mesh"
 STOP_SECONDS = 20
 """What a part gets to finish its calls before it is killed; longer than a service's own drain and grace."""
 
+POLL_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -145,13 +147,16 @@ class Supervisor:
         """Stop a part and wait until it is gone; it stays away until `start`."""
         self._call("stopProcess", f"{GROUP}:{part}", True)
 
-    def stop_together(self, parts: Sequence[str], poll_seconds: float = 0.05) -> None:
+    def stop_together(self, parts: Sequence[str], at_most_seconds: float = 2.0 * STOP_SECONDS) -> None:
         """Stop several parts at once and wait until they are gone. supervisord alone takes one by one."""
+        end = time.monotonic() + at_most_seconds
         for part in parts:
             with contextlib.suppress(Refused):
                 self._call("stopProcess", f"{GROUP}:{part}", False)
         while any(seen.pid for name, seen in self.parts().items() if name in parts):
-            time.sleep(poll_seconds)
+            if time.monotonic() > end:
+                return
+            time.sleep(POLL_SECONDS)
 
     def shut_down(self) -> None:
         self._call("shutdown")

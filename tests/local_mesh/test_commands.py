@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,9 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
 
-from local_mesh import machine, parts, settings
+from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
+from dinemesh.watch.v1 import watch_pb2
+from local_mesh import machine, parts, settings, tokens
 from local_mesh.broker import RunningBroker
 from local_mesh.places import Places
 from local_mesh.supervision import Seen, Supervisor
@@ -71,6 +76,15 @@ class LocalMesh:
     def is_ready(self, name: str) -> bool:
         return parts.is_well(name, parts.ports(self.settings)[name], "ready")
 
+    def get(self, path: str) -> int:
+        """The status that the edge answers with."""
+        return httpx.get(f"http://{self.settings.address('edge')}{path}", timeout=5).status_code
+
+    def envoy(self) -> int:
+        """The process of Envoy itself, below the part that the supervisor knows."""
+        (child,) = machine.children_of(self.part("edge").pid)
+        return child
+
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
@@ -88,6 +102,13 @@ def small(tmp_path: Path, broker: RunningBroker) -> Iterator[LocalMesh]:
     one = LocalMesh(tmp_path / "state", AMQP_URL=broker.fresh_url(), SAMPLES="off")
     yield one
     one.down()
+
+
+def restaurants(mesh: LocalMesh) -> list[object]:
+    answer = httpx.get(f"http://{mesh.settings.address('edge')}/v1/restaurants", timeout=5)
+    assert answer.status_code == 200, answer.text
+    found: list[object] = answer.json()["restaurants"]
+    return found
 
 
 def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -151,7 +172,7 @@ def test_an_unknown_service_is_refused(mesh: LocalMesh) -> None:
     assert "SERVICE must be one of" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["deposit", "rabbitmq"])
+@pytest.mark.parametrize("name", ["deposit", "rabbitmq", "edge"])
 def test_a_killed_part_comes_back(mesh: LocalMesh, name: str) -> None:
     killed = mesh.part(name).pid
     os.kill(killed, signal.SIGKILL)
@@ -159,24 +180,61 @@ def test_a_killed_part_comes_back(mesh: LocalMesh, name: str) -> None:
     wait_until(lambda: mesh.is_ready(name), f"{name} is ready again")
 
 
-def test_a_hung_part_is_killed_and_comes_back(mesh: LocalMesh) -> None:
-    hung = mesh.part("restaurant").pid
-    wait_until(lambda: mesh.is_ready("restaurant"), "restaurant is ready")
+def test_a_killed_envoy_comes_back(mesh: LocalMesh) -> None:
+    before, killed = mesh.part("edge").pid, mesh.envoy()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: mesh.part("edge").pid not in (0, before), "a new process for the edge")
+    wait_until(lambda: mesh.is_ready("edge"), "the edge is ready again")
+    assert mesh.envoy() != killed
+
+
+@pytest.mark.parametrize("name", ["restaurant", "edge"])
+def test_a_hung_part_is_killed_and_comes_back(mesh: LocalMesh, name: str) -> None:
+    wait_until(lambda: mesh.is_ready(name), f"{name} is ready")
     # Long enough for the watch to have seen it answer once.
-    wait_until(lambda: mesh.part("restaurant").up_seconds > 12, "restaurant has been up for a while")
+    wait_until(lambda: mesh.part(name).up_seconds > 12, f"{name} has been up for a while")
+    part = mesh.part(name).pid
+    hung = mesh.envoy() if name == "edge" else part
     os.kill(hung, signal.SIGSTOP)
-    assert not parts.is_well("restaurant", mesh.settings.port("restaurant"), "live")
-    wait_until(lambda: mesh.part("restaurant").pid not in (0, hung), "a new process for restaurant")
-    wait_until(lambda: mesh.is_ready("restaurant"), "restaurant is ready again")
-    assert f"restaurant (pid {hung}) hangs: killed" in mesh.places.log("liveness").read_text()
+    assert not parts.is_well(name, mesh.settings.port(name), "live")
+    wait_until(lambda: mesh.part(name).pid not in (0, part), f"a new process for {name}")
+    wait_until(lambda: mesh.is_ready(name), f"{name} is ready again")
+    assert f"{name} (pid {part}) hangs: killed" in mesh.places.log("liveness").read_text()
+    assert not Path(f"/proc/{hung}").exists()
 
 
-def test_a_taken_port_is_named_with_its_setting_and_its_holder(small: LocalMesh) -> None:
-    with socket.create_server(("127.0.0.1", small.settings.port("deposit"))):
+def test_the_edge_can_be_taken_away_and_brought_back(mesh: LocalMesh) -> None:
+    assert mesh.run("stop", SERVICE="edge").returncode == 0
+    assert machine.is_free(mesh.settings.port("edge"))
+    assert machine.is_free(mesh.settings.ports["EDGE_ADMIN_PORT"])
+    assert all(mesh.is_ready(service) for service in settings.SERVICES)
+    status = mesh.run("status")
+    assert status.returncode == 1
+    assert re.search(r"^edge +stopped ", status.stdout, re.MULTILINE)
+    assert mesh.run("start", SERVICE="edge").returncode == 0
+    assert mesh.get("/healthz") == 200
+
+
+def test_an_edge_without_one_service_is_well_and_stays(mesh: LocalMesh) -> None:
+    before = mesh.part("edge").pid
+    assert mesh.run("stop", SERVICE="history").returncode == 0
+    wait_until(lambda: mesh.get("/healthz/history") == 503, "the edge has noticed")
+    assert mesh.get("/healthz") == 503
+    assert mesh.get("/healthz/reservation") == 200
+    assert mesh.is_ready("edge")
+    assert mesh.run("start", SERVICE="history").returncode == 0
+    # No waiting here: `start` has waited for the edge too.
+    assert mesh.get("/healthz") == 200
+    assert mesh.part("edge").pid == before
+
+
+@pytest.mark.parametrize("name", ["DEPOSIT_PORT", "EDGE_PORT", "EDGE_ADMIN_PORT"])
+def test_a_taken_port_is_named_with_its_setting_and_its_holder(small: LocalMesh, name: str) -> None:
+    with socket.create_server(("127.0.0.1", small.settings.ports[name])):
         refused = small.run("up")
     assert refused.returncode == 1
-    assert f"{small.settings.port('deposit')} (DEPOSIT_PORT) is held by pid {os.getpid()}" in refused.stderr
-    assert "make up DEPOSIT_PORT=" in refused.stderr
+    assert f"{small.settings.ports[name]} ({name}) is held by pid {os.getpid()}" in refused.stderr
+    assert f"make up {name}=" in refused.stderr
     assert machine.processes_of(small.settings.state_dir) == []
 
 
@@ -202,6 +260,39 @@ def test_an_interrupted_start_leaves_nothing_behind(small: LocalMesh) -> None:
     said, _ = starting.communicate(timeout=60)
     assert starting.returncode == 130, said
     assert "Interrupted" in said
+    assert machine.processes_of(small.settings.state_dir) == []
+
+
+def test_a_second_mesh_stands_beside_the_first_and_each_edge_has_its_own_services(
+    mesh: LocalMesh, small: LocalMesh
+) -> None:
+    small.up()
+    assert mesh.get("/healthz") == 200
+    assert small.get("/healthz") == 200
+    assert len(restaurants(mesh)) == 3
+    assert restaurants(small) == []
+    small.down()
+    assert mesh.get("/healthz") == 200
+
+
+def test_down_ends_a_watch_through_the_edge_with_a_word(small: LocalMesh) -> None:
+    small.given["HISTORY_HEARTBEAT_SECONDS"] = "0.5"
+    small.up()
+    token = tokens.person(small.places, "alice", "customer")
+    with grpc.insecure_channel(small.settings.address("edge")) as channel:
+        watch = history_service_pb2_grpc.HistoryServiceStub(channel).WatchTimeline(
+            history_service_pb2.WatchTimelineRequest(),
+            metadata=(("authorization", f"Bearer {token}"),),
+            timeout=120,
+        )
+        assert next(watch).HasField("heartbeat")
+        stopping = small.spawn("down")
+        *_, last = watch
+        said, complained = stopping.communicate(timeout=60)
+    assert last.end.reason == watch_pb2.END_REASON_SERVER_STOPPING
+    assert watch.code() is grpc.StatusCode.OK
+    assert stopping.returncode == 0, said + complained
+    assert "Killed" not in said
     assert machine.processes_of(small.settings.state_dir) == []
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from local_mesh import settings
+from local_mesh import parts, settings
+from local_mesh.envoy import EdgeValues
 from local_mesh.failure import Failure
+from local_mesh.places import Places
+from local_mesh.supervision import STOP_SECONDS
 
 
 def told(given: dict[str, str]) -> str:
@@ -16,6 +21,8 @@ def told(given: dict[str, str]) -> str:
 
 def test_without_settings_every_port_is_the_documented_one() -> None:
     assert settings.build({}).ports == {
+        "EDGE_PORT": 8080,
+        "EDGE_ADMIN_PORT": 8090,
         "RESERVATION_PORT": 8081,
         "DEPOSIT_PORT": 8082,
         "HISTORY_PORT": 8083,
@@ -97,3 +104,71 @@ def test_makes_command_line_wins_over_the_environment() -> None:
         "DINEMESH_HISTORY_PORT": "9100",
     }
     assert settings.given_values(environment) == {"HISTORY_PORT": "9200"}
+
+
+def edge(**given: str) -> EdgeValues:
+    mesh = settings.build({f"EDGE_{name}": value for name, value in given.items()})
+    return parts.edge_values(mesh, Places(mesh.state_dir))
+
+
+def test_what_the_edge_is_told_arrives() -> None:
+    values = edge(PORT="9080", CUSTOMER_RATE_PER_SECOND="3", STREAM_IDLE_SECONDS="2.5")
+    assert (values.port, values.customer_rate_per_second, values.stream_idle_seconds) == (9080, 3, 2.5)
+    assert values.deposit == ["127.0.0.1:8082"]
+
+
+def test_what_make_settings_shows_for_the_edge_is_what_it_has() -> None:
+    assert edge(**settings.edge_settings()) == edge()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RATE_PER_SECOND", "0"),
+        ("RATE_BURST", "1.5"),
+        ("DEFAULT_DEADLINE_SECONDS", "never"),
+        ("DRAIN_SECONDS", "16"),
+        ("ADMIN_PORT", "0"),
+        ("ALLOWED_ORIGINS", "dinemesh.example"),
+        ("ALLOWED_ORIGINS", "https://dinemesh.example/page"),
+        ("ALLOWED_ORIGINS", "*"),
+    ],
+)
+def test_a_wrong_setting_of_the_edge_is_named(name: str, value: str) -> None:
+    assert f"EDGE_{name}={value}: must be" in told({f"EDGE_{name}": value})
+
+
+def test_a_misspelt_setting_of_the_edge_is_refused_with_the_one_that_was_meant() -> None:
+    assert "EDGE_RATE_PER_SECND: there is no such setting. Did you mean EDGE_RATE_PER_SECOND?" in told(
+        {"EDGE_RATE_PER_SECND": "5"}
+    )
+
+
+def test_the_edge_and_a_service_on_one_port_are_refused() -> None:
+    assert "is the same port" in told({"EDGE_PORT": "8081"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed", "refused"),
+    [
+        ("https://dinemesh.example", "https://dinemesh.example", "https://dinemeshXexample"),
+        ("https://dinemesh.example", "https://dinemesh.example", "https://dinemesh.example:444"),
+        ("http://localhost:*", "http://localhost:5173", "http://localhost.evil.example"),
+        ("http://localhost:*", "http://localhost", "http://localhost:"),
+        (
+            "https://*.dinemesh.example",
+            "https://www.dinemesh.example",
+            "https://evil.example/.dinemesh.example",
+        ),
+        ("http://[::1]:3000", "http://[::1]:3000", "http://1:3000"),
+        ("http://other,https://dinemesh.example", "https://dinemesh.example", "http://other,"),
+    ],
+)
+def test_an_origin_is_allowed_as_a_whole(setting: str, allowed: str, refused: str) -> None:
+    patterns = edge(ALLOWED_ORIGINS=setting).allowed_origins
+    assert any(re.fullmatch(pattern, allowed) for pattern in patterns)
+    assert not any(re.fullmatch(pattern, refused) for pattern in patterns)
+
+
+def test_the_edge_has_drained_before_the_supervisor_kills_it() -> None:
+    assert settings.LONGEST_DRAIN_SECONDS < STOP_SECONDS
