@@ -1,4 +1,5 @@
-"""Holds the contracts: form, lint, no breaking change against the baseline, generated code up to date.
+"""Holds the contracts: form, lint, no breaking change against the baseline, generated code and
+the OpenAPI document up to date.
 
 Usage:
     python -m protos.check              says what is wrong, exits 1 if anything is
@@ -20,6 +21,8 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2
 
 from protos.generate import ROOT, SOURCES, GenerationFailed, descriptor_set, generate, generated_files
+from protos.openapi.__main__ import TARGET as DOCUMENT
+from protos.openapi.__main__ import text
 
 BASELINE = SOURCES / "baseline.binpb"
 CONFIG = SOURCES / "buf.yaml"
@@ -86,6 +89,11 @@ def check_generated(root: Path = ROOT, sources: Path = SOURCES) -> None:
         raise Unfit(f"not what the contracts generate: {', '.join(stale)}: run `python -m protos.generate`")
 
 
+def check_document(sources: Path = SOURCES) -> None:
+    if content(sources / DOCUMENT.name) != text(sources).encode():
+        raise Unfit(f"{DOCUMENT.name} is not what the contracts say: run `python -m protos.openapi`")
+
+
 def freeze() -> None:
     if BASELINE.exists():
         check_breaking()
@@ -111,6 +119,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "breaking changes": check_breaking,
     "baseline": check_baseline,
     "generated code": check_generated,
+    "OpenAPI document": check_document,
 }
 
 

@@ -39,7 +39,7 @@ class CreateReservationRequest(_message.Message):
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     party_size: _builtins.int
-    """Number of guests; 1 to the policy's max_party_size. Required."""
+    """Number of guests, 1 to 1000, and at most the policy's max_party_size. Required."""
     payment_token: _builtins.str
     """The provider's token for the means of payment, 1 to 128 characters. Required. Handed to DepositService only."""
     note: _builtins.str
@@ -208,9 +208,9 @@ class ModifyReservationRequest(_message.Message):
     request_id: _builtins.str
     """UUID chosen by the client, new for each wish, the same for each repetition. Required."""
     etag: _builtins.str
-    """Etag of the reservation as the caller read it. Required."""
+    """Etag of the reservation as the caller read it, 1 to 64 characters. Required."""
     party_size: _builtins.int
-    """New number of guests; 1 to the frozen policy's max_party_size."""
+    """New number of guests, 1 to 1000, and at most the frozen policy's max_party_size."""
     note: _builtins.str
     """New words to the restaurant, at most 500 characters; may be empty, which clears them."""
     payment_token: _builtins.str
@@ -405,7 +405,7 @@ class ListAvailableSlotsRequest(_message.Message):
     date: _builtins.str
     """The day in the restaurant's time zone, "YYYY-MM-DD". Required."""
     party_size: _builtins.int
-    """Number of guests; 1 or more. Required."""
+    """Number of guests, 1 to 1000. Required."""
     page_size: _builtins.int
     """Most entries of the answer; 0: 200; at most 1000, more counts as 1000; negative: INVALID_ARGUMENT."""
     page_token: _builtins.str

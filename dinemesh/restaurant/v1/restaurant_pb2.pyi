@@ -163,10 +163,10 @@ class Policy(_message.Message):
     free_cancel_window_seconds: _builtins.int
     """Until how long before dine_time a customer cancels free of charge; 0 to 31536000 (a year). 0: until dine_time."""
     acceptance: Global___AcceptanceMode.ValueType
-    """Whether bookings are accepted automatically or by a person."""
+    """Whether bookings are accepted automatically or by a person. Required."""
     acceptance_limit_seconds: _builtins.int
-    """MANUAL: how long the restaurant has to accept, from when the reservation was placed; 1 to 2592000 (30 days).
-    Without meaning for AUTO.
+    """How long the restaurant has to accept, from when the reservation was placed; 0 to 2592000 (30 days). MANUAL needs
+    at least a second; without meaning for AUTO.
     """
     acceptance_lead_seconds: _builtins.int
     """How long before dine_time a booking must be accepted at the latest, in both modes; 0 to 2592000 (30 days).
@@ -184,9 +184,9 @@ class Policy(_message.Message):
     """Largest party, 1 to 1000."""
     @_builtins.property
     def deposit_per_person(self) -> _money_pb2.Money:
-        """Deposit for one person; greater than zero, since no booking is taken without a deposit, and no finer than the
-        minor unit of its currency. The deposit of a reservation is this times party_size; for max_party_size it is at
-        most 10^12 minor units.
+        """Deposit for one person. Required. Greater than zero, since no booking is taken without a deposit, and no finer
+        than the minor unit of its currency. The deposit of a reservation is this times party_size; for max_party_size it
+        is at most 10^12 minor units.
         """
 
     def __init__(

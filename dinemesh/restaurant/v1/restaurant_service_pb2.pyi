@@ -196,7 +196,7 @@ class UpdateRestaurantRequest(_message.Message):
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     etag: _builtins.str
-    """Etag of the restaurant as the caller read it. Required."""
+    """Etag of the restaurant as the caller read it, 1 to 64 characters. Required."""
     name: _builtins.str
     """New name, 1 to 200 characters."""
     @_builtins.property
@@ -407,7 +407,7 @@ class ListBookingsRequest(_message.Message):
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_restaurant_pb2.BookingState.ValueType]:
-        """Only bookings in one of these states. Empty: all."""
+        """Only bookings in one of these states. At most 20 entries. Empty: all."""
 
     def __init__(
         self,
