@@ -43,6 +43,8 @@ CHECK_TIMEOUT_SECONDS = 2.0
 # One slow answer of the database is not an outage.
 CHECKS_UNTIL_NOT_READY = 3
 SET_UP_RETRY_SECONDS = 1.0
+# Who pings more often is sent away.
+PING_INTERVAL_MS = 10_000
 DEAD_LETTER_COUNT_SECONDS = 15.0
 
 Check = Callable[[], Awaitable[None]]
@@ -297,7 +299,9 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # Our channels ping every 20 s; a server would take that for an attack by default (5 min).
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+        # A proxy pings a connection that rests, too; by default only one ping in two hours is allowed there.
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
 
 

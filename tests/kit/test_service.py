@@ -279,3 +279,33 @@ async def test_metrics_are_served_from_a_thread_of_their_own(tmp_path: Path) -> 
         assert time.monotonic()
     assert "dinemesh_calls_total" in text[0]
     assert "dinemesh_store_queue_changes" in text[0]
+
+
+@pytest.mark.parametrize(("pause_seconds", "sent_away"), [(0.15, False), (0.0, True)])
+async def test_a_proxy_may_ping_a_connection_that_rests_but_not_too_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause_seconds: float, sent_away: bool
+) -> None:
+    """HTTP/2 by hand: no client library pings as soon as this."""
+    monkeypatch.setattr(kit_service, "PING_INTERVAL_MS", 100)
+    settings, ping, goaway = 4, 6, 7
+
+    def frame(kind: int, payload: bytes = b"") -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+    async def answer_to_a_ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        writer.write(frame(ping, bytes(8)))
+        while True:
+            head = await asyncio.wait_for(reader.readexactly(9), 10)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] in (ping, goaway):
+                return head[3]
+
+    async with serving(tmp_path) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.service.port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(settings))
+        answers = [ping]
+        while answers[-1] == ping and len(answers) <= 6:  # it is patient with the first three
+            answers.append(await answer_to_a_ping(reader, writer))
+            await asyncio.sleep(pause_seconds)
+        writer.close()
+    assert (answers[-1] == goaway) == sent_away, answers
