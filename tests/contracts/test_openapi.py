@@ -197,6 +197,20 @@ def test_every_operation_parameter_and_schema_says_what_it_is(document: Json) ->
         assert schema["description"], name
 
 
+def test_what_a_call_creates_leads_to_the_calls_about_it(document: Json, contracts: Contracts) -> None:
+    made = document["paths"]["/v1/reservations"]["post"]["responses"]["200"]["links"]
+    assert {"GetReservation", "ModifyReservation", "CancelReservation", "WatchReservation"} <= set(made)
+    assert made["AcceptBooking"]["parameters"] == {
+        "restaurant_id": "$response.body#/reservation/restaurantId",
+        "reservation_id": "$response.body#/reservation/reservationId",
+    }
+    assert "OpenSlots" not in made
+    assert "OpenSlots" in document["paths"]["/v1/restaurants"]["post"]["responses"]["200"]["links"]
+    for _, _, operation in operations(document):
+        for link in operation["responses"]["200"].get("links", {}).values():
+            assert link["operationId"] in methods(contracts)
+
+
 # --- limits
 
 
