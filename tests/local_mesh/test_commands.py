@@ -10,7 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -23,6 +26,7 @@ from local_mesh import machine, parts, settings, tokens
 from local_mesh.broker import RunningBroker
 from local_mesh.places import Places
 from local_mesh.supervision import Seen, Supervisor
+from tests.support.mesh import state_of
 from tests.support.ports import free_ports
 
 
@@ -80,6 +84,11 @@ class LocalMesh:
         """The status that the edge answers with."""
         return httpx.get(f"http://{self.settings.address('edge')}{path}", timeout=5).status_code
 
+    def calls_in_the_edge(self) -> int:
+        name = "http.edge.downstream_rq_active"
+        admin = f"http://127.0.0.1:{self.settings.edge_admin_port}"
+        return int(httpx.get(f"{admin}/stats?filter=^{name}$", timeout=5).text.split()[-1])
+
     def envoy(self) -> int:
         """The process of Envoy itself, below the part that the supervisor knows."""
         (child,) = machine.children_of(self.part("edge").pid)
@@ -104,11 +113,27 @@ def small(tmp_path: Path, broker: RunningBroker) -> Iterator[LocalMesh]:
     one.down()
 
 
-def restaurants(mesh: LocalMesh) -> list[object]:
+def restaurants(mesh: LocalMesh) -> list[dict[str, str]]:
     answer = httpx.get(f"http://{mesh.settings.address('edge')}/v1/restaurants", timeout=5)
     assert answer.status_code == 200, answer.text
-    found: list[object] = answer.json()["restaurants"]
+    found: list[dict[str, str]] = answer.json()["restaurants"]
     return found
+
+
+def free_table(mesh: LocalMesh) -> dict[str, str]:
+    """Where and when there is one, as soon as reservation has heard of it."""
+    restaurant_id = next(one["restaurantId"] for one in restaurants(mesh) if one["name"] == "Trattoria Lume")
+    day = datetime.now(UTC).date() + timedelta(days=3)
+    path = f"/v1/restaurants/{restaurant_id}/availableSlots?date={day}&party_size=2"
+    slots: list[dict[str, str]] = []
+
+    def heard() -> bool:
+        answer = httpx.get(f"http://{mesh.settings.address('edge')}{path}", timeout=5).json()
+        slots.extend(one for one in answer.get("slots", []) if one["available"])
+        return bool(slots)
+
+    wait_until(heard, "reservation offers a table")
+    return {"restaurantId": restaurant_id, "dineTime": slots[0]["dineTime"]}
 
 
 def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -132,10 +157,30 @@ def test_the_story_is_told_and_can_be_told_again_and_the_books_are_right(mesh: L
         told = mesh.run("demo")
         assert told.returncode == 0, told.stdout + told.stderr
         assert "CARD_DECLINED: no deposit, no booking" in told.stdout
+    assert "ReservationService/CreateReservation" in mesh.places.log("edge").read_text()
     audit = mesh.run("audit")
     assert audit.returncode == 0, audit.stdout + audit.stderr
     assert "nothing wrong" in audit.stdout
     assert mesh.run("dead-letters").returncode == 0
+
+
+def test_what_the_demo_says_to_type_next_works(mesh: LocalMesh) -> None:
+    told = mesh.run("demo").stdout
+    commands = re.findall(r"^  (curl .*)$", told, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", f"{command} --silent --show-error --fail"],
+            env={**os.environ, "TOKEN": tokens.person(mesh.places, "alice", "customer")},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert "restaurantId" in done.stdout
+    (page,) = re.findall(r"http://\S+/docs$", told, re.MULTILINE)
+    assert httpx.get(page, follow_redirects=True).status_code == 200
 
 
 def test_a_rebuilt_history_is_the_same(mesh: LocalMesh) -> None:
@@ -200,7 +245,7 @@ def test_a_hung_part_is_killed_and_comes_back(mesh: LocalMesh, name: str) -> Non
     wait_until(lambda: mesh.part(name).pid not in (0, part), f"a new process for {name}")
     wait_until(lambda: mesh.is_ready(name), f"{name} is ready again")
     assert f"{name} (pid {part}) hangs: killed" in mesh.places.log("liveness").read_text()
-    assert not Path(f"/proc/{hung}").exists()
+    wait_until(lambda: state_of(hung) in ("", "Z"), "the process that hung is gone")
 
 
 def test_the_edge_can_be_taken_away_and_brought_back(mesh: LocalMesh) -> None:
@@ -294,6 +339,31 @@ def test_down_ends_a_watch_through_the_edge_with_a_word(small: LocalMesh) -> Non
     assert stopping.returncode == 0, said + complained
     assert "Killed" not in said
     assert machine.processes_of(small.settings.state_dir) == []
+
+
+def test_down_lets_a_call_through_the_edge_come_to_its_end(small: LocalMesh) -> None:
+    small.given["SAMPLES"] = "on"
+    small.up()
+    token = tokens.person(small.places, "alice", "customer")
+    table = free_table(small)
+    with ThreadPoolExecutor(1) as pool:
+        booking = pool.submit(
+            httpx.post,
+            f"http://{small.settings.address('edge')}/v1/reservations",
+            headers={"authorization": f"Bearer {token}"},
+            json={"requestId": str(uuid.uuid4()), "partySize": 2, "paymentToken": "tok_slow_1200", **table},
+            timeout=15,
+        )
+        wait_until(lambda: small.calls_in_the_edge() == 1, "the booking is on its way")
+        stopping = small.spawn("down")
+        wait_until(lambda: machine.is_free(small.settings.port("edge")), "the edge takes no new calls")
+        assert not booking.done()
+        answer = booking.result()
+    said, complained = stopping.communicate(timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["reservation"]["partySize"] == 2
+    assert stopping.returncode == 0, said + complained
+    assert "Killed" not in said
 
 
 def test_after_a_killed_supervisor_up_works_again_and_says_what_it_cleared(small: LocalMesh) -> None:
