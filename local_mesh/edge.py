@@ -20,7 +20,7 @@ from local_mesh import envoy
 from local_mesh.failure import Failure
 
 DRAIN_SECONDS = 10.0
-"""What calls in flight get: the default deadline of a unary call. A watch breaks then; its client comes back."""
+"""What calls in flight get: the default deadline of a unary call. Watches break then, and come back."""
 POLL_SECONDS = 0.05
 ADMIN_SECONDS = 2.0
 """For an answer of Envoy's own pages, which are a matter of milliseconds."""
@@ -82,6 +82,8 @@ def command(config: Path) -> list[str]:
         # One machine has cores for one worker; it does 10,000 calls/s, the services a tenth of that.
         *("--concurrency", "1"),
         *("--log-level", "warn"),
+        # The access log; ten seconds by default, which is long for who looks at it.
+        *("--file-flush-interval-msec", "500"),
         # Once we drain, every answer says goodbye to its connection at once, not some time later.
         *("--drain-strategy", "immediate"),
     ]

@@ -1,15 +1,19 @@
 """Envoy: its binary, and its configuration put together out of the small files in `envoy/`.
 
-Those files are plain YAML with two tags. `!include FILE` stands for the content of another file, named from
+Those files are plain YAML with three tags. `!include FILE` stands for the content of another file, named from
 the folder of the outermost one; a list included as an item of a list adds its items. `!value NAME` stands for
-what is known only where Envoy runs: a port, an address, a limit that somebody may change.
+what is known only where Envoy runs: a port, an address, a limit that somebody may change. `!refusals` turns a
+list of the edge's own refusals into Envoy's form, where each stands twice and one of them in protobuf.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib
 import importlib.metadata
+import json
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.descriptor import FileDescriptor
+from google.rpc import status_pb2
 
 import dinemesh
+from dinemesh.kit import errors
+from dinemesh.kit.refusal import Refusal
 from local_mesh.failure import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,8 +207,13 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
         included[id(node)] = node
         return node
 
+    def refusals(loader: yaml.SafeLoader, node: yaml.Node) -> list[object]:
+        assert isinstance(node, yaml.SequenceNode)
+        return [mapper for one in loader.construct_sequence(node, deep=True) for mapper in _mappers(**one)]
+
     included: dict[int, yaml.Node] = {}  # by identity; holding them keeps the identities apart
     Loader.add_constructor("!value", Loader.value)
+    Loader.add_constructor("!refusals", refusals)
     try:
         return Loader("").construct_document(compose(source.name))
     except yaml.YAMLError as error:
@@ -210,6 +222,62 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
 
 def _place(node: yaml.Node) -> str:
     return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
+
+
+def _mappers(
+    *, when: str, status: int, reason: str, message: str, retry_seconds: float | None = None
+) -> list[object]:
+    """Two ResponseMappers of one refusal: for gRPC and gRPC-Web, and for everything else.
+
+    `when`: an expression in CEL. `message` may use Envoy's %COMMANDS%, and is then told to JSON clients only.
+    """
+    told = errors.to_status(Refusal(reason, message, retry_after=retry_seconds))
+    plain = message if "%" not in message else ""
+    details = errors.to_status(Refusal(reason, plain, retry_after=retry_seconds)).SerializeToString()
+    # Base64 without the padding, as gRPC sends binary metadata.
+    headers = {"grpc-status-details-bin": base64.b64encode(details).decode().rstrip("=")}
+    retry: dict[str, str] = {}
+    if retry_seconds is not None:
+        retry = {"retry-after": str(math.ceil(retry_seconds))}
+        headers |= retry | {"grpc-retry-pushback-ms": str(round(retry_seconds * 1000))}
+    return [
+        {
+            "filter": _cel(f"{_GRPC} && ({when})"),
+            "headers_to_add": _headers(headers | {"grpc-status": str(told.code)}),
+            "body_format_override": {"text_format_source": {"inline_string": plain or "%LOCAL_REPLY_BODY%"}},
+        },
+        {
+            "filter": _cel(when),
+            "status_code": status,
+            "headers_to_add": _headers(retry),
+            "body_format_override": {"json_format": _json(told)},
+        },
+    ]
+
+
+# A call that was JSON until the transcoder got it has kept its path in the header.
+_GRPC = (
+    "'content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc')"
+    " && !('x-envoy-original-path' in request.headers)"
+)
+
+
+def _cel(expression: str) -> dict[str, object]:
+    kind = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    config = {"@type": f"type.googleapis.com/{kind}", "expression": " ".join(expression.split())}
+    return {"extension_filter": {"name": "cel", "typed_config": config}}
+
+
+def _headers(headers: Mapping[str, str]) -> list[object]:
+    return [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
+
+
+def _json(status: status_pb2.Status) -> Any:
+    """As the transcoder writes it."""
+    return json.loads(json_format.MessageToJson(status, always_print_fields_with_no_presence=True))
 
 
 def _endpoint(address: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""One mesh and one edge in front of it for all tests here; whoever breaks or limits something starts one more."""
+"""One mesh and one edge before it for all tests here; whoever breaks or limits something starts another."""
 
 from __future__ import annotations
 

@@ -155,6 +155,42 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A no-show cannot be recorded before dine_time plus the grace of the policy. Comes with RetryInfo.
     Remedy: repeat after that time.
     """
+    REASON_NO_SUCH_METHOD: _Reason.ValueType  # 50
+    """There is no such path, verb or method here. Only the edge says so.
+    Remedy: see the API's description (`/openapi.json`, or reflection).
+    """
+    REASON_VERB_NOT_ALLOWED: _Reason.ValueType  # 51
+    """The path exists, and not with this verb; the header `allow` names those that do. Only the edge says so.
+    Remedy: another verb.
+    """
+    REASON_BODY_TOO_LARGE: _Reason.ValueType  # 52
+    """The body is larger than the edge takes (64 KiB). Nothing was begun.
+    Remedy: a smaller one; no request of these contracts needs as much.
+    """
+    REASON_HEADERS_TOO_LARGE: _Reason.ValueType  # 53
+    """The headers are more, or together larger, than the edge takes. Nothing was begun.
+    Remedy: fewer or shorter ones; browsers may have collected cookies that are not needed.
+    """
+    REASON_NOT_JSON: _Reason.ValueType  # 54
+    """The body is not said to be JSON. Nothing was begun.
+    Remedy: send the header `content-type: application/json`.
+    """
+    REASON_REQUEST_INCOMPLETE: _Reason.ValueType  # 55
+    """The request did not arrive whole in the time that the edge waits for it. Nothing was begun.
+    Remedy: repeat with the same request_id.
+    """
+    REASON_RATE_LIMITED: _Reason.ValueType  # 56
+    """The caller, or all callers together, ask for more calls a second than the edge takes. Nothing was begun.
+    Comes with RetryInfo. Remedy: repeat with the same request_id after that time, and ask less often.
+    """
+    REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 57
+    """The deadline passed before the service answered. It is not known whether a change was made. Comes with RetryInfo.
+    Remedy: read again, or repeat with the same request_id, which never acts twice.
+    """
+    REASON_NO_ANSWER: _Reason.ValueType  # 58
+    """The connection to the service broke before it answered. It is not known whether a change was made. Comes with
+    RetryInfo. Remedy: read again, or repeat with the same request_id, which never acts twice.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused. Clients decide by the reason, never by the text of the message."""
@@ -282,6 +318,42 @@ Remedy: none; the reservation is declined and the deposit goes back.
 REASON_TOO_EARLY: Reason.ValueType  # 43
 """A no-show cannot be recorded before dine_time plus the grace of the policy. Comes with RetryInfo.
 Remedy: repeat after that time.
+"""
+REASON_NO_SUCH_METHOD: Reason.ValueType  # 50
+"""There is no such path, verb or method here. Only the edge says so.
+Remedy: see the API's description (`/openapi.json`, or reflection).
+"""
+REASON_VERB_NOT_ALLOWED: Reason.ValueType  # 51
+"""The path exists, and not with this verb; the header `allow` names those that do. Only the edge says so.
+Remedy: another verb.
+"""
+REASON_BODY_TOO_LARGE: Reason.ValueType  # 52
+"""The body is larger than the edge takes (64 KiB). Nothing was begun.
+Remedy: a smaller one; no request of these contracts needs as much.
+"""
+REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 53
+"""The headers are more, or together larger, than the edge takes. Nothing was begun.
+Remedy: fewer or shorter ones; browsers may have collected cookies that are not needed.
+"""
+REASON_NOT_JSON: Reason.ValueType  # 54
+"""The body is not said to be JSON. Nothing was begun.
+Remedy: send the header `content-type: application/json`.
+"""
+REASON_REQUEST_INCOMPLETE: Reason.ValueType  # 55
+"""The request did not arrive whole in the time that the edge waits for it. Nothing was begun.
+Remedy: repeat with the same request_id.
+"""
+REASON_RATE_LIMITED: Reason.ValueType  # 56
+"""The caller, or all callers together, ask for more calls a second than the edge takes. Nothing was begun.
+Comes with RetryInfo. Remedy: repeat with the same request_id after that time, and ask less often.
+"""
+REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 57
+"""The deadline passed before the service answered. It is not known whether a change was made. Comes with RetryInfo.
+Remedy: read again, or repeat with the same request_id, which never acts twice.
+"""
+REASON_NO_ANSWER: Reason.ValueType  # 58
+"""The connection to the service broke before it answered. It is not known whether a change was made. Comes with
+RetryInfo. Remedy: read again, or repeat with the same request_id, which never acts twice.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
