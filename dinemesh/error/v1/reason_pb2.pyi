@@ -7,6 +7,9 @@ Every refusal is a google.rpc.Status with a google.rpc.ErrorInfo: `domain` is "d
 of a value of Reason without the prefix "REASON_". A google.rpc.BadRequest names the fields that are wrong, a
 google.rpc.RetryInfo says when a repetition makes sense (also in the trailing metadata `retry-after`, whole
 seconds, and `grpc-retry-pushback-ms`). The status code follows from the reason, by the option `code`.
+
+Numbers below 50 are the services' own; the edge in front of them says the others (and TOKEN_MISSING, TOKEN_INVALID,
+TOKEN_EXPIRED, PERMISSION_DENIED, INVALID_ARGUMENT and UNAVAILABLE too), about any call.
 """
 
 from google.protobuf import descriptor as _descriptor
