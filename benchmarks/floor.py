@@ -14,19 +14,23 @@ import grpc
 import uvloop
 
 CALLS = 10_000
+ALONE_CALLS = 500
 IN_FLIGHT = 100
 METHOD = "/benchmark.Floor/Echo"
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Calls per second with IN_FLIGHT at once, and the server's processor time for each, in microseconds."""
+    """Calls per second with IN_FLIGHT at once, and for each the processor time of server and client in
+    microseconds; how long calls take one at a time, in seconds."""
 
     per_second: float
     microseconds: float
+    client_microseconds: float
+    alone: list[float]
 
 
-def measure() -> Floor:
+def measure(calls: int = CALLS) -> Floor:
     """One server process, one client, no token, no database, no log."""
     context = multiprocessing.get_context("spawn")
     ports: Any = context.Queue()
@@ -35,13 +39,14 @@ def measure() -> Floor:
     try:
         port = ports.get(timeout=30)
         assert server.pid is not None
-        before = processor_seconds(server.pid)
-        seconds = uvloop.run(_call(port))
-        spent = processor_seconds(server.pid) - before
+        alone = uvloop.run(_call_alone(port))
+        before, own_before = processor_seconds(server.pid), time.process_time()
+        seconds = uvloop.run(_call(port, calls))
+        spent, own = processor_seconds(server.pid) - before, time.process_time() - own_before
     finally:
         server.kill()
         server.join()
-    return Floor(CALLS / seconds, 1e6 * spent / CALLS)
+    return Floor(calls / seconds, 1e6 * spent / calls, 1e6 * own / calls, alone)
 
 
 def processor_seconds(pid: int) -> float:
@@ -67,13 +72,25 @@ async def _server(ports: Any) -> None:
     await server.wait_for_termination()
 
 
-async def _call(port: int) -> float:
+async def _call_alone(port: int) -> list[float]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        echo: Any = channel.unary_unary(METHOD)
+        await echo(b"x" * 100, wait_for_ready=True, timeout=10)
+        taken = []
+        for _ in range(ALONE_CALLS):
+            start = time.perf_counter()
+            await echo(b"x" * 100, timeout=10)
+            taken.append(time.perf_counter() - start)
+        return taken
+
+
+async def _call(port: int, calls: int) -> float:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         echo: Any = channel.unary_unary(METHOD)
         await echo(b"x" * 100, wait_for_ready=True, timeout=10)
 
         async def caller() -> None:
-            for _ in range(CALLS // IN_FLIGHT):
+            for _ in range(calls // IN_FLIGHT):
                 await echo(b"x" * 100, timeout=10)
 
         start = time.perf_counter()
