@@ -33,8 +33,11 @@ _PATH_FIELD = re.compile(r"{(\w+)}")
 _WORD = re.compile(r"\b[A-Z]+(?:_[A-Z]+)*\b")
 _ANYONE = "For anyone, without a token."
 _SOMETIMES = re.compile(r"\b(?:Unset|Set from|set in the state)\b")
-_EDGE = "Answered by the edge"
-_WITH_BODY = "(calls with a body only)"
+# Reasons from this number on are the edge's own (reason.proto). No operation has the first two, for they say that
+# there is none; the second two need a body.
+_EDGE_NUMBER = 50
+_OF_NO_OPERATION = frozenset({"NO_SUCH_METHOD", "VERB_NOT_ALLOWED"})
+_WITH_BODY = frozenset({"BODY_TOO_LARGE", "NOT_JSON"})
 _HTTP = re.compile(r"\bHTTP (\d{3})\b")
 _METADATA = re.compile(r'ErrorInfo\.metadata\["(\w+)"\]')
 
@@ -89,7 +92,7 @@ def document(contracts: Contracts) -> Json:
                 contracts, schemas, refusals, service, method
             )
     add_links(paths, contracts, ordered)
-    found = schemas.components | common.refusal(sorted(refusals.used))
+    found = schemas.components | common.refusal(sorted(refusals.used | _OF_NO_OPERATION))
     return {
         "openapi": "3.1.1",
         "info": {
@@ -387,7 +390,9 @@ class Refusals:
             general = re.sub(r"\b(?:TOKEN_MISSING|PERMISSION_DENIED)\b", "", general)
         said = set(_WORD.findall(f"{own} {general}"))
         for name, reason in self._reasons.items():
-            by_the_edge = _EDGE in reason.comment and (method.body or _WITH_BODY not in reason.comment)
+            by_the_edge = reason.number >= _EDGE_NUMBER and name not in _OF_NO_OPERATION
+            if name in _WITH_BODY and not method.body:
+                continue
             if name in said or by_the_edge:
                 yield name
 

@@ -296,6 +296,10 @@ def test_an_operation_names_the_refusals_that_its_contract_names(
         )
         assert ("TOKEN_MISSING" in told) == bool(operation["security"])
         assert ("OUTCOME_UNKNOWN" in told) == ("requestBody" in operation)
+        # The edge's own.
+        assert {"RATE_LIMITED", "HEADERS_TOO_LARGE", "NO_ANSWER", "DEADLINE_EXCEEDED"} <= set(told)
+        assert ("BODY_TOO_LARGE" in told) == ("NOT_JSON" in told) == ("requestBody" in operation)
+        assert not {"NO_SUCH_METHOD", "VERB_NOT_ALLOWED"} & set(told)
 
 
 def test_a_refusal_has_the_http_status_of_its_code(document: Json) -> None:
@@ -312,7 +316,7 @@ def test_a_refusal_has_the_http_status_of_its_code(document: Json) -> None:
         "UNAVAILABLE": "503",
         "DEADLINE_EXCEEDED": "504",
     }
-    by_the_edge = {"413", "415", "431"}  # HTTP's own, which gRPC has no code for
+    by_the_edge = {"408", "413", "415", "431"}  # HTTP's own, which gRPC has no code for
     for _, _, operation in operations(document):
         for status, response in responses(document, operation).items():
             for reason in response["content"].get("application/json", {}).get("examples", {}):

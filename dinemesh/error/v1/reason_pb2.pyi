@@ -159,27 +159,27 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: repeat after that time.
     """
     REASON_NO_SUCH_METHOD: _Reason.ValueType  # 50
-    """There is no such path, verb or method here. Only the edge says so.
+    """There is no such path, verb or method here. HTTP 404. Only the edge says so.
     Remedy: see the API's description (`/openapi.json`, or reflection).
     """
     REASON_VERB_NOT_ALLOWED: _Reason.ValueType  # 51
-    """The path exists, and not with this verb; the header `allow` names those that do. Only the edge says so.
-    Remedy: another verb.
+    """The path exists, and not with this verb; the header `allow` names those that do. HTTP 405. Only the edge
+    says so. Remedy: another verb.
     """
     REASON_BODY_TOO_LARGE: _Reason.ValueType  # 52
-    """The body is larger than the edge takes (64 KiB). Nothing was begun.
+    """The body is larger than the edge takes (64 KiB). HTTP 413. Nothing was begun.
     Remedy: a smaller one; no request of these contracts needs as much.
     """
     REASON_HEADERS_TOO_LARGE: _Reason.ValueType  # 53
-    """The headers are more, or together larger, than the edge takes. Nothing was begun.
+    """The headers are more, or together larger, than the edge takes. HTTP 431. Nothing was begun.
     Remedy: fewer or shorter ones; browsers may have collected cookies that are not needed.
     """
     REASON_NOT_JSON: _Reason.ValueType  # 54
-    """The body is not said to be JSON. Nothing was begun.
+    """The body is not said to be JSON. HTTP 415. Nothing was begun.
     Remedy: send the header `content-type: application/json`.
     """
     REASON_REQUEST_INCOMPLETE: _Reason.ValueType  # 55
-    """The request did not arrive whole in the time that the edge waits for it. Nothing was begun.
+    """The request did not arrive whole in the time that the edge waits for it. HTTP 408. Nothing was begun.
     Remedy: repeat with the same request_id.
     """
     REASON_RATE_LIMITED: _Reason.ValueType  # 56
@@ -323,27 +323,27 @@ REASON_TOO_EARLY: Reason.ValueType  # 43
 Remedy: repeat after that time.
 """
 REASON_NO_SUCH_METHOD: Reason.ValueType  # 50
-"""There is no such path, verb or method here. Only the edge says so.
+"""There is no such path, verb or method here. HTTP 404. Only the edge says so.
 Remedy: see the API's description (`/openapi.json`, or reflection).
 """
 REASON_VERB_NOT_ALLOWED: Reason.ValueType  # 51
-"""The path exists, and not with this verb; the header `allow` names those that do. Only the edge says so.
-Remedy: another verb.
+"""The path exists, and not with this verb; the header `allow` names those that do. HTTP 405. Only the edge
+says so. Remedy: another verb.
 """
 REASON_BODY_TOO_LARGE: Reason.ValueType  # 52
-"""The body is larger than the edge takes (64 KiB). Nothing was begun.
+"""The body is larger than the edge takes (64 KiB). HTTP 413. Nothing was begun.
 Remedy: a smaller one; no request of these contracts needs as much.
 """
 REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 53
-"""The headers are more, or together larger, than the edge takes. Nothing was begun.
+"""The headers are more, or together larger, than the edge takes. HTTP 431. Nothing was begun.
 Remedy: fewer or shorter ones; browsers may have collected cookies that are not needed.
 """
 REASON_NOT_JSON: Reason.ValueType  # 54
-"""The body is not said to be JSON. Nothing was begun.
+"""The body is not said to be JSON. HTTP 415. Nothing was begun.
 Remedy: send the header `content-type: application/json`.
 """
 REASON_REQUEST_INCOMPLETE: Reason.ValueType  # 55
-"""The request did not arrive whole in the time that the edge waits for it. Nothing was begun.
+"""The request did not arrive whole in the time that the edge waits for it. HTTP 408. Nothing was begun.
 Remedy: repeat with the same request_id.
 """
 REASON_RATE_LIMITED: Reason.ValueType  # 56
