@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ REFUNDED = deposit_pb2.DEPOSIT_STATE_REFUNDED
 
 DAYS_AHEAD = 3
 """Far enough that cancelling is free."""
+HEARD_SECONDS = 10.0
+"""For reservation to hear of a restaurant and its open days, which were made a moment ago."""
 
 
 def tell(mesh: Mesh) -> None:
@@ -138,8 +141,8 @@ class Story:
 
     def _a_declined_card_books_nothing(self, restaurant: Restaurant) -> None:
         say("\nBob's card is declined")
-        time = self._free_times(restaurant, 2)[0]
-        request = self._request(restaurant, time, 2, "tok_chargeDeclined")
+        dine_time = self._free_times(restaurant, 2)[0]
+        request = self._request(restaurant, dine_time, 2, "tok_chargeDeclined")
         before = self._bookings("bob")
         for attempt in ("no deposit, no booking", "the same request id, the same answer"):
             try:
@@ -232,51 +235,51 @@ class Story:
 
     def _free_times(self, restaurant: Restaurant, party_size: int) -> list[Timestamp]:
         """Open times on the first day that has two of them, in order."""
-        today = datetime.now(UTC).astimezone(ZoneInfo(restaurant.time_zone)).date()
-        for days in range(DAYS_AHEAD, DAYS_AHEAD + 25):
-            request = reservation_service_pb2.ListAvailableSlotsRequest(
-                restaurant_id=restaurant.restaurant_id,
-                date=(today + timedelta(days=days)).isoformat(),
-                party_size=party_size,
-                page_size=100,
-            )
-            answer = until(
-                f"reservation has heard of {restaurant.name}",
-                lambda request=request: self._slots(request),  # type: ignore[misc]
-                lambda seen: seen is not None,
-            )
-            times = [slot.dine_time for slot in answer.slots if slot.available] if answer else []
-            if len(times) >= 2:
-                return times
-        raise Failure(
-            f"{restaurant.name} has no table for {party_size} left. Start afresh: make down, rm -r .local"
-        )
+        end = time.monotonic() + HEARD_SECONDS
+        while True:
+            for day in self._days(restaurant):
+                times = self._times(restaurant, day, party_size)
+                if len(times) >= 2:
+                    return times
+            if time.monotonic() > end:
+                raise Failure(
+                    f"{restaurant.name} has no table for {party_size} left."
+                    " Start afresh: make down, rm -r .local"
+                )
+            time.sleep(0.1)
 
-    def _slots(
-        self, request: reservation_service_pb2.ListAvailableSlotsRequest
-    ) -> reservation_service_pb2.ListAvailableSlotsResponse | None:
+    @staticmethod
+    def _days(restaurant: Restaurant) -> list[str]:
+        today = datetime.now(UTC).astimezone(ZoneInfo(restaurant.time_zone)).date()
+        return [(today + timedelta(days=days)).isoformat() for days in range(DAYS_AHEAD, DAYS_AHEAD + 25)]
+
+    def _times(self, restaurant: Restaurant, day: str, party_size: int) -> list[Timestamp]:
+        request = reservation_service_pb2.ListAvailableSlotsRequest(
+            restaurant_id=restaurant.restaurant_id, date=day, party_size=party_size, page_size=100
+        )
         try:
-            return ask(self._services.reservation.ListAvailableSlots, request)
+            answer = ask(self._services.reservation.ListAvailableSlots, request)
         except Refused as refused:
             if refused.reason == "NOT_FOUND":  # the event that tells of it is on its way
-                return None
+                return []
             raise
+        return [slot.dine_time for slot in answer.slots if slot.available]
 
     def _request(
-        self, restaurant: Restaurant, time: Timestamp, party_size: int, payment_token: str
+        self, restaurant: Restaurant, dine_time: Timestamp, party_size: int, payment_token: str
     ) -> reservation_service_pb2.CreateReservationRequest:
         return reservation_service_pb2.CreateReservationRequest(
             request_id=str(uuid.uuid4()),
             restaurant_id=restaurant.restaurant_id,
-            dine_time=time,
+            dine_time=dine_time,
             party_size=party_size,
             payment_token=payment_token,
         )
 
     def _reserve(
-        self, customer: str, restaurant: Restaurant, time: Timestamp, party_size: int, payment_token: str
+        self, customer: str, restaurant: Restaurant, dine_time: Timestamp, party_size: int, payment_token: str
     ) -> Reservation:
-        request = self._request(restaurant, time, party_size, payment_token)
+        request = self._request(restaurant, dine_time, party_size, payment_token)
         return ask(self._services.reservation.CreateReservation, request, self._token(customer)).reservation
 
     def _modify(
@@ -376,8 +379,8 @@ _END = {
 """What each one's timeline must hold in the end."""
 
 
-def _local(time: Timestamp, restaurant: Restaurant) -> datetime:
-    return time.ToDatetime(UTC).astimezone(ZoneInfo(restaurant.time_zone))
+def _local(dine_time: Timestamp, restaurant: Restaurant) -> datetime:
+    return dine_time.ToDatetime(UTC).astimezone(ZoneInfo(restaurant.time_zone))
 
 
 def _terms(reservation: Reservation, restaurant: Restaurant) -> str:
