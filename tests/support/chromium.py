@@ -51,8 +51,8 @@ NOT_NEEDED = frozenset(
 )
 
 ADVICE = (
-    "Ubuntu has Chromium as a snap only. There, name a browser and its driver of the same version: "
-    "DINEMESH_CHROMIUM=/path/to/chrome DINEMESH_CHROMEDRIVER=/path/to/chromedriver."
+    "Or name a browser and its driver, of one version; on Ubuntu, which has Chromium as a snap only, this is "
+    "the way: DINEMESH_CHROMIUM=/path/to/chrome DINEMESH_CHROMEDRIVER=/path/to/chromedriver."
 )
 
 FLAGS = (
@@ -67,7 +67,8 @@ FLAGS = (
     "--no-proxy-server",
     "--no-first-run",
     "--no-default-browser-check",
-    # No calls home.
+    # No calls home, and nothing that a page could reach but this machine.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, EXCLUDE *.localhost",
     "--disable-background-networking",
     "--disable-breakpad",
     "--disable-component-update",
@@ -75,7 +76,7 @@ FLAGS = (
     "--disable-extensions",
     "--disable-sync",
     "--password-store=basic",
-    "--window-size=1100,1200",
+    "--window-size=1280,1250",
 )
 
 START_SECONDS = 60
