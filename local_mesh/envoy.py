@@ -63,6 +63,8 @@ class EdgeValues:
     """Address to listen on."""
     allowed_origins: Sequence[str] = (r"http://localhost(:\d+)?", r"http://127\.0\.0\.1(:\d+)?")
     """Regular expressions of the whole origins whose pages may call from a browser."""
+    most_connections: int = 10_000
+    """Of all clients together; one more is closed at once."""
     rate_per_second: int = 500
     """Calls per second of everybody together, in the long run."""
     rate_burst: int = 1000
@@ -84,6 +86,7 @@ class EdgeValues:
         plain: dict[str, object] = {one.name: getattr(self, one.name) for one in fields(self)}
         shaped: dict[str, object] = {
             "jwks_file": str(self.jwks_file),
+            "jwks_folder": str(self.jwks_file.parent),
             "descriptor_file": str(self.descriptor_file),
             "allowed_origins": [{"safe_regex": {"regex": one}} for one in self.allowed_origins],
         }
@@ -249,7 +252,7 @@ def _mappers(
         {
             "filter": _cel(when),
             "status_code": status,
-            "headers_to_add": _headers(retry),
+            "headers_to_add": _headers(retry | {"grpc-status": str(told.code)}),
             "body_format_override": {"json_format": _json(told)},
         },
     ]
