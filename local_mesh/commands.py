@@ -169,7 +169,7 @@ class Mesh:
         well = True
         with ThreadPoolExecutor(len(ports)) as pool:
             for name, health in zip(
-                ports, pool.map(lambda name: _health(seen[name], ports), ports), strict=True
+                ports, pool.map(lambda name: _health(seen[name], self.settings), ports), strict=True
             ):
                 part = seen[name]
                 memory = f"{machine.memory_megabytes(part.pid)} MB" if part.pid else "-"
@@ -311,7 +311,7 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
     with ThreadPoolExecutor(len(ports)) as pool:
         while waiting:
             seen = supervisor.parts()
-            ask: Callable[[str], bool] = lambda name: parts.is_well(name, ports[name], "ready")  # noqa: E731
+            ask: Callable[[str], bool] = lambda name: parts.is_well(mesh, name, "ready")  # noqa: E731
             for name, ready in zip(list(waiting), pool.map(ask, list(waiting)), strict=True):
                 if ready and seen[name].state in ("RUNNING", "STARTING"):
                     waiting.remove(name)
@@ -334,13 +334,12 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
 
 def _wait_until_the_edge_sees(supervisor: Supervisor, mesh: MeshSettings) -> None:
     """Until a call through the edge reaches every service that is ready: it looks for itself, each second."""
-    port = mesh.port("edge")
     end = time.monotonic() + EDGE_SEES_SECONDS
     while supervisor.parts()["edge"].pid:
         unseen = [
             name
             for name in settings.BEHIND_THE_EDGE
-            if parts.is_well(name, mesh.port(name), "ready") and not parts.edge_sees(port, name)
+            if parts.is_well(mesh, name, "ready") and not parts.edge_sees(mesh, name)
         ]
         if not unseen:
             return
@@ -364,12 +363,12 @@ def last_lines(places: Places, part: str, count: int = 25) -> str:
     return "\n".join(said) or f"(nothing in {_short(places.log(part))})"
 
 
-def _health(part: Seen, ports: Mapping[str, int]) -> str:
+def _health(part: Seen, mesh: MeshSettings) -> str:
     if not part.pid:
         return "-"
-    if parts.is_well(part.name, ports[part.name], "ready"):
+    if parts.is_well(mesh, part.name, "ready"):
         return "ready"
-    return "not ready" if parts.is_well(part.name, ports[part.name], "live") else "no answer"
+    return "not ready" if parts.is_well(mesh, part.name, "live") else "no answer"
 
 
 def _flat(mesh: MeshSettings) -> dict[str, str]:

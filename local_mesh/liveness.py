@@ -54,9 +54,8 @@ class Watch:
 def main() -> None:
     places = Places(Path(sys.argv[1]))
     settings = MeshSettings.from_json(places.running.read_text())
-    ports = parts.ports(settings)
     watch = Watch()
-    with ThreadPoolExecutor(len(ports)) as pool:
+    with ThreadPoolExecutor(len(parts.names(settings))) as pool:
         while True:
             childutils.listener.wait(sys.stdin, sys.stdout)
             supervisor = Supervisor(places.socket)
@@ -66,7 +65,7 @@ def main() -> None:
                 supervisor.close()
             watch.forget_all_but({part.pid for part in seen})
             answers = pool.map(
-                lambda name: parts.is_well(name, ports[name], "live", DEADLINE_SECONDS),
+                lambda name: parts.is_well(settings, name, "live", DEADLINE_SECONDS),
                 [part.name for part in seen],
             )
             for part, answered in zip(seen, answers, strict=True):

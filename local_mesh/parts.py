@@ -38,13 +38,8 @@ class Part:
     """One process of the mesh."""
 
     name: str
-    port: int
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
-
-    def is_well(self, question: Question, timeout_seconds: float = 1.0) -> bool:
-        """ready: it does its work. live: its process answers, whatever may be wrong around it."""
-        return is_well(self.name, self.port, question, timeout_seconds)
 
 
 def names(settings: MeshSettings) -> list[str]:
@@ -53,7 +48,7 @@ def names(settings: MeshSettings) -> list[str]:
 
 
 def ports(settings: MeshSettings) -> dict[str, int]:
-    """By part, the port at which it is asked whether it is well."""
+    """By part, the port at which it does its work."""
     known = {"epmd": settings.epmd_port, "rabbitmq": settings.rabbitmq_port}
     return {name: known.get(name) or settings.port(name) for name in names(settings)}
 
@@ -65,14 +60,14 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
         numbers = broker.BrokerPorts(settings.rabbitmq_port, settings.rabbitmq_dist_port, settings.epmd_port)
         for name, command in broker.commands(broker_files, places.rabbitmq, numbers).items():
             environment = command.environment | {MARK: str(settings.state_dir)}
-            found.append(Part(name, ports(settings)[name], _tied(command.arguments), environment))
+            found.append(Part(name, _tied(command.arguments), environment))
     for name, module in MODULES.items():
         arguments = _tied((sys.executable, "-m", module))
-        found.append(Part(name, settings.port(name), arguments, _environment(name, settings, places)))
+        found.append(Part(name, arguments, _environment(name, settings, places)))
     arguments = (sys.executable, "-m", "local_mesh.edge", str(places.edge_config))
     arguments += ("--admin", f"127.0.0.1:{settings.edge_admin_port}")
     arguments += ("--drain-seconds", f"{settings.edge_drain_seconds:g}")
-    found.append(Part("edge", settings.port("edge"), _tied(arguments), plain_environment(settings)))
+    found.append(Part("edge", _tied(arguments), plain_environment(settings)))
     return found
 
 
@@ -131,16 +126,19 @@ def _tied(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return (tie, "--pdeathsig", "KILL", "--", *arguments)
 
 
-def is_well(name: str, port: int, question: Question, timeout_seconds: float = 1.0) -> bool:
-    """Ask the part that listens on `port`."""
+def is_well(settings: MeshSettings, name: str, question: Question, timeout_seconds: float = 1.0) -> bool:
+    """ready: it does its work. live: its process answers, whatever may be wrong around it."""
+    port = ports(settings)[name]
     if name == "rabbitmq":
         return broker.answers(port, timeout_seconds)
     if name == "epmd":
         return _accepts(port, timeout_seconds)
     if name == "edge":
-        # Asks the edge about itself. That services behind it are away is no reason to kill it.
-        status = _http_status(port, "/livez", timeout_seconds)
-        return status == 200 if question == "ready" else status is not None
+        # About the edge alone: that services behind it are away is no reason to kill it. Nor is it that
+        # clients hold all connections that it takes: whether it lives is asked at a port of its own.
+        if question == "live":
+            return _http_status(settings.edge_admin_port, "/ready", timeout_seconds) is not None
+        return _http_status(port, "/livez", timeout_seconds) == 200
     request = health_pb2.HealthCheckRequest(service="live" if question == "live" else "")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
@@ -158,9 +156,9 @@ def _accepts(port: int, timeout_seconds: float) -> bool:
         return False
 
 
-def edge_sees(port: int, service: str, timeout_seconds: float = 1.0) -> bool:
-    """Whether the edge, asked at `port`, has found this service healthy and sends calls to it."""
-    return _http_status(port, f"/healthz/{service}", timeout_seconds) == 200
+def edge_sees(settings: MeshSettings, service: str, timeout_seconds: float = 1.0) -> bool:
+    """Whether the edge has found this service healthy and sends calls to it."""
+    return _http_status(settings.edge_port, f"/healthz/{service}", timeout_seconds) == 200
 
 
 def _http_status(port: int, path: str, timeout_seconds: float) -> int | None:

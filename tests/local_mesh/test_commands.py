@@ -24,6 +24,7 @@ from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
 from local_mesh import machine, parts, settings, tokens
 from local_mesh.broker import RunningBroker
+from local_mesh.liveness import MISSES
 from local_mesh.places import Places
 from local_mesh.supervision import Seen, Supervisor
 from tests.support.mesh import state_of
@@ -78,7 +79,7 @@ class LocalMesh:
             supervisor.close()
 
     def is_ready(self, name: str) -> bool:
-        return parts.is_well(name, parts.ports(self.settings)[name], "ready")
+        return parts.is_well(self.settings, name, "ready")
 
     def get(self, path: str) -> int:
         """The status that the edge answers with."""
@@ -241,7 +242,7 @@ def test_a_hung_part_is_killed_and_comes_back(mesh: LocalMesh, name: str) -> Non
     part = mesh.part(name).pid
     hung = mesh.envoy() if name == "edge" else part
     os.kill(hung, signal.SIGSTOP)
-    assert not parts.is_well(name, mesh.settings.port(name), "live")
+    assert not parts.is_well(mesh.settings, name, "live")
     wait_until(lambda: mesh.part(name).pid not in (0, part), f"a new process for {name}")
     wait_until(lambda: mesh.is_ready(name), f"{name} is ready again")
     assert f"{name} (pid {part}) hangs: killed" in mesh.places.log("liveness").read_text()
@@ -318,6 +319,24 @@ def test_a_second_mesh_stands_beside_the_first_and_each_edge_has_its_own_service
     assert restaurants(small) == []
     small.down()
     assert mesh.get("/healthz") == 200
+
+
+def test_clients_that_hold_every_connection_do_not_get_the_edge_killed(small: LocalMesh) -> None:
+    small.given["EDGE_MOST_CONNECTIONS"] = "20"
+    small.settings = settings.build(small.given)
+    small.up()
+    before = small.part("edge").pid
+    wait_until(lambda: small.part("edge").up_seconds > 6, "the watch has seen it answer")
+    with contextlib.ExitStack() as held:
+        for _ in range(30):
+            held.enter_context(socket.create_connection(("127.0.0.1", small.settings.port("edge"))))
+        wait_until(lambda: not small.is_ready("edge"), "nobody else comes in")
+        end = time.monotonic() + 5.0 * (MISSES + 1)
+        wait_until(lambda: time.monotonic() > end, "the watch has asked often enough to kill it")
+        assert not small.is_ready("edge")
+        assert small.part("edge").pid == before
+    wait_until(lambda: small.is_ready("edge"), "others come in again")
+    assert small.part("edge").pid == before
 
 
 def test_down_ends_a_watch_through_the_edge_with_a_word(small: LocalMesh) -> None:
