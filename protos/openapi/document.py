@@ -33,8 +33,8 @@ _PATH_FIELD = re.compile(r"{(\w+)}")
 _WORD = re.compile(r"\b[A-Z]+(?:_[A-Z]+)*\b")
 _ANYONE = "For anyone, without a token."
 _SOMETIMES = re.compile(r"\b(?:Unset|Set from|set in the state)\b")
-# Reasons from this number on are the edge's own (reason.proto). No operation has the first two, for they say that
-# there is none; the second two need a body.
+# Reasons from this number on are the edge's own (reason.proto). No operation has the first two, for they say
+# that there is none; the second two need a body.
 _EDGE_NUMBER = 50
 _OF_NO_OPERATION = frozenset({"NO_SUCH_METHOD", "VERB_NOT_ALLOWED"})
 _WITH_BODY = frozenset({"BODY_TOO_LARGE", "NOT_JSON"})
@@ -387,7 +387,7 @@ class Refusals:
         if method.verb == "get":
             general = general.replace("OUTCOME_UNKNOWN (changes only)", "")
         if is_for_anyone(method):
-            general = re.sub(r"\b(?:TOKEN_MISSING|PERMISSION_DENIED)\b", "", general)
+            general = general.replace("TOKEN_MISSING", "")
         said = set(_WORD.findall(f"{own} {general}"))
         for name, reason in self._reasons.items():
             by_the_edge = reason.number >= _EDGE_NUMBER and name not in _OF_NO_OPERATION
