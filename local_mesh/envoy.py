@@ -65,8 +65,6 @@ class EdgeValues:
     """Regular expressions of the whole origins whose pages may call from a browser."""
     most_connections: int = 10_000
     """Of all clients together; one more is closed at once."""
-    most_connections: int = 10_000
-    """Of all clients together; one more is closed at once."""
     rate_per_second: int = 500
     """Calls per second of everybody together, in the long run."""
     rate_burst: int = 1000
