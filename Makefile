@@ -12,7 +12,7 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-RUNTIME_TARGETS := demo up down status logs stop start settings token audit dead-letters redrive replay rebuild-history
+RUNTIME_TARGETS := demo up down status logs stop start settings edge-config token audit dead-letters redrive replay rebuild-history
 .PHONY: help runtime dev page test check format generate openapi bench lock $(RUNTIME_TARGETS)
 
 help:
@@ -29,6 +29,7 @@ help:
 #? make token SUB=alice ROLE=customer
 #?                                  print one token; also ROLE=staff RESTAURANT=<id>, ROLE=operator
 #? make settings                    every setting, and what it is now
+#? make edge-config                 what Envoy is told, put together out of envoy/ and the settings
 #? make audit                       hold the books of all services against each other (read-only)
 #? make dead-letters                list the messages that a subscriber could not take
 #? make redrive [QUEUE=name]        give them to it again

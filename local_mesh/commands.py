@@ -401,6 +401,11 @@ def show_settings(mesh: MeshSettings) -> None:
             say(f"{name}")
 
 
+def show_edge_config(mesh: Mesh) -> None:
+    """The configuration of the edge as Envoy gets it."""
+    say(envoy.render(envoy.EDGE, parts.edge_values(mesh.settings, mesh.places).as_mapping()).rstrip())
+
+
 def _without_password(url: str) -> str:
     scheme, found, rest = url.partition("://")
     return f"{scheme}://...@{rest.rsplit('@', 1)[1]}" if found and "@" in rest else url

@@ -19,6 +19,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+import yaml
 
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
@@ -151,6 +152,12 @@ def test_status_has_a_line_for_each_part(mesh: LocalMesh) -> None:
     for name in parts.names(mesh.settings):
         assert " ready " in lines[name]
         assert str(mesh.part(name).pid) in lines[name]
+
+
+def test_edge_config_shows_what_envoy_was_started_with(mesh: LocalMesh) -> None:
+    shown = mesh.run("edge-config")
+    assert shown.returncode == 0, shown.stderr
+    assert yaml.safe_load(shown.stdout) == yaml.safe_load(mesh.places.edge_config.read_text())
 
 
 def test_the_story_is_told_and_can_be_told_again_and_the_books_are_right(mesh: LocalMesh) -> None:
