@@ -4,7 +4,9 @@ The convention: a fenced block of commands is marked `sh`. What is only to be lo
 (text, mermaid, python). A command is one of
 
 - `make <target> [NAME=value ...]`, with a target that the Makefile has, alone or as `NAME=$(make ...)`;
-- a grpcurl line that stands, word for word, in examples/grpcurl.sh, which tests/mesh/test_examples.py runs;
+- a curl or grpcurl line that stands, word for word, in examples/curl.sh or examples/grpcurl.sh, which
+  tests/edge/test_examples.py runs (there it may be piped into something);
+- `NAME=value`, where one of these scripts says `NAME=${NAME:-value}`;
 - a line of COVERED, beside the test that runs it.
 
 Whatever else stands in backticks as `make <target>` must be a target too. A block marked python must be a
@@ -23,15 +25,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-GRPCURL = (ROOT / "examples" / "grpcurl.sh").read_text()
+SCRIPTS = {tool: (ROOT / "examples" / f"{tool}.sh").read_text() for tool in ("curl", "grpcurl")}
 
 EXAMPLE = "tests.mesh.test_examples.test_the_story_over_the_generated_python_client"
-SCRIPT = "tests.mesh.test_examples.test_the_story_over_grpcurl"
+OVER_CURL = "tests.edge.test_examples.test_the_story_over_curl"
+OVER_GRPCURL = "tests.edge.test_examples.test_the_story_over_grpcurl"
 COVERED = {
     "TOKEN=$(make token SUB=alice ROLE=customer) .venv/bin/python -m examples.booking": EXAMPLE,
     ".venv/bin/python -m examples.booking": EXAMPLE,
-    "examples/grpcurl.sh": SCRIPT,
-    "bash examples/grpcurl.sh": SCRIPT,
+    "examples/curl.sh": OVER_CURL,
+    "bash examples/curl.sh": OVER_CURL,
+    "examples/grpcurl.sh": OVER_GRPCURL,
+    "bash examples/grpcurl.sh": OVER_GRPCURL,
 }
 """Commands that are no make target, and the test that runs each."""
 
@@ -41,6 +46,7 @@ LOOKED_AT = {"text", "mermaid", "python", "json", "proto"}
 SERVICES = {"reservation", "deposit", "restaurant", "history"}
 
 ASSIGNED = re.compile(r"^[A-Z]+=\$\((make [^()$`]+)\)$")
+SET = re.compile(r"^([A-Z]+)=([\w.:/-]+)$")
 MAKE = re.compile(r"^make( -[a-z]+)* (?P<target>[a-z][a-z-]*)(?P<words>( [A-Z_]+=('[^']*'|\S+))*)$")
 INLINE = re.compile(r"`(make [^`]+)`")
 
@@ -87,9 +93,19 @@ def words(command: str) -> list[str]:
     return [re.sub(r"\s+", " ", word) for word in shlex.split(command)]
 
 
-RUN_GRPCURL = [
-    words(line.partition(" | ")[0]) for line in commands(GRPCURL) if line.strip().startswith("grpcurl ")
-]
+def alone(command: str) -> list[str]:
+    """The words of a command, without what its output is piped into."""
+    said = words(command)
+    ends = [place for place, word in enumerate(said) if word in ("|", "||")]
+    said = said[: min(ends, default=len(said))]
+    return said[1:] if said[:1] == ["command"] else said
+
+
+RUN = {
+    tool: [said for line in commands(script) if (said := alone(line))[:1] == [tool]]
+    for tool, script in SCRIPTS.items()
+}
+"""What each script runs."""
 
 
 def complaint(command: str) -> str:
@@ -99,8 +115,12 @@ def complaint(command: str) -> str:
         return ""
     if assigned := ASSIGNED.match(command):
         return complaint(assigned[1])
-    if command.startswith("grpcurl "):
-        return "" if words(command) in RUN_GRPCURL else "is not a line of examples/grpcurl.sh"
+    if set_to := SET.match(command):
+        known = f"{set_to[1]}=${{{set_to[1]}:-{set_to[2]}}}"
+        return "" if any(known in script for script in SCRIPTS.values()) else f"no script says {known}"
+    tool = command.split()[0]
+    if tool in RUN:
+        return "" if words(command) in RUN[tool] else f"is not a line of examples/{tool}.sh"
     if not (made := MAKE.match(command)):
         return "is neither `make <target>` nor listed in COVERED with the test that runs it"
     if made["target"] not in targets(MAKEFILE):
@@ -118,7 +138,8 @@ COMMANDS = [
 
 def test_the_readme_has_commands() -> None:
     assert any(command == "make demo" for command in COMMANDS)
-    assert any(command.startswith("grpcurl ") for command in COMMANDS)
+    for tool in SCRIPTS:
+        assert any(command.startswith(f"{tool} ") for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -164,6 +185,10 @@ def test_the_tests_that_are_said_to_cover_a_command_exist(test: str) -> None:
         "make demo && rm -rf .local",
         "grpcurl -plaintext 127.0.0.1:8081 dinemesh.reservation.v1.ReservationService/Reserve",
         "TOKEN=$(make tokens)",
+        "EDGE=127.0.0.1:8081",
+        "curl -s http://$EDGE/v1/reservations/$RESERVATION",
+        "curl -s http://$EDGE/v1/restaurants && rm -rf .local",
+        "curl -s http://$EDGE/v1/restaurants | sh",
     ],
 )
 def test_an_unknown_command_would_be_noticed(command: str) -> None:

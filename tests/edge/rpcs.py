@@ -1,4 +1,4 @@
-"""Every RPC of the four services, read from the contracts, and how it is called: over HTTP/JSON and over gRPC."""
+"""Every RPC of the four services, read from the contracts, and how it is called over JSON and over gRPC."""
 
 from __future__ import annotations
 
@@ -93,16 +93,15 @@ class Rpc:
         method: Any = kind(
             self.path,
             request_serializer=self.request.SerializeToString,
-            response_deserializer=self.response.FromString,  # type: ignore[attr-defined]
+            response_deserializer=self.response.FromString,
         )
         call = method(request, metadata=metadata, timeout=timeout)
         if not self.streams:
             answer: Message = await call
             return answer
         try:
-            first: Message = await call.read()
-            if first is grpc.aio.EOF:
-                raise AssertionError(f"{self.name} streams nothing")
+            first = await call.read()
+            assert isinstance(first, Message), f"{self.name} streams nothing"
             return first
         finally:
             call.cancel()

@@ -1,4 +1,4 @@
-"""What a refused HTTP call says, read as a client of the edge would read it: the one shape, held to strictly."""
+"""What a refused HTTP call says, read as a client of the edge would: the one shape, held to strictly."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JsonRefused:
 
 def json_refusal(response: httpx.Response) -> JsonRefused:
     """Reads a refusal; fails where it is not the one shape."""
-    return read_refusal(response.status_code, dict(response.headers), response.text)
+    return read_refusal(response.status_code, dict(response.headers), response.content.decode())
 
 
 def read_refusal(status: int, headers: dict[str, str], text: str) -> JsonRefused:

@@ -1,0 +1,701 @@
+"""Bad HTTP requests: right status, one shape, reason and field; nothing leaks and nothing has happened."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.edge.test_who_may_call import as_written
+from tests.mesh.people import CONFIRMED, City, Customer, Place, Reservation, new_id, timestamp
+from tests.mesh.test_identity import by_another_key, unsigned, with_the_public_key_as_secret
+from tests.support.edge import RunningEdge
+from tests.support.json_refusals import JsonRefused, json_refusal, read_refusal
+from tests.support.mesh import SERVICES, RunningMesh
+
+INVALID = "INVALID_ARGUMENT"
+
+LEAKS = re.compile(
+    r"traceback|sqlalchemy|sqlite|psycopg|\bselect \b|\binsert \b|\.py\b|\.cc\b|\.pb\b|site-packages|amqp:|"
+    r"postgresql|/tmp/|/home/|/usr/|exception|0x[0-9a-f]{8}|tok_visa|Bearer e|envoy|upstream|127\.0\.0\.1:|"
+    r"cluster|RBAC|Jwt",
+    re.IGNORECASE,
+)
+"""What no answer may show: stacks, files, SQL, secrets, addresses, what the edge is made of."""
+MALFORMED = ("the request is malformed", "the headers are too many or together too large")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What there is before the bad request comes: a booking of alice at a restaurant."""
+
+    city: City
+    place: Place
+    alice: Customer
+    booked: Reservation
+
+    @property
+    def wish(self) -> dict[str, Any]:
+        """A CreateReservation with which nothing is wrong."""
+        return {
+            "request_id": new_id(),
+            "restaurant_id": self.place.id,
+            "dine_time": timestamp(self.place.slots[0]).ToJsonString(),
+            "party_size": 2,
+            "payment_token": "tok_visa",
+        }
+
+
+Made = Callable[[Standing], Any]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A bad request, and how it must be refused. `{...}` in the path stands for ids of what stands."""
+
+    name: str
+    line: str
+    """Verb and path."""
+    status: int
+    reason: str
+    fields: tuple[str, ...] = ()
+    """Fields that the refusal must name."""
+    body: bytes | str | Made | None = None
+    """Text as it is sent, or what gives a value that is sent as JSON."""
+    headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    by: str = "customer"
+    token: Callable[[RunningMesh], str] | None = None
+    """What the authorization header is instead."""
+
+
+def on(line: str, name: str, status: int, reason: str, fields: str = "", **more: Any) -> Bad:
+    return Bad(f"{line.split('?')[0]}: {name}", line, status, reason, tuple(fields.split()), **more)
+
+
+def create(name: str, fields: str = "", status: int = 400, reason: str = INVALID, **change: Any) -> Bad:
+    """A CreateReservation that is right but for `change`; None leaves a field out."""
+
+    def body(standing: Standing) -> dict[str, Any]:
+        wish = standing.wish | {
+            key: value(standing) if callable(value) else value for key, value in change.items()
+        }
+        return {key: value for key, value in wish.items() if value is not None}
+
+    return Bad(f"create: {name}", "POST /v1/reservations", status, reason, tuple(fields.split()), body)
+
+
+def text(name: str, body: bytes | str, fields: str = "", **more: Any) -> Bad:
+    """A CreateReservation with this body, as it stands."""
+    return Bad(f"body: {name}", "POST /v1/reservations", 400, INVALID, tuple(fields.split()), body, **more)
+
+
+def rewritten(name: str, old: str, new: str, fields: str = "") -> Bad:
+    """A CreateReservation that is right but for this piece of its text."""
+
+    def body(standing: Standing) -> str:
+        said = json.dumps(standing.wish)
+        assert old in said
+        return said.replace(old, new)
+
+    return Bad(
+        f"body: {name}",
+        "POST /v1/reservations",
+        400,
+        INVALID,
+        tuple(fields.split()),
+        lambda standing: body(standing).encode("utf-8", "surrogatepass"),
+    )
+
+
+def found(name: str, fields: str = "", **change: Any) -> Bad:
+    """A CreateRestaurant that is right but for `change`, of the policy where it has such a field."""
+
+    def body(_: Standing) -> dict[str, Any]:
+        policy: dict[str, Any] = {
+            "deposit_per_person": {"currency_code": "EUR", "units": "10"},
+            "free_cancel_window_seconds": 3600,
+            "acceptance": "ACCEPTANCE_MODE_AUTO",
+            "acceptance_limit_seconds": 3600,
+            "slot_interval_seconds": 1800,
+            "service_duration_seconds": 7200,
+            "max_party_size": 10,
+        }
+        wish: dict[str, Any] = {"request_id": new_id(), "name": "Chez Nous", "time_zone": "Europe/Berlin"}
+        wish["policy"] = policy | {key: value for key, value in change.items() if key in policy}
+        return wish | {key: value for key, value in change.items() if key not in policy}
+
+    return Bad(
+        f"restaurant: {name}",
+        "POST /v1/restaurants",
+        400,
+        INVALID,
+        tuple(fields.split()),
+        body,
+        by="operator",
+    )
+
+
+def slots(name: str, fields: str = "", **change: Any) -> Bad:
+    def body(_: Standing) -> dict[str, Any]:
+        wish = {
+            "first_date": {"year": 2027, "month": 5, "day": 1},
+            "last_date": {"year": 2027, "month": 5, "day": 2},
+            "times": [{"hours": 18}],
+            "capacity": 10,
+        } | change
+        return {key: value for key, value in wish.items() if value is not None}
+
+    line = "POST /v1/restaurants/{restaurant}/slots:open"
+    return Bad(f"slots: {name}", line, 400, INVALID, tuple(fields.split()), body, by="staff")
+
+
+def claims(**change: Any) -> Callable[[RunningMesh], str]:
+    """A well-signed token with other claims; None leaves one out."""
+
+    def made(mesh: RunningMesh) -> str:
+        said = jwt.decode(mesh.token("mallory", "customer"), options={"verify_signature": False}) | change
+        said = {key: value for key, value in said.items() if value is not None}
+        return jwt.encode(said, mesh.keys.private, algorithm="ES256", headers={"kid": mesh.keys.kid})
+
+    return lambda mesh: f"Bearer {made(mesh)}"
+
+
+def unknown_kid(mesh: RunningMesh) -> str:
+    said = jwt.decode(mesh.token("mallory", "customer"), options={"verify_signature": False})
+    return jwt.encode(said, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "nobody's"})
+
+
+def token(
+    name: str, made: Callable[[RunningMesh], str], reason: str = "TOKEN_INVALID", status: int = 401
+) -> Bad:
+    return Bad(f"token: {name}", "GET /v1/reservations", status, reason, token=made)
+
+
+SQL = "'; DROP TABLE reservations; --"
+DEEP = 5_000
+SLOTS = "GET /v1/restaurants/{restaurant}/availableSlots"
+GOOD_SLOTS = f"{SLOTS}?date=2027-05-01&party_size=2"
+ONE = "/v1/reservations/{reservation}"
+
+BAD: list[Bad] = [
+    # What the JSON says: found by the service, with its field.
+    text("an empty wish", "{}", "request_id restaurant_id dine_time party_size payment_token"),
+    create("no request_id", "request_id", request_id=None),
+    create("request_id is SQL", "request_id", request_id=SQL),
+    create("request_id is null", "request_id", request_id=lambda _: None),
+    create("restaurant_id is no UUID", "restaurant_id", restaurant_id="the usual one"),
+    create("restaurant_id with a digit too many", "restaurant_id", restaurant_id=lambda s: s.place.id + "0"),
+    create("an unknown restaurant", "", 404, "NOT_FOUND", restaurant_id=lambda _: new_id()),
+    create("no dine_time", "dine_time", dine_time=None),
+    create("a time in the past", "dine_time", dine_time="2020-01-01T18:00:00Z"),
+    create("a time at the end of the calendar", "dine_time", dine_time="9999-12-31T23:59:59Z"),
+    create("a time with nanoseconds", "dine_time", dine_time="2027-01-01T18:00:00.000000001Z"),
+    create("a party of minus two", "party_size", party_size=-2),
+    create("a party of none", "party_size", party_size=0),
+    create("a party as large as a number can be", "party_size", party_size=2**31 - 1),
+    create("no payment_token", "payment_token", payment_token=None),
+    create("a payment_token without an end", "payment_token", payment_token="t" * 5000),
+    create("a note too long", "note", note="n" * 501),
+    create("a note with NUL", "note", note="hello\0world"),
+    create("a note with an escape sequence", "note", note="\x1b[31mred"),
+    create("a misspelt field", "party_size", party_size=None, partysize=2),
+    # What is no JSON, or not of the right kind: found by the edge.
+    create("a party beyond 32 bits", party_size=2**31),
+    create("a party beyond all numbers", party_size=10**400),
+    create("half a guest", party_size=2.5),
+    create("a party in words", party_size="two"),
+    create("a party that is true", party_size=True),
+    create("a list of parties", party_size=[2]),
+    create("a party as an object", party_size={"size": 2}),
+    create("a request_id as a number", request_id=5),
+    create("a list of request_ids", request_id=["a", "b"]),
+    create("a time in words", dine_time="tomorrow at eight"),
+    create("a time as a number", dine_time=1_800_000_000),
+    create("the 45th of the 13th month", dine_time="2027-13-45T18:00:00Z"),
+    create("a time without a zone", dine_time="2027-05-01T18:00:00"),
+    create("a time in the year 10000", dine_time="10000-01-01T00:00:00Z"),
+    text("broken off", '{"party_size": 2, '),
+    text("a comma too many", '{"party_size": 2,}'),
+    text("single quotes", "{'party_size': 2}"),
+    text("no JSON", "party_size=2"),
+    text("XML", "<reservation/>"),
+    text("an array", "[]"),
+    text("an array of wishes", '[{"party_size": 2}, {"party_size": 3}]'),
+    text("a string", '"reserve"'),
+    text("a number", "42"),
+    text("null", "null"),
+    text("two objects", '{"party_size": 2} {"party_size": 3}'),
+    text("NaN", '{"party_size": NaN}'),
+    text("nothing", "", "request_id"),
+    text("arrays nested without end", '{"note": ' + "[" * DEEP + "]" * DEEP + "}"),
+    text("objects nested without end", '{"x":' * DEEP + "1" + "}" * DEEP),
+    text("invalid UTF-8", b'{"note": "\xff\xfe\xfa"}'),
+    text("UTF-16", '{"party_size": 2}'.encode("utf-16")),
+    text("compressed", gzip.compress(b'{"party_size": 2}'), headers={"content-encoding": "gzip"}),
+    text("a gRPC message", b"\0\0\0\0\x02\x20\x02"),
+    rewritten("a lone surrogate", '"tok_visa"', '"tok_visa", "note": "\\ud800"'),
+    # Other RPCs that change something.
+    on(
+        f"PATCH {ONE}",
+        "nothing to change",
+        400,
+        INVALID,
+        body=lambda s: {"request_id": new_id(), "etag": s.booked.etag},
+    ),
+    on(
+        f"PATCH {ONE}",
+        "no etag",
+        400,
+        INVALID,
+        "etag",
+        body=lambda _: {"request_id": new_id(), "party_size": 1},
+    ),
+    on(
+        f"PATCH {ONE}",
+        "a stale etag",
+        409,
+        "ETAG_MISMATCH",
+        body=lambda _: {"request_id": new_id(), "etag": "stale", "party_size": 1},
+    ),
+    on("PATCH /v1/reservations/1", "no UUID", 400, INVALID, "reservation_id", body=lambda _: {"etag": "x"}),
+    on(f"POST /v1/reservations/{new_id()}:cancel", "unknown", 404, "NOT_FOUND", body=lambda _: {}),
+    found("an enum that is no value", acceptance="MAYBE"),
+    found("an enum by an unknown number", "policy.acceptance", acceptance=7),
+    found("an enum left open", "policy.acceptance", acceptance="ACCEPTANCE_MODE_UNSPECIFIED"),
+    found("a policy in words", policy="the usual"),
+    found("money in words", deposit_per_person={"currency_code": "EUR", "units": "ten"}),
+    found("money beyond 64 bits", deposit_per_person={"currency_code": "EUR", "units": "9" * 30}),
+    found(
+        "money below nothing",
+        "policy.deposit_per_person",
+        deposit_per_person={"currency_code": "EUR", "units": "-10"},
+    ),
+    found("an unknown time zone", "time_zone", time_zone="Europe/Atlantis"),
+    found("a time zone that is a path", "time_zone", time_zone="../../../../etc/passwd"),
+    slots("the 30th of February", "first_date", first_date={"year": 2027, "month": 2, "day": 30}),
+    slots("a date in words", first_date="tomorrow"),
+    slots("25 o'clock", "times", times=[{"hours": 25}]),
+    slots("times that are none", times=["18:00"]),
+    slots("below nothing", "capacity", capacity=-1),
+    slots("ten years", "last_date", last_date={"year": 2037, "month": 5, "day": 1}),
+    on(
+        "POST /v1/restaurants/{restaurant}/bookings/{reservation}:accept",
+        "no revision",
+        400,
+        INVALID,
+        "revision",
+        body=lambda _: {},
+        by="staff",
+    ),
+    # Queries.
+    on("GET /v1/reservations?page_size=many", "a word", 400, INVALID),
+    on("GET /v1/reservations?page_size=-1", "negative", 400, INVALID, "page_size"),
+    on("GET /v1/reservations?page_size=99999999999", "beyond 32 bits", 400, INVALID),
+    on("GET /v1/reservations?page_size=", "empty", 400, INVALID),
+    on("GET /v1/reservations?page_token=junk!", "junk", 400, INVALID, "page_token"),
+    on("GET /v1/reservations?page_token=%00", "NUL", 400, INVALID, "page_token"),
+    on("GET /v1/reservations?page_token=%FF%FE", "no UTF-8", 400, INVALID),
+    on("GET /v1/reservations?pagesize=5", "misspelt", 400, INVALID),
+    on("GET /v1/reservations?customer_id=bob", "unknown", 400, INVALID),
+    on("GET /v1/reservations?a.b.c=1", "nested", 400, INVALID),
+    on(f"GET {ONE}?access_token=x", "a token in the address", 400, INVALID),
+    on(f"{SLOTS}?party_size=2", "no date", 400, INVALID, "date", by="anyone"),
+    on(f"{SLOTS}?date=2027-02-30&party_size=2", "no such day", 400, INVALID, "date", by="anyone"),
+    on(f"{SLOTS}?date='%20OR%201=1--&party_size=2", "SQL", 400, INVALID, "date", by="anyone"),
+    on(f"{SLOTS}?date=2027-05-01", "no party", 400, INVALID, "party_size", by="anyone"),
+    on(f"{SLOTS}?date=2027-05-01&party_size=two", "a word", 400, INVALID, by="anyone"),
+    on("GET /v1/restaurants/{restaurant}/bookings?states=NOPE", "no such state", 400, INVALID, by="staff"),
+    on("GET /v1/timeline?reservation_id=1", "no UUID", 400, INVALID, "reservation_id"),
+    on("GET /v1/timeline:watch?resume_token=junk!", "junk", 400, INVALID, "resume_token"),
+    # What the path says is not said again, and otherwise, somewhere else.
+    on(f"GET {ONE}?reservation_id={new_id()}", "another id in the query", 400, INVALID),
+    on(f"GET {ONE}?reservationId={new_id()}", "another id in the query, in the other spelling", 400, INVALID),
+    on(f"GET {ONE}:watch?reservation_id={new_id()}", "another id in the query", 400, INVALID),
+    on(f"GET /v1/deposits/{new_id()}?x=&deposit_id={new_id()}", "another id in the query", 400, INVALID),
+    on(f"{GOOD_SLOTS}&restaurant_id={new_id()}", "another id in the query", 400, INVALID, by="anyone"),
+    on(
+        f"POST /v1/reservations/{new_id()}:cancel",
+        "another id in the body",
+        400,
+        INVALID,
+        body=lambda standing: {"reservation_id": standing.booked.reservation_id},
+    ),
+    on(
+        f"PATCH /v1/reservations/{new_id()}",
+        "another id in the body",
+        400,
+        INVALID,
+        body=lambda standing: {
+            "reservation_id": standing.booked.reservation_id,
+            "request_id": new_id(),
+            "etag": standing.booked.etag,
+            "party_size": 1,
+        },
+    ),
+    on(
+        f"POST /v1/reservations/{new_id()}:cancel",
+        "another id in the body, in the other spelling (where the path counts)",
+        404,
+        "NOT_FOUND",
+        body=lambda standing: {"reservationId": standing.booked.reservation_id},
+    ),
+    on(f"POST {ONE}:cancel?reservation_id={new_id()}", "a query", 400, INVALID, body=lambda _: {}),
+    on("POST /v1/reservations?note=hello", "a query", 400, INVALID, body=lambda standing: standing.wish),
+    # Paths and verbs.
+    on("GET /", "nothing here", 404, "NO_SUCH_METHOD"),
+    on("GET /v1/nothing", "unknown", 404, "NO_SUCH_METHOD"),
+    on("GET /v2/reservations", "another version", 404, "NO_SUCH_METHOD"),
+    on("GET /V1/RESERVATIONS", "shouted", 404, "NO_SUCH_METHOD"),
+    on(f"GET {ONE}/deposits", "too deep", 404, "NO_SUCH_METHOD"),
+    on(f"GET {ONE}:frobnicate", "an unknown custom verb", 404, "NO_SUCH_METHOD"),
+    on(f"POST {ONE}:Cancel", "a custom verb in another case", 404, "NO_SUCH_METHOD", body=lambda _: {}),
+    on("GET /v1/reservations/..%2f..%2fetc%2fpasswd", "%2f", 400, INVALID),
+    on("GET /v1/reservations/a%2Fb", "%2F", 400, INVALID),
+    on("GET /v1/reservations/a%5Cb", "%5C", 400, INVALID),
+    on("GET /v1/reservations/%00", "%00", 400, INVALID),
+    on("GET /v1/reservations/%zz", "%zz", 400, INVALID),
+    on("GET /v1/reservations/%ff", "%ff", 400, INVALID),
+    on("GET /v1/reservations/../../etc/passwd", "..", 404, "NO_SUCH_METHOD"),
+    on("GET /v1/reservations/%2e%2e/%2e%2e/etc/passwd", "%2e%2e", 404, "NO_SUCH_METHOD"),
+    on("GET //v1//nothing", "slashes", 404, "NO_SUCH_METHOD"),
+    on("GET /v1/reservations/1", "no UUID", 400, INVALID, "reservation_id"),
+    on(f"GET /v1/reservations/{'x' * 8000}", "8 kB of id", 400, INVALID, "reservation_id"),
+    on(f"GET /v1/reservations/{'x' * 20_000}", "20 kB of path", 431, "HEADERS_TOO_LARGE"),
+    on(f"GET /v1/reservations/{new_id()}", "unknown", 404, "NOT_FOUND"),
+    on("PUT /v1/reservations", "no such verb", 405, "VERB_NOT_ALLOWED", body=lambda s: s.wish),
+    on(f"DELETE {ONE}", "no such verb", 405, "VERB_NOT_ALLOWED"),
+    on(f"POST {ONE}", "no such verb", 405, "VERB_NOT_ALLOWED", body=lambda _: {}),
+    on("BREW /v1/reservations", "an unknown method", 400, INVALID),
+    on("TRACE /v1/reservations", "TRACE", 405, "VERB_NOT_ALLOWED"),
+    # Sizes.
+    on("POST /v1/reservations", "70 kB", 413, "BODY_TOO_LARGE", body=json.dumps({"note": "n" * 70_000})),
+    on("POST /v1/reservations", "200 kB", 413, "BODY_TOO_LARGE", body=json.dumps({"note": "n" * 200_000})),
+    on("POST /v1/nothing", "200 kB to nobody", 413, "BODY_TOO_LARGE", body=b"n" * 200_000),
+    on(
+        "GET /v1/reservations",
+        "a header of 20 kB",
+        431,
+        "HEADERS_TOO_LARGE",
+        headers={"x-long": "h" * 20_000},
+    ),
+    on(
+        "GET /v1/reservations",
+        "a hundred headers",
+        431,
+        "HEADERS_TOO_LARGE",
+        headers={f"x-header-{n}": "h" for n in range(100)},
+    ),
+    # Headers.
+    on(
+        "POST /v1/reservations",
+        "text/plain",
+        415,
+        "NOT_JSON",
+        body=lambda s: s.wish,
+        content_type="text/plain",
+    ),
+    on(
+        "POST /v1/reservations", "XML", 415, "NOT_JSON", body=lambda s: s.wish, content_type="application/xml"
+    ),
+    on(
+        "POST /v1/reservations",
+        "a form",
+        415,
+        "NOT_JSON",
+        body=lambda s: s.wish,
+        content_type="application/x-www-form-urlencoded",
+    ),
+    on(
+        "POST /v1/reservations",
+        "many parts",
+        415,
+        "NOT_JSON",
+        body=lambda s: s.wish,
+        content_type="multipart/form-data; boundary=x",
+    ),
+    on(
+        "POST /v1/reservations",
+        "nearly JSON",
+        415,
+        "NOT_JSON",
+        body=lambda s: s.wish,
+        content_type="application/jsonp",
+    ),
+    on(
+        "GET /v1/reservations",
+        "a name with an underscore",
+        400,
+        INVALID,
+        headers={"x_forwarded_user": "root"},
+    ),
+    # Tokens.
+    Bad("token: none", "GET /v1/reservations", 401, "TOKEN_MISSING", by="anyone"),
+    token("an empty header", lambda _: "", "TOKEN_MISSING"),
+    token("another scheme", lambda _: "Basic YWxpY2U6YWxpY2U=", "TOKEN_MISSING"),
+    token("no token behind Bearer", lambda _: "Bearer", "TOKEN_MISSING"),
+    token("junk", lambda _: "Bearer a.b.c"),
+    token("one part", lambda _: "Bearer abc"),
+    token("SQL", lambda _: f"Bearer {SQL}"),
+    token("10 kB of junk", lambda _: f"Bearer {'j' * 10_000}"),
+    token("a good one with a tail", lambda mesh: f"Bearer {mesh.token('alice', 'customer')}x"),
+    token("a good one cut off", lambda mesh: f"Bearer {mesh.token('alice', 'customer')[:-4]}"),
+    token("alg none", lambda mesh: f"Bearer {unsigned(mesh)}"),
+    token("HS256 with the public key", lambda mesh: f"Bearer {with_the_public_key_as_secret(mesh)}"),
+    token("another key", lambda mesh: f"Bearer {by_another_key(mesh)}"),
+    token("an unknown key id", lambda mesh: f"Bearer {unknown_kid(mesh)}"),
+    token(
+        "expired",
+        lambda mesh: f"Bearer {mesh.keys.token('alice', 'customer', seconds=-120)}",
+        "TOKEN_EXPIRED",
+    ),
+    token("without an end", claims(exp=None)),
+    token("not valid yet", claims(nbf=4_000_000_000)),
+    token("another issuer", claims(iss="somebody")),
+    token("no issuer", claims(iss=None)),
+    token("another audience", claims(aud="somebody")),
+    token("no audience", claims(aud=None)),
+    token("no subject", claims(sub=None)),
+    token("an empty subject", claims(sub="")),
+    token("a subject that is a list", claims(sub=["alice"])),
+    token("an unknown role", claims(role="king"), "PERMISSION_DENIED", 403),
+    token("no role", claims(role=None), "PERMISSION_DENIED", 403),
+    token("two roles", claims(role=["customer", "operator"]), "PERMISSION_DENIED", 403),
+    token("staff of no restaurant", claims(role="staff")),
+    token("a service", claims(role="service"), "PERMISSION_DENIED", 403),
+    Bad(
+        "token: broken, where none is needed",
+        GOOD_SLOTS,
+        401,
+        "TOKEN_INVALID",
+        token=lambda _: "Bearer a.b.c",
+    ),
+]
+
+
+@pytest.fixture
+async def standing(city: City) -> Standing:
+    place, alice = await city.place(capacity=10), city.customer()
+    return Standing(city, place, alice, await alice.book(place))
+
+
+async def send(http: httpx.AsyncClient, mesh: RunningMesh, standing: Standing, bad: Bad) -> httpx.Response:
+    metadata = {
+        "customer": standing.alice.metadata,
+        "staff": standing.place.metadata,
+        "operator": standing.city.operator,
+        "anyone": (),
+    }[bad.by]
+    headers = dict(metadata) | bad.headers
+    if bad.token is not None:
+        headers["authorization"] = bad.token(mesh)
+    verb, path = bad.line.split(" ", 1)
+    path = path.replace("{restaurant}", standing.place.id)
+    path = path.replace("{reservation}", standing.booked.reservation_id)
+    body = bad.body(standing) if callable(bad.body) else bad.body
+    if body is not None and not isinstance(body, bytes | str):
+        body = json.dumps(body)
+    content = body.encode() if isinstance(body, str) else body or b""
+    content_type = bad.content_type if bad.body is not None else ""
+    return await http.send(as_written(http, verb, path, content_type, headers, content))
+
+
+def leak(said: JsonRefused) -> str:
+    """What a refusal shows and must not, or ""."""
+    told = {key: value for key, value in said.headers.items() if key not in ("server", "www-authenticate")}
+    if found := LEAKS.search(f"{said.text} {told}"):
+        return f"shows {found[0]!r}: {said.text} {told}"
+    if len(said.message) > 1000:
+        return f"says too much: {said.message}"
+    return ""
+
+
+async def complaint(http: httpx.AsyncClient, mesh: RunningMesh, standing: Standing, bad: Bad) -> str:
+    """How the refusal is not the right one, or ""."""
+    answer = await send(http, mesh, standing, bad)
+    if answer.status_code != bad.status:
+        return f"{answer.status_code}, not {bad.status}: {answer.text[:300]}"
+    try:
+        said = json_refusal(answer)
+    except (AssertionError, ValueError) as error:
+        return f"is not the one shape: {error}"
+    if found := leak(said):
+        return found
+    # What HTTP itself forbids is refused before anything is made of it, an id too.
+    known = re.fullmatch(r"[0-9a-f-]{36}", said.headers.get("x-correlation-id", ""))
+    if not known and said.message not in MALFORMED:
+        return f"has no correlation id: {said.headers}"
+    if said.reason != bad.reason:
+        return f"{said.reason}, not {bad.reason}: {said.message}"
+    for name in bad.fields:
+        if not any(one == name or one.startswith((f"{name}.", f"{name}[")) for one in said.fields):
+            return f"names {said.fields}, not {name}: {said.message}"
+    return ""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a bad request must not change."""
+
+    pids: dict[str, int]
+    charges: int
+    reservations: int
+    deposits: int
+    booked: Reservation
+    stats: dict[str, int]
+
+
+STEADY = (
+    r"cluster\.(%s)\.(health_check\.failure|outlier_detection\.ejections_total|membership_(healthy|total))$"
+)
+
+
+async def state(standing: Standing, mesh: RunningMesh, edge: RunningEdge) -> State:
+    await standing.place.sees_seats(0, 8)
+    return State(
+        pids={name: part.pid for name, part in mesh.parts.items() if part.running} | {"edge": edge.pid},
+        charges=len(await standing.city.provider.charges()),
+        reservations=len(await standing.alice.reservations()),
+        deposits=len(await standing.alice.deposits()),
+        booked=await standing.alice.read(standing.booked),
+        stats=await asyncio.to_thread(edge.stats, STEADY % "|".join(SERVICES)),
+    )
+
+
+async def nothing_has_happened(
+    before: State, standing: Standing, mesh: RunningMesh, edge: RunningEdge, http: httpx.AsyncClient
+) -> None:
+    """The books are the same, the processes too, and the edge counts everybody as well."""
+    after = await state(standing, mesh, edge)
+    assert after == before
+    assert len(after.pids) == len(SERVICES) + 2
+    for name in SERVICES:
+        healthy = after.stats[f"cluster.{name}.membership_healthy"]
+        assert healthy == after.stats[f"cluster.{name}.membership_total"] == 1
+    assert (await http.get("/healthz")).status_code == 200
+    assert after.booked.state == CONFIRMED
+
+
+async def test_each_bad_request_is_refused_by_name_and_changes_nothing(
+    standing: Standing, mesh: RunningMesh, edge: RunningEdge, http: httpx.AsyncClient
+) -> None:
+    """One table: what was refused wrongly is listed together."""
+    assert len(BAD) >= 60
+    before = await state(standing, mesh, edge)
+    wrong = [f"{bad.name}: {found}" for bad in BAD if (found := await complaint(http, mesh, standing, bad))]
+    assert not wrong, "\n".join(wrong)
+    await nothing_has_happened(before, standing, mesh, edge, http)
+
+
+def raw(*lines: str, body: bytes = b"") -> bytes:
+    """A request as it goes over the wire."""
+    return "\r\n".join((*lines, "", "")).encode("latin-1") + body
+
+
+HOST = "host: dinemesh"
+CHUNKED = (
+    "POST /v1/reservations HTTP/1.1",
+    HOST,
+    "authorization: Bearer {token}",
+    "content-type: application/json",
+    "transfer-encoding: chunked",
+)
+
+WIRE: dict[str, tuple[bytes, int]] = {
+    "no HTTP": (b"HELO dinemesh\r\n\r\n", 400),
+    "binary": (bytes(range(256)) * 4, 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500, 400),
+    "no version": (raw("GET /v1/restaurants", HOST), 400),
+    "HTTP/0.9": (b"GET /v1/restaurants\r\n\r\n", 400),
+    "HTTP/1.0": (raw("GET /v1/restaurants HTTP/1.0", HOST), 400),
+    "HTTP/9.9": (raw("GET /v1/restaurants HTTP/9.9", HOST), 400),
+    "no host": (raw("GET /v1/restaurants HTTP/1.1"), 400),
+    "a space in the path": (raw("GET /v1/rest aurants HTTP/1.1", HOST), 400),
+    "NUL in the path": (raw("GET /v1/rest\0aurants HTTP/1.1", HOST), 400),
+    "bytes above ASCII in the path": (raw("GET /v1/rest\xff\xfe HTTP/1.1", HOST), 400),
+    "a verb with a space before it": (raw(" GET /v1/restaurants HTTP/1.1", HOST), 400),
+    "a header without a colon": (raw("GET /v1/restaurants HTTP/1.1", HOST, "junk"), 400),
+    "a header without a name": (raw("GET /v1/restaurants HTTP/1.1", HOST, ": junk"), 400),
+    "a space before the colon": (raw("GET /v1/restaurants HTTP/1.1", HOST, "x-y : z"), 400),
+    "NUL in a header": (raw("GET /v1/restaurants HTTP/1.1", HOST, "x-y: a\0b"), 400),
+    "a length below nothing": (raw("POST /v1/reservations HTTP/1.1", HOST, "content-length: -1"), 400),
+    "a length in words": (raw("POST /v1/reservations HTTP/1.1", HOST, "content-length: ten"), 400),
+    "two lengths": (
+        raw("POST /v1/reservations HTTP/1.1", HOST, "content-length: 2", "content-length: 3", body=b"{} "),
+        400,
+    ),
+    "a length and chunks": (raw(*CHUNKED, "content-length: 2", body=b"2\r\n{}\r\n0\r\n\r\n"), 400),
+    "another request hidden behind a length": (
+        raw(
+            *CHUNKED,
+            "content-length: 4",
+            body=b"0\r\n\r\n" + raw("GET /v1/restaurants HTTP/1.1", HOST),
+        ),
+        400,
+    ),
+    "an unknown transfer coding": (
+        raw("POST /v1/reservations HTTP/1.1", HOST, "transfer-encoding: gzip, chunked"),
+        400,
+    ),
+    "a chunk of a nonsensical size": (raw(*CHUNKED, body=b"zz\r\n{}\r\n0\r\n\r\n"), 400),
+    "a chunk of a size beyond 64 bits": (raw(*CHUNKED, body=b"f" * 20 + b"\r\n{}\r\n0\r\n\r\n"), 400),
+    "a chunk longer than it says": (raw(*CHUNKED, body=b"1\r\n{}{}{}\r\n0\r\n\r\n"), 400),
+    "an upgrade": (
+        raw("GET /v1/restaurants HTTP/1.1", HOST, "connection: upgrade", "upgrade: websocket"),
+        400,
+    ),
+    "OPTIONS *": (raw("OPTIONS * HTTP/1.1", HOST), 404),
+}
+"""Bytes, and the HTTP status of the one answer to them."""
+
+
+async def over_the_wire(edge: RunningEdge, sent: bytes) -> bytes:
+    """All that comes back, until the edge closes or is silent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    try:
+        writer.write(sent)
+        await writer.drain()
+        answer = b""
+        try:
+            while piece := await asyncio.wait_for(reader.read(65536), 0.3 if answer else 3):
+                answer += piece
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return answer
+    finally:
+        writer.close()
+
+
+async def test_bytes_that_are_no_good_request_get_one_refusal_and_change_nothing(
+    standing: Standing, mesh: RunningMesh, edge: RunningEdge, http: httpx.AsyncClient
+) -> None:
+    before = await state(standing, mesh, edge)
+    wrong = []
+    token = dict(standing.alice.metadata)["authorization"].removeprefix("Bearer ").encode()
+    answers = await asyncio.gather(
+        *(over_the_wire(edge, sent.replace(b"{token}", token)) for sent, _ in WIRE.values())
+    )
+    for (name, (_, status)), answer in zip(WIRE.items(), answers, strict=True):
+        head, _, body = answer.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        if not first.startswith(f"HTTP/1.1 {status} "):
+            wrong.append(f"{name}: {answer[:400]!r}")
+            continue
+        headers = {key.lower(): value.strip() for key, _, value in (one.partition(":") for one in lines)}
+        try:
+            found = leak(read_refusal(status, headers, body.decode()))
+        except (AssertionError, ValueError) as error:
+            found = f"is not the one shape: {error}"
+        if found:
+            wrong.append(f"{name}: {found}")
+    assert not wrong, "\n".join(wrong)
+    await nothing_has_happened(before, standing, mesh, edge, http)
