@@ -120,7 +120,13 @@ def write(values: EdgeValues, file: Path, source: Path = EDGE) -> Path:
 
 def render(source: Path, values: Mapping[str, object]) -> str:
     """The whole configuration as YAML."""
-    return yaml.safe_dump(load(source, values), sort_keys=False, width=110)
+    return as_yaml(load(source, values))
+
+
+def as_yaml(config: dict[str, Any]) -> str:
+    """A configuration as Envoy reads it; with the library in C if there is one, which takes a tenth of the time."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump(config, Dumper=dumper, sort_keys=False, width=110)
 
 
 def load(source: Path, values: Mapping[str, object]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -11,16 +12,29 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from local_mesh import envoy
-from tests.support.mesh import ROOT, SERVICES, STOP_SECONDS, NotHealthy, RunningMesh
+from local_mesh.edge import command
+from tests.support.mesh import ROOT, SERVICES, STOP_SECONDS, Keys, NotHealthy
 from tests.support.ports import free_ports
 
 START_SECONDS = 30
 Config = dict[str, Any]
+
+
+class Addressed(Protocol):
+    address: str
+
+
+class Behind(Protocol):
+    """What an edge stands in front of: a RunningMesh, or what stands in for one."""
+
+    keys: Keys
+
+    def __getitem__(self, service: str) -> Addressed: ...
 
 
 class RunningEdge:
@@ -28,7 +42,7 @@ class RunningEdge:
 
     def __init__(
         self,
-        mesh: RunningMesh,
+        mesh: Behind,
         folder: Path,
         *,
         addresses: Mapping[str, str] | None = None,
@@ -38,15 +52,7 @@ class RunningEdge:
     ) -> None:
         """`addresses`: other addresses than the mesh's, by service. `mutate` changes the configuration.
         `values`: fields of EdgeValues that are not to be as usual."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.port, self.admin_port = free_ports(2)
-        self.address = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.address}"
-        self.admin = f"http://127.0.0.1:{self.admin_port}"
-        self.log = folder / "edge.log"
-        self._drain_seconds = drain_seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._prepare(folder, drain_seconds)
         at = {name: mesh[name].address for name in SERVICES} | dict(addresses or {})
         chosen: dict[str, Any] = {
             "port": self.port,
@@ -61,12 +67,42 @@ class RunningEdge:
         }
         chosen |= {name: [address] for name, address in at.items()} | values
         self.values = envoy.EdgeValues(**chosen)
-        self.config = envoy.write(self.values, folder / "edge.yaml")
+        self.values.descriptor_file.write_bytes(envoy.descriptor_set())
+        self._write(envoy.load(envoy.EDGE, self.values.as_mapping()), mutate)
+
+    def mutant(self, folder: Path, mutate: Callable[[Config], object]) -> RunningEdge:
+        """An edge like this one, with its own ports and a changed configuration. It runs without its runner,
+        so that it starts and ends in a moment and without draining."""
+        edge = object.__new__(RunningEdge)
+        edge._prepare(folder, self._drain_seconds)
+        edge._bare = True
+        edge.values = self.values
+        config = copy.deepcopy(self.parsed)
+        config["admin"]["address"]["socket_address"]["port_value"] = edge.admin_port
+        for listener in config["static_resources"]["listeners"]:
+            if listener["name"] == "edge":
+                listener["address"]["socket_address"]["port_value"] = edge.port
+        edge._write(config, mutate)
+        return edge
+
+    def _prepare(self, folder: Path, drain_seconds: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port, self.admin_port = free_ports(2)
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.address}"
+        self.admin = f"http://127.0.0.1:{self.admin_port}"
+        self.log = folder / "edge.log"
+        self._drain_seconds = drain_seconds
+        self._bare = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _write(self, config: Config, mutate: Callable[[Config], object] | None) -> None:
+        self.parsed = config
         if mutate is not None:
-            parsed = envoy.load(envoy.EDGE, self.values.as_mapping())
-            mutate(parsed)
-            self.config = folder / "mutant.json"
-            self.config.write_text(json.dumps(parsed))
+            mutate(config)
+        self.config = self.folder / "edge.json"
+        self.config.write_text(json.dumps(config))
 
     @property
     def pid(self) -> int:
@@ -93,13 +129,14 @@ class RunningEdge:
         assert not self.running, "the edge runs already"
         # It would die with the thread that started it (pdeathsig).
         assert threading.current_thread() is threading.main_thread()
+        runner = [
+            *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "local_mesh.edge"),
+            *(str(self.config), "--admin", f"127.0.0.1:{self.admin_port}"),
+            *("--drain-seconds", str(self._drain_seconds)),
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "local_mesh.edge"),
-                    *(str(self.config), "--admin", f"127.0.0.1:{self.admin_port}"),
-                    *("--drain-seconds", str(self._drain_seconds)),
-                ],
+                command(self.config) if self._bare else runner,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
