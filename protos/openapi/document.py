@@ -52,8 +52,8 @@ the texts here, have them in snake_case (`request_id`).
 
 **JSON.** The mapping of proto3: 64-bit integers are strings, enums are names, times are RFC 3339 in UTC.
 Answers have every field that is not a message, zero or not. A field of a body that is `null` counts as left
-out, and a field that this document does not know is dropped without a word: a misspelt optional field is
-not noticed. Unknown parameters of the query are refused.
+out (in a list, as an empty object), and a field that this document does not know is dropped without a word:
+a misspelt optional field is not noticed. Unknown parameters of the query are refused.
 
 **Tokens.** `Authorization: Bearer <JWT>`, ES256, with the claims `sub`, `role` (customer, staff, operator)
 and, for staff, `restaurant_id`. Calls for anyone need none, but a broken token is refused there too. What

@@ -28,6 +28,17 @@ CONTRACTS_SAY: tuple[tuple[str, frozenset[str], Callable[[_Found], Schema]], ...
         frozenset({"string"}),
         lambda found: {"maxLength": int(found[1])},
     ),
+    # Unicode's category Cc, as dinemesh/kit/wire.py refuses it.
+    (
+        r"\bno control characters\b(?! but)",
+        frozenset({"string"}),
+        lambda _: {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
+    ),
+    (
+        r"\bno control characters but line breaks and tabs\b",
+        frozenset({"string"}),
+        lambda _: {"pattern": r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"},
+    ),
     (r'"YYYY-MM-DD"', frozenset({"string"}), lambda _: {"format": "date"}),
     (
         r"\b(\d+) to (\d+)\b(?! characters)",
@@ -58,11 +69,13 @@ def limits(field: Field) -> Schema:
     """The keywords of JSON Schema that the comment of the field says."""
     kind = "repeated" if field.repeated else field.type
     found: Schema = {}
+    if kind == "string" and _REQUIRED.search(field.comment):
+        found["minLength"] = 1
     for phrase, kinds, become in CONTRACTS_SAY:
         hit = re.search(phrase, field.comment)
         if hit is not None and kind in kinds:
             found |= become(hit)
-    return found
+    return {"$ref": found["$ref"]} if "$ref" in found else found
 
 
 def is_required(field: Field) -> bool:

@@ -41,9 +41,11 @@ class CreateReservationRequest(_message.Message):
     party_size: _builtins.int
     """Number of guests, 1 to 1000, and at most the policy's max_party_size. Required."""
     payment_token: _builtins.str
-    """The provider's token for the means of payment, 1 to 128 characters. Required. Handed to DepositService only."""
+    """The provider's token for the means of payment, 1 to 128 characters, no control characters. Required. Handed to
+    DepositService only.
+    """
     note: _builtins.str
-    """Words to the restaurant, at most 500 characters; may be empty."""
+    """Words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be empty."""
     @_builtins.property
     def dine_time(self) -> _timestamp_pb2.Timestamp:
         """When the guests come: an open slot of the restaurant, in whole seconds. Required."""
@@ -208,13 +210,17 @@ class ModifyReservationRequest(_message.Message):
     request_id: _builtins.str
     """UUID chosen by the client, new for each wish, the same for each repetition. Required."""
     etag: _builtins.str
-    """Etag of the reservation as the caller read it, 1 to 64 characters. Required."""
+    """Etag of the reservation as the caller read it, 1 to 64 characters, no control characters. Required."""
     party_size: _builtins.int
     """New number of guests, 1 to 1000, and at most the frozen policy's max_party_size."""
     note: _builtins.str
-    """New words to the restaurant, at most 500 characters; may be empty, which clears them."""
+    """New words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be
+    empty, which clears them.
+    """
     payment_token: _builtins.str
-    """The provider's token for the means of payment, at most 128 characters. Needed only when it gets dearer."""
+    """The provider's token for the means of payment, at most 128 characters, no control characters. Needed only when it
+    gets dearer.
+    """
     @_builtins.property
     def dine_time(self) -> _timestamp_pb2.Timestamp:
         """New time: an open slot of the restaurant, in whole seconds."""

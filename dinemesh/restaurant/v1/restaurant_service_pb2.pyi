@@ -136,7 +136,7 @@ class CreateRestaurantRequest(_message.Message):
     request_id: _builtins.str
     """UUID chosen by the client; the same id with the same contents creates once. Required."""
     name: _builtins.str
-    """Name for people, 1 to 200 characters. Required."""
+    """Name for people, 1 to 200 characters, no control characters, not blank. Required."""
     time_zone: _builtins.str
     """IANA time zone, for example "Europe/Berlin". Required; cannot be changed later."""
     @_builtins.property
@@ -196,9 +196,9 @@ class UpdateRestaurantRequest(_message.Message):
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     etag: _builtins.str
-    """Etag of the restaurant as the caller read it, 1 to 64 characters. Required."""
+    """Etag of the restaurant as the caller read it, 1 to 64 characters, no control characters. Required."""
     name: _builtins.str
-    """New name, 1 to 200 characters."""
+    """New name, 1 to 200 characters, no control characters, not blank."""
     @_builtins.property
     def policy(self) -> _restaurant_pb2.Policy:
         """New policy; replaces the old one as a whole."""

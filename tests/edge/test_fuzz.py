@@ -1,0 +1,160 @@
+"""The running edge, under calls made up from its own OpenAPI document.
+
+A longer run with a new seed, which it prints: DINEMESH_FUZZ_EXAMPLES=300, and pytest -rP for the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from schemathesis import GenerationMode
+
+from dinemesh.restaurant.v1.restaurant_pb2 import BOOKING_STATE_RECEIVED as RECEIVED
+from local_mesh.broker import RunningBroker
+from operations.audit import audit
+from tests.edge.fuzzing import Fuzz, Person
+from tests.mesh.people import (
+    MANUAL,
+    PENDING_ACCEPTANCE,
+    City,
+    Customer,
+    Place,
+    Reservation,
+    policy,
+    soon,
+    until,
+)
+from tests.mesh.test_audit import sources
+from tests.support.edge import RunningEdge
+from tests.support.mesh import RunningMesh
+
+EXAMPLES = int(os.environ.get("DINEMESH_FUZZ_EXAMPLES", "0"))
+"""How many calls of each kind are made up for each operation in a longer run."""
+SEED = int(os.environ.get("DINEMESH_FUZZ_SEED", "0")) or (random.randrange(1, 2**32) if EXAMPLES else 1)
+USUAL_EXAMPLES = 16
+LEAST_CALLS = 1000
+FEWER_WATCHES = 4
+"""A watch takes a third of a second, another call a hundredth."""
+AUDIT_SECONDS = 60
+
+BEYOND_A_SCHEMA = (
+    # Tokens are the server's to make.
+    r"(page_token|resume_token): is not a token of this list",
+    # Fields that contradict each other, or what there is.
+    r"name or policy is required",
+    r"one of dine_time, party_size and note is required",
+    r"payment_token: is required",
+    r"party_size: must be between 1 and \d+ at this restaurant",
+    r"dine_time: ",
+    r"times(\[\d+\])?: must ",
+    r"end_time: must be after start_time",
+    r"policy.acceptance_limit_seconds: must be between 1 and",
+    # The calendar and the clock.
+    r"(first_date|last_date): (is not a day of the calendar|must )",
+    r'date: must be a day in the form "YYYY-MM-DD"',
+    # Money by its currency, zones by their list, and a name of nothing but spaces.
+    r"policy.deposit_per_person: (must be greater than zero|is finer than|times max_party_size|is too large)",
+    r"policy.deposit_per_person: units and nanos do not fit together",
+    r"time_zone: must be an IANA time zone",
+    r"name: must not be blank",
+)
+"""Why a value that its schema allows can be refused all the same. Anything else means that the document says
+less than the services ask for."""
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, broker: RunningBroker) -> Iterator[RunningMesh]:
+    """Its own, since its books are audited afterwards."""
+    mesh = RunningMesh(tmp_path, broker.fresh_url())
+    mesh.start()
+    yield mesh
+    mesh.stop()
+
+
+@pytest.fixture
+def edge(tmp_path: Path, mesh: RunningMesh) -> Iterator[RunningEdge]:
+    edge = RunningEdge(mesh, tmp_path / "edge")
+    edge.start()
+    edge.wait_until_healthy()
+    yield edge
+    edge.stop()
+
+
+async def restaurant_with_bookings(city: City, alice: Customer) -> tuple[Place, list[Reservation]]:
+    """Bookings that can be accepted, declined, seated, marked as no-shows, modified and cancelled."""
+    times = [soon(30), soon(1800), soon(86_400)]
+    place = await city.place(
+        capacity=100_000,
+        times=times,
+        terms=policy(MANUAL, interval_seconds=1, free_cancel_seconds=7200, max_party=1000),
+    )
+    reservations = [await alice.reserve(place, slot=number % 3) for number in range(12)]
+    for number, one in enumerate(reservations):
+        await alice.sees(one, PENDING_ACCEPTANCE)
+        booking = await place.sees(one, RECEIVED)
+        if number < 8:
+            await place.accept(booking)
+    return place, reservations
+
+
+def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list[Any]]:
+    """Values for the fields of made-up calls, by name."""
+    return {
+        "restaurant_id": [place.id],
+        "reservation_id": [one.reservation_id for one in reservations],
+        "deposit_id": [one.deposits[0].deposit_id for one in reservations],
+        "request_id": [f"00000000-0000-4000-8000-{number:012}" for number in range(40)],
+        "dine_time": [one.isoformat().replace("+00:00", "Z") for one in place.slots],
+        "date": [one.date().isoformat() for one in place.slots],
+        "etag": ["1", "2"],
+        "payment_token": ["tok_visa", "tok_visa", "tok_chargeDeclined"],
+        "time_zone": ["Europe/Rome", "Asia/Tokyo"],
+        "revision": [1, 1, 1, 2],
+    }
+
+
+@pytest.mark.timeout(7200 if EXAMPLES else 600)
+async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_document(
+    mesh: RunningMesh, edge: RunningEdge, city: City
+) -> None:
+    place, reservations = await restaurant_with_bookings(city, city.customer("alice"))
+    others = await city.customer("bob").reserve(place)
+    people = [
+        Person("customer", mesh.token("alice", "customer")),
+        Person("staff", mesh.token("sam", "staff", place.id)),
+        Person("operator", mesh.token("olga", "operator")),
+        Person("service", mesh.token("reservation", "service")),
+        Person("nobody"),
+        Person("stranger", "eyJhbGciOiJub25lIn0.e30."),
+    ]
+    pids = {part.name: part.pid for part in mesh.parts.values()}
+    fuzz = Fuzz(edge, people, what_exists(place, [*reservations, others]), seed=SEED)
+    for operation in fuzz.operations():
+        examples = (EXAMPLES or USUAL_EXAMPLES) // (FEWER_WATCHES if operation.path.endswith(":watch") else 1)
+        fuzz.boundaries(operation, most=examples)
+        fuzz.values(operation, GenerationMode.POSITIVE, examples)
+        fuzz.values(operation, GenerationMode.NEGATIVE, examples)
+    fuzz.close()
+    found = fuzz.found
+    print(f"seed {SEED}: {found}")  # noqa: T201 - the figures of a longer run
+
+    assert found.faults == [], "\n\n".join(found.faults[:20])
+    assert found.total >= LEAST_CALLS
+    assert all(status < 500 for status in found.statuses)
+    beyond = re.compile("|".join(BEYOND_A_SCHEMA))
+    assert [what for what in found.violations if not beyond.search(what)] == []
+    # What was tried was worth trying: most operations have also done something.
+    assert len(found.taken) >= 16, found.taken
+
+    assert {part.name: part.pid for part in mesh.parts.values() if part.running} == pids
+    assert edge.running
+    report = await until(
+        lambda: audit(sources(mesh), patience_seconds=0.5), lambda one: one.clean, AUDIT_SECONDS
+    )
+    assert not report.skipped
