@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.edge.test_who_may_call import as_written
-from tests.mesh.people import CONFIRMED, City, Customer, Place, Reservation, new_id, timestamp
+from tests.mesh.people import CONFIRMED, City, Customer, Place, Reservation, new_id, timestamp, until
 from tests.mesh.test_identity import by_another_key, unsigned, with_the_public_key_as_secret
 from tests.support.edge import RunningEdge
 from tests.support.json_refusals import JsonRefused, json_refusal, read_refusal
@@ -594,6 +594,38 @@ async def test_each_bad_request_is_refused_by_name_and_changes_nothing(
     wrong = [f"{bad.name}: {found}" for bad in BAD if (found := await complaint(http, mesh, standing, bad))]
     assert not wrong, "\n".join(wrong)
     await nothing_has_happened(before, standing, mesh, edge, http)
+
+
+async def test_of_a_value_that_is_given_twice_the_last_one_counts(
+    standing: Standing, mesh: RunningMesh, http: httpx.AsyncClient
+) -> None:
+    """JSON leaves that open."""
+    wish = json.dumps(standing.wish | {"party_size": 1})
+    twice = wish.replace('"party_size": 1', '"party_size": 1, "partySize": 3')
+    bad = Bad("twice", "POST /v1/reservations", 200, "", body=lambda _: twice)
+    booked = (await send(http, mesh, standing, bad)).json()["reservation"]
+    assert booked["partySize"] == 3
+    await standing.place.sees_seats(0, 5)
+    bad = Bad("twice", "GET /v1/reservations?page_size=5&page_size=1", 200, "")
+    assert len((await send(http, mesh, standing, bad)).json()["reservations"]) == 1
+
+
+@pytest.mark.parametrize("given", ["soon", "-1S", "5", "1H1H", "9" * 30 + "S", ""])
+async def test_a_deadline_that_cannot_be_read_is_the_usual_one(
+    standing: Standing, mesh: RunningMesh, edge: RunningEdge, http: httpx.AsyncClient, given: str
+) -> None:
+    known = new_id()
+    bad = Bad(given, f"GET {ONE}", 200, "", headers={"grpc-timeout": given, "x-correlation-id": known})
+    assert (await send(http, mesh, standing, bad)).status_code == 200
+
+    async def line() -> dict[str, Any] | None:
+        lines = mesh["reservation"].log.read_text().splitlines()
+        return next((json.loads(one) for one in lines if known in one and '"message": "call"' in one), None)
+
+    seen = await until(line, bool)
+    assert seen is not None
+    usual = edge.values.default_deadline_seconds * 1000
+    assert 0.5 * usual < seen["deadline_ms"] <= 1.1 * usual
 
 
 def raw(*lines: str, body: bytes = b"") -> bytes:
