@@ -252,6 +252,7 @@ def _mappers(
     return [
         {
             "filter": _cel(f"{_GRPC} && ({when})"),
+            "status_code": 200,  # as gRPC has it; without this, gRPC-Web would not
             "headers_to_add": _headers(headers | {"grpc-status": str(told.code)}),
             "body_format_override": {"text_format_source": {"inline_string": plain or "%LOCAL_REPLY_BODY%"}},
         },

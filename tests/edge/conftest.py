@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,20 @@ async def doors(mesh: RunningMesh, edge: RunningEdge) -> AsyncIterator[Doors]:
     doors = Doors(mesh, **dict.fromkeys(SERVICES, edge.address))
     yield doors
     await doors.close()
+
+
+async def calls_logged(
+    mesh: RunningMesh, service: str, correlation_id: str, count: int = 1, seconds: float = 10
+) -> list[dict[str, Any]]:
+    """Waits for the lines in which a service says what calls it has answered under a correlation id."""
+    end = time.monotonic() + seconds
+    while True:
+        lines = [one for one in mesh[service].log.read_text().splitlines() if f'"{correlation_id}"' in one]
+        found = [line for line in map(json.loads, lines) if line["message"] == "call"]
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < end, f"{service} has logged {len(found)} calls of {correlation_id}"
+        await asyncio.sleep(0.02)
 
 
 @pytest.hookimpl(hookwrapper=True)

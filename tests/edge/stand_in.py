@@ -1,5 +1,7 @@
-"""Stands in for all four services where a test is about Envoy alone: takes any call, tells what arrived, and does
-what the header `x-do` of the call says."""
+"""Stands in for all four services where a test is about Envoy alone.
+
+It takes any call, tells what arrived, and does what the header `x-do` of the call says.
+"""
 
 from __future__ import annotations
 

@@ -121,7 +121,11 @@ async def a_service_that_takes_too_long_is_not_waited_for(client: Client) -> Non
     started = time.monotonic()
     answer = await client.list(**{"x-do": "sleep 2"})
     assert time.monotonic() - started < 1.8
-    assert json_refusal(answer).reason == "DEADLINE_EXCEEDED"
+    told = json_refusal(answer)
+    assert (told.status, told.reason, told.retry_after) == (504, "DEADLINE_EXCEEDED", 1)
+    assert "repeat with the same request_id" in told.message
+    said = await client.refused(f"{RESERVATION}/ListReservations", client.bearer() | {"x-do": "sleep 2"})
+    assert said.code == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def a_longer_deadline_is_cut(client: Client) -> None:
@@ -307,6 +311,14 @@ async def a_token_in_an_address_is_none(client: Client) -> None:
 async def a_page_calls_by_grpc_web(client: Client) -> None:
     answer = await grpc_web.call(client.http, f"{RESERVATION}/ListReservations", b"", client.bearer())
     assert (answer.http_status, answer.status, answer.messages) == (200, 0, [b""])
+
+
+async def a_call_by_grpc_web_has_a_deadline(client: Client) -> None:
+    for asked, allowed in ((None, 10), ("2H", 30)):
+        timeout = {"grpc-timeout": asked} if asked else {}
+        await grpc_web.call(client.http, f"{RESERVATION}/ListReservations", b"", client.bearer() | timeout)
+        left = client.behind.calls("ListReservations")[-1].seconds_left
+        assert left is not None and left <= allowed + 1, left
 
 
 async def reflection_is_a_conversation(client: Client) -> None:
@@ -558,8 +570,14 @@ def tokens_from_anywhere(config: Config) -> None:
 
 def routes_for_grpc_alone(config: Config) -> None:
     """The route is chosen while the type is still that of gRPC-Web."""
+    _filters(config).remove(_filter(config, "route again"))
     for route in _calls(config):
         route["match"]["grpc"] = {}
+
+
+def route_read_once(config: Config) -> None:
+    """And with it the deadline, while the request is no gRPC yet."""
+    _filters(config).remove(_filter(config, "route again"))
 
 
 def conversations_buffered(config: Config) -> None:
@@ -620,6 +638,7 @@ TRAPS = [
     Trap(clocks_as_far_apart_as_by_default, an_expired_token_is_refused),
     Trap(tokens_from_anywhere, a_token_in_an_address_is_none),
     Trap(routes_for_grpc_alone, a_page_calls_by_grpc_web),
+    Trap(route_read_once, a_call_by_grpc_web_has_a_deadline),
     Trap(conversations_buffered, reflection_is_a_conversation),
 ]
 
