@@ -54,6 +54,12 @@ class Mesh:
         if found is None:
             return None
         started = MeshSettings.from_json(self.places.running.read_text())
+        if missing := set(parts.names(started)) - set(found.parts()):
+            found.close()
+            raise Failure(
+                f"The mesh that runs was started by another version, without {', '.join(sorted(missing))}."
+                " Start it anew: make down, then make up."
+            )
         if started != self.settings:
             self._refuse_other_settings(started)
         self.settings = started

@@ -28,7 +28,8 @@ from local_mesh.broker import RunningBroker
 from local_mesh.commands import Mesh
 from local_mesh.liveness import MISSES
 from local_mesh.places import Places
-from local_mesh.supervision import Seen, Supervisor
+from local_mesh.settings import SERVICES
+from local_mesh.supervision import Seen, Supervisor, start_supervisor, write_config
 from tests.support.mesh import state_of
 from tests.support.ports import free_ports
 
@@ -407,6 +408,23 @@ def test_after_a_killed_supervisor_up_works_again_and_says_what_it_cleared(small
     small.down()
     assert machine.processes_of(small.settings.state_dir) == []
     assert not small.places.socket.parent.exists()
+
+
+def test_a_mesh_that_an_older_version_started_is_named_and_can_be_ended(small: LocalMesh) -> None:
+    small.places.make()
+    small.places.make_socket_folder()
+    small.places.running.write_text(small.settings.to_json())
+    old = [
+        parts.Part(name, ("sleep", "600"), {machine.MARK: str(small.settings.state_dir)}) for name in SERVICES
+    ]
+    write_config(small.settings, small.places, old)
+    start_supervisor(small.settings, small.places).close()
+    for command in ("up", "status"):
+        refused = small.run(command)
+        assert refused.returncode == 1
+        assert "started by another version, without edge. Start it anew: make down" in refused.stderr
+    small.down()
+    assert machine.processes_of(small.settings.state_dir) == []
 
 
 def test_what_a_part_left_behind_is_ended_by_the_next_down(small: LocalMesh) -> None:
