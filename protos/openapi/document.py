@@ -307,7 +307,7 @@ def _answer(contracts: Contracts, schemas: Schemas, method: Method) -> Json:
     content = {JSON: {"schema": schema, "example": example}}
     description = message.comment
     if method.streams:
-        description = f"A stream of messages; the schema is that of one. {message.comment}"
+        description = "A stream, as long as the watch lasts; the schema is that of one message."
         content = {
             LINES: {"schema": schema, "example": example},
             EVENTS: {"schema": schema, "example": example},

@@ -60,6 +60,7 @@ def test_generated_files_are_marked_for_readers_of_changes() -> None:
     marks = (ROOT / ".gitattributes").read_text()
     for pattern in ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi"):
         assert f"dinemesh/**/{pattern} linguist-generated=true" in marks
+    assert "protos/openapi.json linguist-generated=true" in marks
 
 
 def test_the_descriptor_set_is_whole() -> None:

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -99,9 +99,18 @@ class Fuzz:
     """One run over an edge."""
 
     def __init__(
-        self, edge: RunningEdge, people: list[Person], known: Mapping[str, list[Any]], *, seed: int
+        self,
+        edge: RunningEdge,
+        people: list[Person],
+        known: Mapping[str, list[Any]],
+        *,
+        seed: int,
+        change: Callable[[Json], object] = lambda _: None,
     ) -> None:
-        """`known`: values that exist, by the snake_case name of the field that they are for."""
+        """`known`: values that exist, by the snake_case name of the field that they are for.
+
+        `change` spoils the document that the edge serves.
+        """
         self._edge = edge
         self._people = people
         self._known = known
@@ -109,8 +118,9 @@ class Fuzz:
         self._random = random.Random(seed)
         self._session = requests.Session()
         self._session.mount("http://", HTTPAdapter(pool_maxsize=1))
-        self.schema = schemathesis.openapi.from_url(f"{edge.url}/openapi.json")
-        self.document: Json = requests.get(f"{edge.url}/openapi.json", timeout=CALL_SECONDS).json()
+        self.document: Json = self._session.get(f"{edge.url}/openapi.json", timeout=CALL_SECONDS).json()
+        change(self.document)
+        self.schema = schemathesis.openapi.from_dict(self.document)
         self._strict = strict(self.document)
         self._checks: list[Any] = [
             schemathesis.checks.not_a_server_error,

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from schemathesis import GenerationMode
 from dinemesh.restaurant.v1.restaurant_pb2 import BOOKING_STATE_RECEIVED as RECEIVED
 from local_mesh.broker import RunningBroker
 from operations.audit import audit
-from tests.edge.fuzzing import Fuzz, Person
+from tests.edge.fuzzing import Fuzz, Json, Person
 from tests.mesh.people import (
     MANUAL,
     PENDING_ACCEPTANCE,
@@ -68,18 +67,18 @@ BEYOND_A_SCHEMA = (
 less than the services ask for."""
 
 
-@pytest.fixture
-def mesh(tmp_path: Path, broker: RunningBroker) -> Iterator[RunningMesh]:
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, broker: RunningBroker) -> Iterator[RunningMesh]:
     """Its own, since its books are audited afterwards."""
-    mesh = RunningMesh(tmp_path, broker.fresh_url())
+    mesh = RunningMesh(tmp_path_factory.mktemp("fuzzed-mesh"), broker.fresh_url())
     mesh.start()
     yield mesh
     mesh.stop()
 
 
-@pytest.fixture
-def edge(tmp_path: Path, mesh: RunningMesh) -> Iterator[RunningEdge]:
-    edge = RunningEdge(mesh, tmp_path / "edge")
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory, mesh: RunningMesh) -> Iterator[RunningEdge]:
+    edge = RunningEdge(mesh, tmp_path_factory.mktemp("fuzzed-edge"))
     edge.start()
     edge.wait_until_healthy()
     yield edge
@@ -158,3 +157,56 @@ async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_docum
         lambda: audit(sources(mesh), patience_seconds=0.5), lambda one: one.clean, AUDIT_SECONDS
     )
     assert not report.skipped
+
+
+def knows_no_next_page(document: Json) -> None:
+    page = document["components"]["schemas"]["ListRestaurantsResponse"]
+    del page["properties"]["nextPageToken"]
+    page["required"].remove("nextPageToken")
+
+
+def wants_a_field_that_there_is_not(document: Json) -> None:
+    document["components"]["schemas"]["ListRestaurantsResponse"]["required"].append("total")
+
+
+def forbids_what_is_allowed(document: Json) -> None:
+    (size, _) = document["paths"]["/v1/restaurants"]["get"]["parameters"]
+    size["schema"]["minimum"] = 2**30
+
+
+def knows_no_bad_request(document: Json) -> None:
+    del document["paths"]["/v1/restaurants"]["get"]["responses"]["400"]
+
+
+def knows_another_reason(document: Json) -> None:
+    bad = document["components"]["responses"]["BadRequest"]["content"]["application/json"]
+    bad["examples"] = {"CARD_DECLINED": bad["examples"]["INVALID_ARGUMENT"]}
+    document["paths"]["/v1/restaurants"]["get"]["responses"]["400"] = document["components"]["responses"][
+        "BadRequest"
+    ]
+
+
+def needs_a_token(document: Json) -> None:
+    document["paths"]["/v1/restaurants"]["get"]["security"] = [{"token": []}]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (knows_no_next_page, "Additional properties are not allowed"),
+        (wants_a_field_that_there_is_not, "'total' is a required property"),
+        (forbids_what_is_allowed, "is less than the minimum"),
+        (knows_no_bad_request, "Undocumented status code|400 INVALID_ARGUMENT is not documented"),
+        (knows_another_reason, "INVALID_ARGUMENT is not documented"),
+        (needs_a_token, "taken without a token that may"),
+    ],
+)
+def test_a_document_that_says_something_else_is_found_by_the_same_calls(
+    edge: RunningEdge, spoil: Callable[[Json], None], complaint: str
+) -> None:
+    """And the document as it is, is not: the test above."""
+    fuzz = Fuzz(edge, [Person("nobody")], {}, seed=1, change=spoil)
+    operation = next(one for one in fuzz.operations() if one.label == "GET /v1/restaurants")
+    fuzz.boundaries(operation, most=100)
+    fuzz.close()
+    assert any(re.search(complaint, fault) for fault in fuzz.found.faults), fuzz.found
