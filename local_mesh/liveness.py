@@ -24,8 +24,9 @@ from local_mesh.supervision import Supervisor
 DEADLINE_SECONDS = 2.0
 MISSES = 3
 """In a row, one every five seconds: a process busy with garbage collection or a slow disk is not hung."""
-START_SECONDS = 60
-"""What a start may take before silence counts; a part that has answered once is held to it at once."""
+START_SECONDS = 180
+"""What a start may take before silence counts; a part that has answered once is held to it at once. Longer than
+`make up` waits: on a machine too busy to start everything in time, a kill would only begin the work anew."""
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from local_mesh.commands import HEALTHY_SECONDS
 from local_mesh.liveness import MISSES, START_SECONDS, Watch
 
 
@@ -25,6 +26,10 @@ def test_a_part_that_is_starting_may_be_silent_for_a_while_but_not_for_ever() ->
     for _ in range(2 * MISSES):
         assert not watch.saw(1, START_SECONDS - 1, answered=False)
     assert [watch.saw(1, START_SECONDS + 1, answered=False) for _ in range(MISSES)][-1]
+
+
+def test_nothing_is_killed_for_a_slow_start_while_make_up_still_waits() -> None:
+    assert START_SECONDS > HEALTHY_SECONDS
 
 
 def test_a_new_process_does_not_inherit_the_misses_of_the_old_one() -> None:
