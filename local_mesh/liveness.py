@@ -25,8 +25,9 @@ DEADLINE_SECONDS = 2.0
 MISSES = 3
 """In a row, one every five seconds: a process busy with garbage collection or a slow disk is not hung."""
 START_SECONDS = 180
-"""What a start may take before silence counts; a part that has answered once is held to it at once. It is longer
-than `make up` waits: on a very busy machine a kill would only begin the work anew."""
+"""What a start may take before silence counts; a part that has answered once is held to it at once.
+
+Longer than `make up` waits: on a very busy machine a kill would only begin the work anew."""
 
 
 class Watch:
