@@ -44,7 +44,7 @@ class LocalMesh:
         self.settings = settings.build(self.given)
         self.places = Places(self.settings.state_dir)
 
-    def run(self, command: str, seconds: float = 150, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, seconds: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
         process = self.spawn(command, **more)
         try:
             said, complained = process.communicate(timeout=seconds)
@@ -103,9 +103,11 @@ class LocalMesh:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     """A whole mesh with a broker of its own, up for the tests of this file."""
     whole = LocalMesh(tmp_path_factory.mktemp("mesh") / "state")
-    whole.up()
-    yield whole
-    whole.down()
+    try:
+        whole.up()
+        yield whole
+    finally:
+        whole.down()
     assert machine.processes_of(whole.settings.state_dir) == []
 
 
