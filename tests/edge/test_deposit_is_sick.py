@@ -55,8 +55,8 @@ async def is_hung(mesh: RunningMesh, _: City) -> AsyncIterator[None]:
 
 ONE_AT_A_TIME = {
     "CHARGES_IN_FLIGHT_LIMIT": "1",
-    "CHARGE_TIMEOUT_MS": "30000",
-    "PENDING_SETTLE_SECONDS": "60",
+    "CHARGE_TIMEOUT_MS": "60000",
+    "PENDING_SETTLE_SECONDS": "90",
 }
 
 
@@ -76,13 +76,17 @@ async def is_overloaded(mesh: RunningMesh, city: City) -> AsyncIterator[None]:
             payment_token=card,
         )
         channel = city.doors.channels["deposit"]
-        return await refused(RPCS["CreateDeposit"].over_grpc(channel, request, reservation, timeout=30))
+        return await refused(RPCS["CreateDeposit"].over_grpc(channel, request, reservation, timeout=60))
+
+    async def occupy() -> None:
+        while True:  # until it is the one that is at work
+            await charge("tok_slow_60000")
 
     await asyncio.to_thread(deposit.stop)
     deposit.environment |= ONE_AT_A_TIME
     deposit.start()
     before = refusals(mesh)
-    slow = asyncio.create_task(charge("tok_slow_30000"))
+    slow = asyncio.create_task(occupy())
     try:
         # Until somebody else's card is refused for the load, and not by its issuer.
         await until(lambda: charge("tok_chargeDeclined"), lambda said: said.reason == "DEPOSIT_OVERLOADED")

@@ -30,6 +30,7 @@ from tests.mesh.people import (
     BERLIN,
     CANCELLED,
     MANUAL,
+    PATIENCE,
     PENDING_ACCEPTANCE,
     City,
     Customer,
@@ -135,7 +136,7 @@ class Scene:
         hours = {"first_date": day, "last_date": day, "times": [TimeOfDay(hours=18)]}
         match name:
             case "CreateReservation":
-                return self.alice.wish(place, slot=2, party=1)
+                return self.alice.wish(place, slot=1, party=1)
             case "GetReservation":
                 return reservation.GetReservationRequest(reservation_id=read)
             case "ListReservations":
@@ -217,34 +218,51 @@ async def scene(city: City, mesh: RunningMesh) -> Scene:
 async def full_scene(city: City, mesh: RunningMesh) -> Scene:
     """A booking for each step that changes one, in the state in which that step is right."""
     alice = city.customer()
-    missed = soon(6)
     place = await city.place(
         capacity=100,
-        times=[missed, soon(1800), evenings(BERLIN)[0]],
+        times=[soon(1800), evenings(BERLIN)[0]],
         terms=policy(MANUAL, interval_seconds=1, free_cancel_seconds=1),
     )
     booked = {
         name: await alice.reserve(place, slot=slot, party=1)
         for name, slot in {
-            "MarkNoShow": 0,
-            "MarkSeated": 1,
-            "CompleteBooking": 1,
-            "AcceptBooking": 2,
-            "DeclineBooking": 2,
-            "CancelReservation": 2,
-            "read": 2,
+            "MarkSeated": 0,
+            "CompleteBooking": 0,
+            "AcceptBooking": 1,
+            "DeclineBooking": 1,
+            "CancelReservation": 1,
+            "read": 1,
         }.items()
     }
-    received = {
-        name: await place.sees(one, restaurant_pb2.BOOKING_STATE_RECEIVED) for name, one in booked.items()
-    }
-    for name in ("MarkNoShow", "MarkSeated", "CompleteBooking"):
-        await place.accept(received[name])
-    for name in ("MarkNoShow", "MarkSeated", "CompleteBooking"):
-        await place.sees(booked[name], restaurant_pb2.BOOKING_STATE_ACCEPTED, confirmed=True)
-    await place.seat(received["CompleteBooking"])
-    await until(now, lambda moment: moment > missed)
+    booked["MarkNoShow"] = await missed(place, alice)
+    for name in ("AcceptBooking", "DeclineBooking"):
+        await place.sees(booked[name], restaurant_pb2.BOOKING_STATE_RECEIVED)
+    for name in ("MarkSeated", "CompleteBooking"):
+        await accepted(place, booked[name])
+    await place.seat(await place.sees(booked["CompleteBooking"], restaurant_pb2.BOOKING_STATE_ACCEPTED))
     return await filled(city, mesh, place, alice, booked)
+
+
+async def accepted(place: Place, booked: Reservation, seconds: float = PATIENCE) -> None:
+    """Accepts it, and waits until the reservation has heard of that."""
+    received = await place.sees(booked, restaurant_pb2.BOOKING_STATE_RECEIVED, seconds=seconds)
+    await place.accept(received)
+    await place.sees(booked, restaurant_pb2.BOOKING_STATE_ACCEPTED, confirmed=True, seconds=seconds)
+
+
+async def missed(place: Place, alice: Customer) -> Reservation:
+    """A confirmed booking whose time has passed; on a busy machine it takes a later time to confirm it."""
+    for seconds in (4, 12, 40):
+        moment = soon(seconds)
+        try:
+            await place.open([moment], 10)
+            booked = await alice.reserve(place, slot=place.slots.index(moment), party=1)
+            await accepted(place, booked, seconds)
+        except (AssertionError, grpc.aio.AioRpcError):
+            continue
+        await until(now, lambda clock, then=moment: clock > then, 2 * seconds)  # type: ignore[misc]
+        return booked
+    raise AssertionError("no booking could be confirmed in 40 s")
 
 
 async def filled(
@@ -346,6 +364,7 @@ async def test_the_table_of_who_may_call_what(
     full_scene: Scene, http: httpx.AsyncClient, channel: grpc.aio.Channel
 ) -> None:
     scene = full_scene
+    reservations = len(await scene.alice.reservations())
     charges = len(await scene.city.provider.charges())
     table = await observe(scene, http, channel)
     print(f"\n{printed(table)}")  # noqa: T201
@@ -366,7 +385,7 @@ async def test_the_table_of_who_may_call_what(
         for seen in row.values():  # the two ways agree, as google.rpc.Code says
             assert seen.http == HTTP_STATUS[seen.grpc] or seen == Seen(*MEANS["none"])
     # Who was let in was served: two reservations of each customer, and nobody else made one.
-    assert len(await scene.alice.reservations()) == len(scene.booked) + 2
+    assert len(await scene.alice.reservations()) == reservations + 2
     assert len(await scene.bob.reservations()) == 2
     assert len(await scene.city.provider.charges()) == charges + 4
     ends = {name: (await scene.alice.read(one)).state for name, one in scene.booked.items()}
