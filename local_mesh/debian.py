@@ -128,7 +128,7 @@ def _download(
 
 def _status(own: Callable[[str], bool], left_out: frozenset[str]) -> str:
     """What apt shall take for installed, so that its own solver finds what to fetch: what the machine has and
-    is not `own`, and what is left out. Their dependencies are not told: whether they run is not our matter."""
+    is not `own`, and what is left out. Their dependencies are not told: whether they run is not asked."""
     fields = ("Package", "Status", "Architecture", "Multi-Arch", "Version", "Provides")
     layout = "".join(f"{field}: ${{{field}}}\\n" for field in fields) + "\\n"
     there = _run(["dpkg-query", "-W", "-f", layout], Path("/"))
