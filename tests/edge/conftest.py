@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from local_mesh.broker import RunningBroker
+from tests.edge.stand_in import StandIn
 from tests.mesh.people import City, Doors
-from tests.support.edge import RunningEdge
-from tests.support.mesh import SERVICES, RunningMesh
+from tests.support.edge import Behind, RunningEdge
+from tests.support.mesh import SERVICES, Keys, RunningMesh
 
 CALL_SECONDS = 15.0
 """No answer takes so long; a test that waits for more is wrong."""
@@ -41,11 +43,13 @@ def edge(tmp_path_factory: pytest.TempPathFactory, mesh: RunningMesh) -> Iterato
 
 
 @pytest.fixture
-def own_edge(mesh: RunningMesh, tmp_path: Path) -> Iterator[Callable[..., RunningEdge]]:
-    """Starts a further edge: `own_edge(customer_rate_burst=3, ...)`, arguments as of RunningEdge."""
+def own_edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., RunningEdge]]:
+    """Starts a further edge: `own_edge(customer_rate_burst=3, ...)`, arguments as of RunningEdge; before the
+    mesh, or before what is given as `behind`."""
     started: list[RunningEdge] = []
 
-    def start(**arguments: Any) -> RunningEdge:
+    def start(*, behind: Behind | None = None, **arguments: Any) -> RunningEdge:
+        mesh: Behind = request.getfixturevalue("mesh") if behind is None else behind
         edge = RunningEdge(mesh, tmp_path / f"edge-{len(started)}", **arguments)
         started.append(edge)
         edge.start()
@@ -63,6 +67,38 @@ async def http(edge: RunningEdge) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """Behind `edge_alone`, in place of the services."""
+    stand_in = StandIn(Keys(tmp_path_factory.mktemp("keys")))
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture(scope="session")
+def edge_alone(tmp_path_factory: pytest.TempPathFactory, stand_in: StandIn) -> Iterator[RunningEdge]:
+    """The edge as it is configured, for tests about Envoy alone: nobody else refuses anything."""
+    edge = RunningEdge(stand_in, tmp_path_factory.mktemp("edge-alone"))
+    edge.start()
+    yield edge
+    edge.stop()
+
+
+@pytest.fixture
+async def alone(edge_alone: RunningEdge, stand_in: StandIn) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP/1.1 client of it; nothing has arrived behind it yet."""
+    stand_in.seen.clear()
+    async with httpx.AsyncClient(base_url=edge_alone.url, timeout=CALL_SECONDS) as client:
+        yield client
+
+
+@pytest.fixture
+async def channel_alone(edge_alone: RunningEdge) -> AsyncIterator[grpc.aio.Channel]:
+    """A gRPC channel to it."""
+    async with grpc.aio.insecure_channel(edge_alone.address) as channel:
+        yield channel
+
+
 @pytest.fixture
 async def city(mesh: RunningMesh) -> AsyncIterator[City]:
     """People who talk to the services directly; they prepare what a test needs."""
@@ -77,6 +113,13 @@ async def doors(mesh: RunningMesh, edge: RunningEdge) -> AsyncIterator[Doors]:
     doors = Doors(mesh, **dict.fromkeys(SERVICES, edge.address))
     yield doors
     await doors.close()
+
+
+def put_in_place(file: Path, text: str) -> None:
+    """Replaces a file as a whole, as whoever rotates keys does."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 async def calls_logged(

@@ -5,6 +5,9 @@ It takes any call, tells what arrived, and does what the header `x-do` of the ca
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,3 +139,41 @@ def _end() -> bytes:
     return reservation_service_pb2.WatchReservationResponse(
         end=watch_pb2.End(reason=watch_pb2.END_REASON_FINISHED)
     ).SerializeToString()
+
+
+class Wire:
+    """The way to a stand-in, which can be cut."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        self._to = stand_in.address
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Every connection is reset, and no new one is taken."""
+        self._listening.close()
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
+            end.close()
+
+    def _accept(self) -> None:
+        host, _, port = self._to.rpartition(":")
+        while True:
+            try:
+                here, _ = self._listening.accept()
+                there = socket.create_connection((host, int(port)))
+            except OSError:
+                return
+            self._ends += [here, there]
+            for source, target in ((here, there), (there, here)):
+                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while some := source.recv(65536):
+            target.sendall(some)

@@ -22,6 +22,7 @@ import httpx
 import pytest
 from google.protobuf import descriptor_pb2
 
+from tests.edge.conftest import put_in_place
 from tests.edge.stand_in import StandIn
 from tests.support import grpc_web
 from tests.support.edge import Config, RunningEdge
@@ -285,14 +286,14 @@ async def a_new_key_needs_no_restart(client: Client) -> None:
     new = Keys(folder)
     both = json.loads(before)["keys"] + json.loads(new.jwks_file.read_text())["keys"]
     try:
-        _replace(file, json.dumps({"keys": both}))
+        put_in_place(file, json.dumps({"keys": both}))
         headers = {"authorization": f"Bearer {new.token('alice', 'customer')}"}
         end = time.monotonic() + 4
         while (await client.http.get("/v1/reservations", headers=headers)).status_code != 200:
             assert time.monotonic() < end, "the new key is not known after 4 s"
             await asyncio.sleep(0.1)
     finally:
-        _replace(file, before)
+        put_in_place(file, before)
 
 
 async def an_expired_token_is_refused(client: Client) -> None:
@@ -529,7 +530,7 @@ def defaults_left_out(config: Config) -> None:
 
 def this_machine_trusted(config: Config) -> None:
     manager = _manager(config)
-    manager["internal_address_config"] = {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]}
+    manager["internal_address_config"] = {"cidr_ranges": []}  # which means the usual ones
     del manager["early_header_mutation_extensions"]
 
 
@@ -644,18 +645,11 @@ TRAPS = [
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    stand_in = StandIn(Keys(tmp_path_factory.mktemp("keys")))
-    yield stand_in
-    stand_in.stop()
-
-
-@pytest.fixture(scope="module")
-def sick(behind: StandIn) -> Iterator[StandIn]:
+def sick(stand_in: StandIn) -> Iterator[StandIn]:
     """Stands where history should be, and says NOT_SERVING."""
-    stand_in = StandIn(behind.keys, healthy=False)
-    yield stand_in
-    stand_in.stop()
+    sick = StandIn(stand_in.keys, healthy=False)
+    yield sick
+    sick.stop()
 
 
 @asynccontextmanager
@@ -667,15 +661,9 @@ async def client_of(edge: RunningEdge, behind: StandIn) -> AsyncIterator[Client]
         await client.channel.close()
 
 
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(file)
-
-
 @pytest.fixture(scope="module")
 def edges(
-    behind: StandIn, sick: StandIn, tmp_path_factory: pytest.TempPathFactory
+    stand_in: StandIn, sick: StandIn, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[dict[str, Any]], RunningEdge]]:
     """The edge as it is configured, one for each set of values."""
     started: dict[str, RunningEdge] = {}
@@ -684,7 +672,7 @@ def edges(
         key = json.dumps(values)
         if key not in started:
             started[key] = RunningEdge(
-                behind, tmp_path_factory.mktemp("edge"), addresses={"history": sick.address}, **values
+                stand_in, tmp_path_factory.mktemp("edge"), addresses={"history": sick.address}, **values
             )
             started[key].start()
         return started[key]
@@ -696,15 +684,20 @@ def edges(
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.fall.__name__)
 async def test_the_edge_stands_where_one_in_the_trap_falls(
-    trap: Trap, behind: StandIn, sick: StandIn, edges: Callable[[dict[str, Any]], RunningEdge], tmp_path: Path
+    trap: Trap,
+    stand_in: StandIn,
+    sick: StandIn,
+    edges: Callable[[dict[str, Any]], RunningEdge],
+    tmp_path: Path,
 ) -> None:
     edge = edges(trap.values)
-    async with client_of(edge, behind) as client:
+    sick.seen.clear()
+    async with client_of(edge, stand_in) as client:
         await trap.check(client)
     fallen = edge.mutant(tmp_path, trap.fall)
     fallen.start()
     try:
-        async with client_of(fallen, behind) as client:
+        async with client_of(fallen, stand_in) as client:
             with pytest.raises(AssertionError):
                 await trap.check(client)
     finally:
