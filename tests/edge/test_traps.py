@@ -482,8 +482,7 @@ def limits_as_unavailable(config: Config) -> None:
     for name in ("limit of all", "limit of one"):
         del _settings(config, name)["rate_limited_as_resource_exhausted"]
     # Our replies say the status of a refusal themselves, so both have to go.
-    replies = _manager(config)["local_reply_config"]
-    replies["mappers"] = [one for one in replies["mappers"] if "local_rate_limited" not in json.dumps(one)]
+    del _manager(config)["local_reply_config"]
 
 
 def plain_local_replies(config: Config) -> None:
