@@ -25,6 +25,7 @@ from dinemesh.kit import errors, telemetry
 from dinemesh.kit.call import (
     ANONYMOUS,
     CORRELATION_KEY,
+    SERVICE,
     TRACEPARENT_KEY,
     Call,
     Identity,
@@ -47,9 +48,13 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _CORRELATION = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
-# Health and reflection: no token, no access table, no admission, no line in the log.
+# Health and reflection: no token, no access table, no line in the log. Their streams are limited, unary calls
+# are not: a probe that is refused would take a service out that is well.
 _SYSTEM = ("/grpc.health.v1.", "/grpc.reflection.")
+SYSTEM_STREAMS = 64
+"""Streams of health and reflection that may be open together; more are refused, whoever asks."""
 _STORE_RETRY_SECONDS = 1.0
+_STREAM_RETRY_SECONDS = 5.0  # streams are long: a place is seldom free a second later
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,16 @@ _UNDECODABLE = _Undecodable()
 class Chain(grpc.aio.ServerInterceptor):
     """The interceptor of a server. Tables are filled before the server starts."""
 
-    def __init__(self, verifier: TokenVerifier, *, in_flight_limit: int) -> None:
+    def __init__(self, verifier: TokenVerifier, *, in_flight_limit: int, streams_per_subject: int) -> None:
         self._verifier = verifier
         self._in_flight_limit = in_flight_limit
+        self._streams_per_subject = streams_per_subject
         self._access: dict[str, Access] = {}
         self._limits: dict[str, Limit] = {}
         self._in_flight: Counter[str] = Counter()
         self._total: Counter[bool] = Counter()  # streams and unary calls apart: a stream stays for an hour
+        self._streams_of: Counter[str] = Counter()
+        self._system_streams = 0
         self._wrapped: dict[str, Handler] = {}
         self.open = True
         """False refuses every call of a business method with a retry time: the service is not set up yet."""
@@ -135,7 +143,7 @@ class Chain(grpc.aio.ServerInterceptor):
         """The roles of a method; nobody if its servicer did not list it."""
         return self._access.get(name, frozenset())
 
-    def enter(self, name: str, *, stream: bool) -> None:
+    def enter(self, name: str, identity: Identity, *, stream: bool) -> None:
         """Lets a call in, or refuses it because of the load. Every entered call leaves."""
         if not self.open:
             raise Refusal("TRY_AGAIN_LATER", "the service is starting", retry_after=1.0)
@@ -148,12 +156,40 @@ class Chain(grpc.aio.ServerInterceptor):
             # A method with a reason of its own keeps it: its callers read "certainly not begun" from it.
             told = limit or Limit(self._in_flight_limit)
             raise Refusal(told.reason, "too many calls at once", retry_after=told.retry_after)
+        if stream and _is_a_person(identity):
+            if self._streams_of[identity.subject] >= self._streams_per_subject:
+                raise Refusal(
+                    "TRY_AGAIN_LATER", "too many watches of yours at once", retry_after=_STREAM_RETRY_SECONDS
+                )
+            self._streams_of[identity.subject] += 1
         self._in_flight[name] += 1
         self._total[stream] += 1
 
-    def leave(self, name: str, *, stream: bool) -> None:
+    def leave(self, name: str, identity: Identity, *, stream: bool) -> None:
         self._in_flight[name] -= 1
         self._total[stream] -= 1
+        if stream and _is_a_person(identity):
+            self._streams_of[identity.subject] -= 1
+            if not self._streams_of[identity.subject]:
+                del self._streams_of[identity.subject]  # people are many, and most watch nothing
+
+    def enter_system_stream(self) -> None:
+        """Lets a stream of health or reflection in, or refuses it. Every entered one leaves."""
+        if self._system_streams >= SYSTEM_STREAMS:
+            raise Refusal(
+                "TRY_AGAIN_LATER",
+                "too many streams of health and reflection at once",
+                retry_after=_STREAM_RETRY_SECONDS,
+            )
+        self._system_streams += 1
+
+    def leave_system_stream(self) -> None:
+        self._system_streams -= 1
+
+
+def _is_a_person(identity: Identity) -> bool:
+    """Somebody with a name; services watch for many, and those without a token cannot be told apart."""
+    return identity.role != SERVICE and identity is not ANONYMOUS
 
 
 class _Guard:
@@ -204,12 +240,14 @@ class _Guard:
         finally:
             running.end()
 
-    def check(self, request: Any, call: Call, metadata: Mapping[str, str | bytes]) -> None:
-        """Identity, access, readable input, admission, in this order. Returns with the call let in."""
+    def check(self, request: Any, call: Call, metadata: Mapping[str, str | bytes]) -> Identity:
+        """Identity, access, readable input, admission, in this order. Returns who was let in."""
         if self._system:
             if request is _UNDECODABLE:
                 raise _undecodable()
-            return
+            if self._stream:
+                self._chain.enter_system_stream()
+            return ANONYMOUS
         access = self._chain.access_of(self._name)
         identity = self._chain.identify(metadata, access)
         current.set(_with_identity(call, identity))
@@ -217,11 +255,14 @@ class _Guard:
             raise Refusal("PERMISSION_DENIED", "this role may not call this method")
         if request is _UNDECODABLE:
             raise _undecodable()
-        self._chain.enter(self._name, stream=self._stream)
+        self._chain.enter(self._name, identity, stream=self._stream)
+        return identity
 
-    def left(self) -> None:
+    def left(self, identity: Identity) -> None:
         if not self._system:
-            self._chain.leave(self._name, stream=self._stream)
+            self._chain.leave(self._name, identity, stream=self._stream)
+        elif self._stream:
+            self._chain.leave_system_stream()
 
     def started(self) -> None:
         self._in_flight.inc()
@@ -254,7 +295,7 @@ class _Running:
         "_context",
         "_given_seconds",
         "_guard",
-        "_inside",
+        "_let_in",
         "_metadata",
         "_started",
         "code",
@@ -264,7 +305,7 @@ class _Running:
     def __init__(self, guard: _Guard, context: Context) -> None:
         self._guard = guard
         self._context = context
-        self._inside = False
+        self._let_in: Identity | None = None
         self._started = time.perf_counter()
         self.code = "CANCELLED"  # what it is if neither an answer nor a failure comes first
         self.reason = ""
@@ -278,8 +319,7 @@ class _Running:
         current.set(self._call)
         # Trailing, never initial: a reply with early metadata is not seen as a failure by proxies.
         self._context.set_trailing_metadata(((CORRELATION_KEY, self._call.correlation_id),))
-        self._guard.check(request, self._call, self._metadata)
-        self._inside = True
+        self._let_in = self._guard.check(request, self._call, self._metadata)
 
     async def fail(self, error: Exception) -> None:
         """Answers with what the failure is to the client. asyncio.CancelledError never comes here."""
@@ -296,8 +336,8 @@ class _Running:
         await errors.abort(self._context, refusal, ((CORRELATION_KEY, self._call.correlation_id),))
 
     def end(self) -> None:
-        if self._inside:
-            self._guard.left()
+        if self._let_in is not None:
+            self._guard.left(self._let_in)
         spent = time.perf_counter() - self._started
         self._guard.ended(self.code, self.reason, spent, self._given_seconds)
 

@@ -72,7 +72,11 @@ class Service:
             verifier = Verifier(settings.jwks_file)
         except (OSError, ValueError) as error:
             _give_up(EXIT_SETTINGS, f"{name}: DINEMESH_JWKS_FILE: {error}")
-        self._chain = Chain(verifier, in_flight_limit=settings.in_flight_limit)
+        self._chain = Chain(
+            verifier,
+            in_flight_limit=settings.in_flight_limit,
+            streams_per_subject=settings.streams_per_subject,
+        )
         self._chain.open = False
         self._server = grpc.aio.server(interceptors=[self._chain], options=_options(settings))
         self.health.add_to(self._server)

@@ -51,6 +51,8 @@ class ServiceSettings(BaseSettings):
     reader_threads: int = Field(default=2, ge=1, le=64)
     in_flight_limit: int = Field(default=1000, ge=1)
     """Unary calls at once; more are refused before any work, so that those inside finish in time."""
+    streams_per_subject: int = Field(default=20, ge=1)
+    """Streams that one person may have open at this process, else a few would hold those of everybody."""
     drain_seconds: Seconds = 5
     """From NOT_SERVING to closing the door: longer than a proxy's check interval times its threshold."""
     stop_grace_seconds: Seconds = 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -247,3 +247,27 @@ async def test_a_watch_that_is_refused_is_no_stream(
     assert answer.headers["content-type"] == "application/json"
     said = read_refusal(answer.status_code, dict(answer.headers), answer.text)
     assert (said.status, said.reason) == (status, reason)
+
+
+async def test_one_customer_holds_only_so_many_watches_and_nobody_else_is_touched(
+    http: httpx.AsyncClient, mesh: RunningMesh
+) -> None:
+    """A rate cannot see to it: each watch is one call, and stays for an hour."""
+    path, most = "/v1/timeline:watch", 20
+    async with AsyncExitStack() as held:
+
+        async def opened(sub: str) -> Watch:
+            return await held.enter_async_context(watching(http, mesh, sub, path, "lines"))
+
+        watches = await asyncio.gather(*(opened("frank") for _ in range(most)))
+        for accept, _, _ in KINDS.values():
+            headers = {"authorization": f"Bearer {mesh.token('frank', 'customer')}", "accept": accept}
+            async with asyncio.timeout(SOON):  # one that is let in would not end
+                answer = await http.get(path, headers=headers)
+            said = read_refusal(answer.status_code, dict(answer.headers), answer.text)
+            assert (said.status, said.reason) == (429, "TRY_AGAIN_LATER")
+            assert said.retry_after is not None and said.retry_after > 0
+
+        for watch in (await opened("grace"), *watches):
+            message = await watch.next()
+            assert message is not None and "heartbeat" in message

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import jwt
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from jwt.utils import base64url_encode
 
 from dinemesh.history.v1 import history_service_pb2 as pb
 from dinemesh.history.v1 import history_service_pb2_grpc as pb_grpc
 from dinemesh.kit import call, telemetry
-from dinemesh.kit.interceptors import Chain, Limit
+from dinemesh.kit.interceptors import SYSTEM_STREAMS, Chain, Limit
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
 from tests.kit.serving import ACCESS, LIST, WATCH, Servicer, answer, one_message, serving, until
@@ -45,6 +47,16 @@ def watched(stub: Any, **options: Any) -> Any:
         ]
 
     return read()
+
+
+async def eventually(attempt: Callable[[], Awaitable[Any]], seconds: float = 10) -> Any:
+    """Repeats until it is no longer refused."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await attempt()
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_call_with_the_right_token_is_answered_and_told_its_correlation_id(tmp_path: Path) -> None:
@@ -163,7 +175,7 @@ async def test_a_method_that_no_table_names_is_closed(tmp_path: Path) -> None:
         def verify(self, token: str) -> call.Identity:
             return call.Identity("alice", "customer")
 
-    chain = Chain(Nobody(), in_flight_limit=10)
+    chain = Chain(Nobody(), in_flight_limit=10, streams_per_subject=10)
     server = grpc.aio.server(interceptors=[chain])
     pb_grpc.add_HistoryServiceServicer_to_server(Servicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -338,6 +350,86 @@ async def test_beyond_the_total_limit_a_method_keeps_its_own_reason(tmp_path: Pa
         assert len(await watched(server.stub)) == 1, "streams are counted apart"
         go.set()
         await working
+
+
+async def held(_request: Any, _context: Any) -> AsyncIterator[Any]:
+    """One message, and then silence until the client leaves."""
+    yield pb.WatchTimelineResponse()
+    await asyncio.Event().wait()
+
+
+async def test_one_person_holds_only_so_many_streams_and_nobody_else_is_touched(tmp_path: Path) -> None:
+    async with serving(tmp_path, Servicer(watching=held), streams_per_subject=2) as server:
+
+        async def opened(sub: str, role: str = "customer", **claims: Any) -> Any:
+            token = server.keys.token(sub, role, **claims)
+            stream = server.stub.WatchTimeline(
+                pb.WatchTimelineRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=30
+            )
+            assert await stream.read() is not grpc.aio.EOF
+            return stream
+
+        streams = [await opened("alice") for _ in range(2)]
+        # A second token of the same person is the same person.
+        said = await refused(opened("alice", seconds=1800))
+        assert (said.code, said.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TRY_AGAIN_LATER")
+        assert said.retry_after is not None and said.retry_after > 0
+        assert said.trailing["retry-after"]
+
+        streams += [await opened("bob") for _ in range(2)]
+        streams += [await opened("reservation", "service") for _ in range(3)]
+        nobody = [server.stub.WatchTimeline(pb.WatchTimelineRequest(), timeout=30) for _ in range(3)]
+        for stream in nobody:
+            assert await stream.read() is not grpc.aio.EOF, "who has no name is counted with all others"
+        await asyncio.gather(*(server.list() for _ in range(5)))
+
+        # One that is given back can be had again, and a refused one took none.
+        streams[0].cancel()
+        streams.append(await eventually(lambda: opened("alice")))
+        assert (await refused(opened("alice"))).reason == "TRY_AGAIN_LATER"
+        for stream in [*streams, *nobody]:
+            stream.cancel()
+
+
+async def test_streams_of_health_and_reflection_are_few_and_health_is_told_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, Servicer(watching=held)) as server:
+        health: Any = health_pb2_grpc.HealthStub(server.channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+
+        async def watched_health() -> Any:
+            stream = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            assert (await stream.read()).status == health_pb2.HealthCheckResponse.SERVING
+            return stream
+
+        async def talked() -> Any:
+            talk = reflection.ServerReflectionInfo(timeout=30)
+            await talk.write(question)  # and it stays open
+            assert (await talk.read()).list_services_response.service
+            return talk
+
+        streams = [await (talked() if number % 2 else watched_health()) for number in range(SYSTEM_STREAMS)]
+        for opening in (watched_health, talked):
+            said = await refused(opening())
+            assert (said.code, said.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TRY_AGAIN_LATER")
+            assert said.retry_after is not None and said.retry_after > 0
+
+        # Probes are answered, and people's calls and watches are counted apart.
+        checks = (health.Check(health_pb2.HealthCheckRequest(), timeout=10) for _ in range(100))
+        assert {one.status for one in await asyncio.gather(*checks)} == {
+            health_pb2.HealthCheckResponse.SERVING
+        }
+        await server.list()
+        stream = server.stub.WatchTimeline(pb.WatchTimelineRequest(), timeout=30)
+        assert await stream.read() is not grpc.aio.EOF
+        stream.cancel()
+
+        streams.pop().cancel()
+        streams.append(await eventually(talked))
+        for one in streams:
+            one.cancel()
 
 
 async def test_the_callers_deadline_cancels_the_handler_and_shielded_work_goes_on(tmp_path: Path) -> None:
