@@ -73,7 +73,8 @@ curl -s -X PATCH -H "authorization: Bearer $TOKEN" -H 'content-type: application
     -d '{"request_id": "'$CHANGE'", "etag": "'$ETAG'", "party_size": 4, "payment_token": "tok_visa"}' \
     "http://$EDGE/v1/reservations/$RESERVATION" | show
 
-# Watch again, now as server-sent events, for an EventSource. (The restaurant is asked again.)
+# Watch again, now as server-sent events, for libraries that read them with fetch: a browser's own EventSource
+# cannot send a token. (The restaurant is asked again.)
 curl -sN --max-time 5 -H "authorization: Bearer $TOKEN" -H 'accept: text/event-stream' \
     "http://$EDGE/v1/reservations/$RESERVATION:watch" | sed '/STATE_CONFIRMED/q' || true
 

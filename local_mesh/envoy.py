@@ -267,7 +267,8 @@ def _mappers(
 
 # A call that was JSON until the transcoder got it has kept its path in the header.
 _GRPC = (
-    "'content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc')"
+    "'content-type' in request.headers"
+    " && request.headers['content-type'].matches('^application/grpc(-web|-web-text)?([+;].*)?$')"
     " && !('x-envoy-original-path' in request.headers)"
 )
 

@@ -65,8 +65,8 @@ the fields that are wrong, RetryInfo (and the header `retry-after`) when a repet
 **Repeating.** Calls with a `request_id` never act twice for the same one: after a lost connection, 503 or
 504, repeat with the same `request_id`. Whether the change was made is not known before.
 
-**Deadlines.** The header `grpc-timeout` (`2S`, `500m` for milliseconds) asks for less time than the edge
-gives.
+**Deadlines.** A call has ten seconds. The header `grpc-timeout` (`2S`, `500m` for milliseconds) asks for less
+or for more, up to thirty; a watch has none.
 
 **Watches.** An answer that goes on: one JSON message a line (`application/x-ndjson`), or server-sent events
 with one message in each `data` for `Accept: text/event-stream`. The last message is an `end`; a stream that

@@ -15,6 +15,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.edge.stand_in import StandIn
 from tests.edge.test_who_may_call import as_written
 from tests.mesh.people import CONFIRMED, City, Customer, Place, Reservation, new_id, timestamp, until
 from tests.mesh.test_identity import by_another_key, unsigned, with_the_public_key_as_secret
@@ -324,6 +325,24 @@ BAD: list[Bad] = [
     on(f"GET /v1/deposits/{new_id()}?x=&deposit_id={new_id()}", "another id in the query", 400, INVALID),
     on(f"{GOOD_SLOTS}&restaurant_id={new_id()}", "another id in the query", 400, INVALID, by="anyone"),
     on(
+        f"GET {ONE}?reservation%5fid={new_id()}",
+        "another id in the query, its name in disguise",
+        400,
+        INVALID,
+    ),
+    on(f"GET {ONE}?%72eservation_id={new_id()}", "the same from its first letter on", 400, INVALID),
+    on(f"GET {ONE}?reservationI%64={new_id()}", "the same in the other spelling", 400, INVALID),
+    on(f"GET {ONE}:watch?x=1&reservation%5Fid={new_id()}", "the same of a watch", 400, INVALID),
+    on(f"GET /v1/deposits/{new_id()}?deposit%5Fid={new_id()}", "the same of a deposit", 400, INVALID),
+    on(f"{GOOD_SLOTS}&restaurant%5Fid={new_id()}", "the same of slots", 400, INVALID, by="anyone"),
+    on(
+        f"GET /v1/restaurants/{{restaurant}}/bookings?restaurant%5Fid={new_id()}",
+        "the same of bookings",
+        400,
+        INVALID,
+        by="staff",
+    ),
+    on(
         f"POST /v1/reservations/{new_id()}:cancel",
         "another id in the body",
         400,
@@ -377,6 +396,19 @@ BAD: list[Bad] = [
     on(f"POST {ONE}", "no such verb", 405, "VERB_NOT_ALLOWED", body=lambda _: {}),
     on("BREW /v1/reservations", "an unknown method", 400, INVALID),
     on("TRACE /v1/reservations", "TRACE", 405, "VERB_NOT_ALLOWED"),
+    on("POST /openapi.json", "no such verb", 405, "VERB_NOT_ALLOWED", body=lambda _: {}),
+    on("DELETE /docs", "no such verb", 405, "VERB_NOT_ALLOWED"),
+    on("POST /docs/nothing", "unknown", 404, "NO_SUCH_METHOD", body=lambda _: {}),
+    on("GET /dinemesh.reservation.v1.ReservationService/ListReservations", "a read", 404, "NO_SUCH_METHOD"),
+    on("GET /grpc.health.v1.Health/Check", "a read", 404, "NO_SUCH_METHOD", by="anyone"),
+    # A question of no page: browsers say where theirs comes from.
+    on(
+        "OPTIONS /v1/reservations",
+        "without an origin",
+        405,
+        "VERB_NOT_ALLOWED",
+        headers={"access-control-request-method": "GET"},
+    ),
     # Sizes.
     on("POST /v1/reservations", "70 kB", 413, "BODY_TOO_LARGE", body=json.dumps({"note": "n" * 70_000})),
     on("POST /v1/reservations", "200 kB", 413, "BODY_TOO_LARGE", body=json.dumps({"note": "n" * 200_000})),
@@ -431,6 +463,25 @@ BAD: list[Bad] = [
         body=lambda s: s.wish,
         content_type="application/jsonp",
     ),
+    *(
+        on(
+            "POST /v1/reservations",
+            content_type,
+            415,
+            "NOT_JSON",
+            body=lambda s: s.wish,
+            content_type=content_type,
+        )
+        for content_type in (
+            "application/json5",
+            "application/merge-patch+json",
+            "text/json",
+            "application/grpcfoo",
+            "application/grpc-webfoo",
+            "Application/GRPC",
+            "text/plain; application/json",
+        )
+    ),
     on(
         "GET /v1/reservations",
         "a name with an underscore",
@@ -443,6 +494,7 @@ BAD: list[Bad] = [
     token("an empty header", lambda _: "", "TOKEN_MISSING"),
     token("another scheme", lambda _: "Basic YWxpY2U6YWxpY2U=", "TOKEN_MISSING"),
     token("no token behind Bearer", lambda _: "Bearer", "TOKEN_MISSING"),
+    token("junk behind a scheme in lower case", lambda _: "bearer a.b.c"),
     token("junk", lambda _: "Bearer a.b.c"),
     token("one part", lambda _: "Bearer abc"),
     token("SQL", lambda _: f"Bearer {SQL}"),
@@ -594,6 +646,65 @@ async def test_each_bad_request_is_refused_by_name_and_changes_nothing(
     wrong = [f"{bad.name}: {found}" for bad in BAD if (found := await complaint(http, mesh, standing, bad))]
     assert not wrong, "\n".join(wrong)
     await nothing_has_happened(before, standing, mesh, edge, http)
+
+
+CALL = "/dinemesh.reservation.v1.ReservationService/ListReservations"
+ASKED_FOR = {"access-control-request-method": "GET"}
+NEITHER: dict[str, tuple[str, dict[str, str]]] = {
+    "a call by GET": (f"GET {CALL}", {}),
+    "a call by PUT": (f"PUT {CALL}", {}),
+    "a health check by GET": ("GET /grpc.health.v1.Health/Check", {}),
+    "reflection by GET": ("GET /grpc.reflection.v1.ServerReflection/ServerReflectionInfo", {}),
+    "a watch as server-sent events": ("GET /v1/reservations/x:watch", {"accept": "text/event-stream"}),
+    "a watch": ("GET /v1/reservations/x:watch", {}),
+    "a question before a call from no page": (f"OPTIONS {CALL}", ASKED_FOR),
+    "a question before a read from no page": ("OPTIONS /v1/reservations", ASKED_FOR),
+}
+"""Requests that say they are gRPC and cannot be."""
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto"])
+@pytest.mark.parametrize("kind", NEITHER)
+async def test_what_says_it_is_grpc_and_cannot_be_does_not_exist(
+    alone: httpx.AsyncClient, stand_in: StandIn, kind: str, content_type: str
+) -> None:
+    """It is no fault of the service, to which it never gets."""
+    line, headers = NEITHER[kind]
+    verb, path = line.split(" ")
+    told = {"authorization": f"Bearer {stand_in.keys.token('alice', 'customer')}"} | headers
+    answer = await alone.send(as_written(alone, verb, path, content_type, told, b"\0\0\0\0\0"))
+    assert answer.headers["grpc-status"] == "12", answer.headers  # UNIMPLEMENTED
+    assert stand_in.seen == []
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON", "application/json; charset=utf-8"]
+)
+async def test_json_is_taken_however_it_is_spelt(
+    alone: httpx.AsyncClient, stand_in: StandIn, content_type: str
+) -> None:
+    told = {"authorization": f"Bearer {stand_in.keys.token('alice', 'customer')}"}
+    request = as_written(alone, "POST", "/v1/reservations/x:cancel", content_type, told, b"{}")
+    assert (await alone.send(request)).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["page_token=a%2Fb", "page_token=%3D&page_size=1", "page_size=%31"])
+async def test_values_of_a_query_may_be_percent_encoded(
+    alone: httpx.AsyncClient, stand_in: StandIn, query: str
+) -> None:
+    told = {"authorization": f"Bearer {stand_in.keys.token('alice', 'customer')}"}
+    assert (await alone.get(f"/v1/reservations?{query}", headers=told)).status_code == 200
+
+
+async def test_answers_say_that_they_depend_on_the_page_that_asks(
+    alone: httpx.AsyncClient, stand_in: StandIn
+) -> None:
+    """Else a cache could give one page what was said to another."""
+    told = {"authorization": f"Bearer {stand_in.keys.token('alice', 'customer')}"}
+    for origin in ({}, {"origin": "http://localhost:3000"}, {"origin": "https://evil.example"}):
+        for headers in (told, {}):
+            answer = await alone.get("/v1/reservations", headers=headers | origin)
+            assert "Origin" in answer.headers.get_list("vary", split_commas=True), answer.headers
 
 
 async def test_of_a_value_that_is_given_twice_the_last_one_counts(

@@ -47,6 +47,13 @@ def healths(edge: RunningEdge) -> dict[str, int]:
         return {path: http.get(path).status_code for path in paths}
 
 
+def not_ready(answer: httpx.Response, message: str) -> None:
+    """It says so, and nothing else that could be meant for callers of an RPC or for another Envoy."""
+    said = json_refusal(answer)
+    assert (said.status, said.reason, said.message) == (503, "UNAVAILABLE", message)
+    assert not [name for name in answer.headers if name.startswith("x-envoy")], answer.headers
+
+
 def well_but(*sick: str) -> dict[str, int]:
     found = {f"/healthz/{name}": 503 if name in sick else 200 for name in SERVICES}
     return {"/livez": 200, "/healthz": 503 if sick else 200} | found
@@ -66,6 +73,9 @@ def test_a_service_that_is_not_ready_is_told_apart_from_the_others(
     wait_for(before_them, well_but())
     services[service].healthy = False
     wait_for(before_them, well_but(service))
+    for path in ("/healthz", f"/healthz/{service}"):
+        answer = httpx.get(f"{before_them.url}{path}", timeout=CALL_SECONDS)
+        not_ready(answer, "a service behind the edge is not ready")
     services[service].healthy = True
     wait_for(before_them, well_but())
 
@@ -140,6 +150,7 @@ async def test_a_call_in_flight_is_finished_before_the_edge_ends(
         assert not in_flight.done(), "void: it had ended before the edge was asked"
         told = await idle.get("/livez")
         assert (told.status_code, told.headers.get("connection")) == (503, "close")
+        not_ready(told, "this edge is being stopped")
         answer = await in_flight
         assert (answer.status_code, answer.headers.get("connection")) == (200, "close")
     await eventually(lambda: not edge.running)

@@ -164,6 +164,56 @@ async def test_only_people_get_through(alone: httpx.AsyncClient, stand_in: Stand
     assert stand_in.seen == []
 
 
+SCHEMES = ("bearer", "BEARER", "bEaReR", "bearer ", "Basic x,bearer")
+"""RFC 9110: the case of a scheme does not count. The services take all but the last."""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES[:-1])
+async def test_the_scheme_may_be_written_in_any_case(
+    alone: httpx.AsyncClient, channel_alone: grpc.aio.Channel, stand_in: StandIn, scheme: str
+) -> None:
+    """As the services have it, over JSON and over gRPC."""
+    sent = f"{scheme} {stand_in.keys.token('alice', 'customer')}"
+    for path in ("/v1/reservations", "/v1/restaurants"):
+        assert (await alone.get(path, headers={"authorization": sent})).status_code == 200
+    call: Any = channel_alone.unary_unary(LIST)
+    assert await call(NO_REQUEST, metadata=(("authorization", sent),), timeout=10) == b""
+    for one in stand_in.seen:
+        assert one.metadata["authorization"] == sent.replace(scheme.strip(), "Bearer")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_no_scheme_hides_who_may_not_come_through(
+    alone: httpx.AsyncClient, channel_alone: grpc.aio.Channel, stand_in: StandIn, scheme: str
+) -> None:
+    """Not even where no token is needed: passed over as none, it would reach a service that takes it."""
+    sent = f"{scheme} {stand_in.keys.token('reservation', 'service')}"
+    for path in ("/v1/reservations", "/v1/restaurants"):
+        said = json_refusal(await alone.get(path, headers={"authorization": sent}))
+        assert (said.status, said.reason) == (403, "PERMISSION_DENIED")
+    call: Any = channel_alone.unary_unary(OPEN)
+    told = await refused(call(NO_REQUEST, metadata=(("authorization", sent),), timeout=10))
+    assert (told.code, told.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+    assert stand_in.seen == []
+
+
+async def test_a_second_header_hides_nobody_either(alone: httpx.AsyncClient, stand_in: StandIn) -> None:
+    sent = ["Basic x", f"bearer {stand_in.keys.token('reservation', 'service')}"]
+    for values in (sent, sent[::-1]):
+        answer = await alone.get("/v1/restaurants", headers=[("authorization", one) for one in values])
+        assert answer.status_code in (401, 403), answer.text
+    assert stand_in.seen == []
+
+
+@pytest.mark.parametrize("path", ["/v1/reservations", "/v1/restaurants"], ids=["needs one", "open"])
+async def test_a_broken_token_is_refused_whatever_the_case_of_its_scheme(
+    alone: httpx.AsyncClient, stand_in: StandIn, path: str
+) -> None:
+    said = json_refusal(await alone.get(path, headers={"authorization": "bearer a.b.c"}))
+    assert (said.status, said.reason) == (401, "TOKEN_INVALID")
+    assert stand_in.seen == []
+
+
 @pytest.mark.parametrize("role", ["customer", "staff", "operator"])
 async def test_the_service_gets_the_token_to_check_it_again(
     alone: httpx.AsyncClient, stand_in: StandIn, role: str
