@@ -20,7 +20,8 @@ from local_mesh import envoy
 from local_mesh.failure import Failure
 
 DRAIN_SECONDS = 10.0
-"""What calls in flight get: the default deadline of a unary call. Watches break then, and come back."""
+"""What calls in flight get: the default deadline of a unary call. One that has asked for more (30 s at most)
+may break then, and is to be repeated; watches do break, without an `end`, and come back."""
 POLL_SECONDS = 0.05
 ADMIN_SECONDS = 2.0
 """For an answer of Envoy's own pages, which are a matter of milliseconds."""
@@ -90,7 +91,11 @@ def command(config: Path) -> list[str]:
 
 
 def _drain(process: subprocess.Popen[bytes], admin: str, seconds: float) -> None:
-    """No new connections, /livez says 503 on the old ones, and each of those closes with its next answer."""
+    """No new connections, /livez says 503 on the old ones, and each of those closes with its next answer.
+
+    All of this begins at once: whoever asks /livez on a new connection finds the door closed.
+    A balancer before several edges would need some time between the first line and the others.
+    """
     end = time.monotonic() + seconds
     try:
         _ask(admin, "POST", "/healthcheck/fail")
@@ -113,7 +118,11 @@ def _ask(admin: str, verb: str, path: str) -> str:
     connection = http.client.HTTPConnection(admin, timeout=ADMIN_SECONDS)
     try:
         connection.request(verb, path)
-        return connection.getresponse().read().decode()
+        answer = connection.getresponse()
+        said = answer.read().decode()
+        if answer.status != http.HTTPStatus.OK:
+            raise OSError(f"{path}: {answer.status} {said.strip()}")
+        return said
     except http.client.HTTPException as error:
         raise OSError(f"{path}: {error!r}") from None
     finally:

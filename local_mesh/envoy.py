@@ -65,6 +65,15 @@ class EdgeValues:
     """Regular expressions of the whole origins whose pages may call from a browser."""
     most_connections: int = 10_000
     """Of all clients together; one more is closed at once."""
+    most_heap_bytes: int = 1 << 30
+    """Memory of Envoy. Close to it, streams that keep much of it are reset, and then calls are refused until
+    there is less."""
+    address_rate_per_second: int = 100
+    """Requests per second from one address, whatever they ask for."""
+    address_rate_burst: int = 200
+    document_rate_per_second: int = 2
+    """How often each document of the API is handed out, to everybody together."""
+    document_rate_burst: int = 20
     rate_per_second: int = 500
     """Calls per second of everybody together, in the long run."""
     rate_burst: int = 1000
@@ -80,6 +89,10 @@ class EdgeValues:
     """Silence after which a watch counts as broken: two heartbeats (15 s each) and some."""
     longest_stream_seconds: float = 3660
     """A watch's last resort; the services end each of theirs properly after 3600 s."""
+    reflection_idle_seconds: float = 10
+    """Silence after which a tool that asks for the contracts is taken to have no more questions."""
+    longest_reflection_seconds: float = 60
+    """Of such a conversation, however lively."""
 
     def as_mapping(self) -> dict[str, object]:
         """By the names that the files use."""
@@ -90,8 +103,8 @@ class EdgeValues:
             "descriptor_file": str(self.descriptor_file),
             "allowed_origins": [{"safe_regex": {"regex": one}} for one in self.allowed_origins],
         }
-        for name in ("default_deadline", "longest_deadline", "stream_idle", "longest_stream"):
-            shaped[f"{name}_seconds"] = f"{plain[f'{name}_seconds']}s"
+        for name in (one for one in plain if one.endswith("_seconds")):
+            shaped[name] = f"{plain[name]}s"
         for name in ("reservation", "deposit", "restaurant", "history"):
             shaped[name] = [_endpoint(address) for address in getattr(self, name)]
         return plain | shaped | documents()

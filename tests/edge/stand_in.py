@@ -44,7 +44,7 @@ class StandIn:
         self.keys = keys
         self.healthy = healthy
         self.seen: list[Seen] = []
-        self._server = grpc.server(ThreadPoolExecutor(32))
+        self._server = grpc.server(ThreadPoolExecutor(128))
         self._server.add_generic_rpc_handlers((_Everything(self),))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()

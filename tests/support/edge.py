@@ -60,6 +60,10 @@ class RunningEdge:
             "jwks_file": mesh.keys.jwks_file,
             "descriptor_file": folder / "contracts.binpb",
             # Tests are quicker than people; those about limits set their own.
+            "address_rate_per_second": 100_000,
+            "address_rate_burst": 100_000,
+            "document_rate_per_second": 100_000,
+            "document_rate_burst": 100_000,
             "rate_per_second": 100_000,
             "rate_burst": 100_000,
             "customer_rate_per_second": 100_000,
