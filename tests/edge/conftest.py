@@ -16,7 +16,7 @@ import pytest
 from local_mesh.broker import RunningBroker
 from tests.edge.stand_in import StandIn
 from tests.mesh.people import City, Doors
-from tests.support.edge import Behind, RunningEdge
+from tests.support.edge import Behind, Config, RunningEdge
 from tests.support.mesh import SERVICES, Keys, RunningMesh
 
 CALL_SECONDS = 15.0
@@ -113,6 +113,17 @@ async def doors(mesh: RunningMesh, edge: RunningEdge) -> AsyncIterator[Doors]:
     doors = Doors(mesh, **dict.fromkeys(SERVICES, edge.address))
     yield doors
     await doors.close()
+
+
+def lasting(config: Config) -> None:
+    """Buckets fill every ten seconds instead of every second, so that a slow machine sees them empty too."""
+    for listener in config["static_resources"]["listeners"]:
+        for manager in listener["filter_chains"][0]["filters"]:
+            for filter_ in manager["typed_config"].get("http_filters", ()):
+                if filter_["name"].startswith("limit of "):
+                    limit = filter_["typed_config"]
+                    for holder in (limit, *limit.get("descriptors", ())):
+                        holder.get("token_bucket", {})["fill_interval"] = "10s"
 
 
 def put_in_place(file: Path, text: str) -> None:

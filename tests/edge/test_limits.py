@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from dinemesh.reservation.v1 import reservation_service_pb2 as reservation
 from dinemesh.restaurant.v1 import restaurant_service_pb2 as restaurant
-from tests.edge.conftest import CALL_SECONDS
+from tests.edge.conftest import CALL_SECONDS, lasting
 from tests.edge.rpcs import RPCS
 from tests.mesh.people import City, bearer, new_id, until
 from tests.support.edge import RunningEdge
@@ -29,17 +28,6 @@ SLOW_FOR_ALL: dict[str, Any] = {"rate_per_second": 1, "rate_burst": BURST}
 
 StartEdge = Callable[..., RunningEdge]
 LIST = reservation.ListReservationsRequest()
-
-
-def lasting(config: dict[str, Any]) -> None:
-    """Buckets fill every ten seconds instead of every second, so that a slow machine sees them empty too."""
-    for listener in config["static_resources"]["listeners"]:
-        for manager in listener["filter_chains"][0]["filters"]:
-            for filter_ in manager["typed_config"].get("http_filters", ()):
-                if filter_["name"] in ("limit of one", "limit of all"):
-                    limit = filter_["typed_config"]
-                    for holder in (limit, *limit.get("descriptors", ())):
-                        holder.get("token_bucket", {})["fill_interval"] = "10s"
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +69,9 @@ async def test_a_customer_over_the_rate_is_told_when_to_come_again_and_nobody_el
     place = await city.place()
     alice, bob = (dict(city.customer().metadata) for _ in range(2))
     edge = own_edge(**SLOW)
+    edge.wait_until_healthy()
     slots = f"/v1/restaurants/{place.id}/availableSlots?date=2027-05-01&party_size=2"
     async with httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as limited:
-        await until(lambda: limited.get("/healthz"), lambda answer: answer.status_code == 200)
         said = await exhausted(limited, "/v1/reservations", alice)
         is_a_limit(said)
         # Somebody else, and who shows no token, come through meanwhile.
@@ -91,12 +79,10 @@ async def test_a_customer_over_the_rate_is_told_when_to_come_again_and_nobody_el
             assert (await limited.get(path, headers=headers)).status_code == 200
 
         # The time told is enough.
-        begin = time.monotonic()
-        again = await until(
-            lambda: limited.get("/v1/reservations", headers=alice), lambda answer: answer.status_code == 200
-        )
         assert said.retry_after is not None
-        assert time.monotonic() - begin < said.retry_after + 1
+        await asyncio.sleep(said.retry_after)
+        again = await limited.get("/v1/reservations", headers=alice)
+        assert again.status_code == 200, again.text
         assert again.json()["reservations"] == []
     # The same number of calls through an edge with another limit: it was this one.
     statuses = [(await http.get("/v1/reservations", headers=alice)).status_code for _ in range(A_WHILE)]
@@ -149,12 +135,12 @@ async def test_a_change_that_the_limit_refuses_is_not_made(city: City, lasting_e
 
 async def test_the_limit_of_all_holds_for_everybody_known_or_not(city: City, own_edge: StartEdge) -> None:
     edge = own_edge(mutate=lasting, **SLOW_FOR_ALL)
+    edge.wait_until_healthy()
     alice = city.customer()
     async with (
         httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as http,
         grpc.aio.insecure_channel(edge.address) as channel,
     ):
-        await until(lambda: http.get("/healthz"), lambda answer: answer.status_code == 200)
         is_a_limit(await exhausted(http, "/v1/restaurants", {}))
         # Junk draws on it too, before anything is made of the token.
         junk = await http.get("/v1/reservations", headers={"authorization": f"Bearer {new_id()}"})
