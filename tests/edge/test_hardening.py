@@ -21,6 +21,7 @@ import grpc
 import httpx
 import pytest
 
+from tests.edge.conftest import lasting
 from tests.edge.stand_in import StandIn
 from tests.edge.test_traps import (
     RESERVATION,
@@ -40,7 +41,7 @@ REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 SCRIPT = "/docs/swagger-ui-bundle.js"
 """The largest document: 1.5 MB."""
 MANY = 12
-"""Calls at once, where three are let in and one more each second."""
+"""Calls at once, where three are let in and one more every ten seconds."""
 
 FEW_OF_AN_ADDRESS: dict[str, Any] = {"address_rate_per_second": 1, "address_rate_burst": 3}
 AS_ON_ONE_MACHINE = {"document_rate_per_second": 2, "document_rate_burst": 20}
@@ -276,7 +277,7 @@ def limit_of_addresses_behind_the_transcoder(config: Config) -> None:
 def documents_without_a_limit(config: Config) -> None:
     for route in _routes(config):
         if route["match"].get("path", "").startswith("/docs"):
-            route["typed_per_filter_config"].pop("limit of all", None)
+            del route["typed_per_filter_config"]["limit of all"]
 
 
 def memory_not_looked_at(config: Config) -> None:
@@ -380,7 +381,7 @@ def started(edge: RunningEdge) -> Iterator[RunningEdge]:
 async def test_the_edge_stands_where_one_without_the_measure_falls(
     measure: Measure, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    edge = RunningEdge(stand_in, tmp_path / "edge", **measure.values)
+    edge = RunningEdge(stand_in, tmp_path / "edge", mutate=lasting, **measure.values)
     with started(edge):
         async with client_of(edge, stand_in) as client:
             await measure.check(client)
@@ -416,9 +417,38 @@ async def test_a_document_has_a_bucket_of_its_own(stand_in: StandIn, tmp_path: P
 
 
 async def test_the_limit_of_an_address_is_told_to_grpc_as_such(stand_in: StandIn, tmp_path: Path) -> None:
-    with started(RunningEdge(stand_in, tmp_path, **FEW_OF_AN_ADDRESS)) as edge:
+    with started(RunningEdge(stand_in, tmp_path, mutate=lasting, **FEW_OF_AN_ADDRESS)) as edge:
         async with client_of(edge, stand_in) as client:
             await at_once(client.http, "/v1/restaurants", {})
             said = await client.refused(f"{RESERVATION}/ListReservations", client.bearer())
             assert (said.code, said.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
             assert said.trailing["retry-after"] == "1"
+
+
+async def test_an_edge_without_memory_says_that_nothing_was_changed(
+    stand_in: StandIn, tmp_path: Path
+) -> None:
+    edge = RunningEdge(stand_in, tmp_path, most_heap_bytes=1_000_000)
+    edge.spawn()
+    try:
+        async with client_of(edge, stand_in) as client:
+            end = time.monotonic() + SECONDS
+            while not await full(client):
+                assert time.monotonic() < end, "it does not start, or lets calls in"
+                await asyncio.sleep(0.05)
+            said = json_refusal(await client.list())
+            assert (said.status, said.reason) == (503, "UNAVAILABLE")
+            assert "nothing was changed" in said.message
+            over_grpc = await client.refused(f"{RESERVATION}/ListReservations", client.bearer())
+            assert (over_grpc.code, over_grpc.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+            # It lives, and its supervisor leaves it alone: killed, it would take all watches with it.
+            assert (await client.get(f"{edge.admin}/ready")).status_code == 200
+    finally:
+        edge.kill()
+
+
+async def full(client: Client) -> bool:
+    try:
+        return (await client.get("/livez")).status_code == 503
+    except httpx.TransportError:
+        return False

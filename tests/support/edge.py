@@ -72,7 +72,9 @@ class RunningEdge:
         chosen |= {name: [address] for name, address in at.items()} | values
         self.values = envoy.EdgeValues(**chosen)
         self.values.descriptor_file.write_bytes(envoy.descriptor_set())
-        self._write(envoy.load(envoy.EDGE, self.values.as_mapping()), mutate)
+        # Through JSON: what the files share by an anchor is changed in one place only, as in what Envoy gets.
+        config = json.loads(json.dumps(envoy.load(envoy.EDGE, self.values.as_mapping())))
+        self._write(config, mutate)
 
     def mutant(self, folder: Path, mutate: Callable[[Config], object]) -> RunningEdge:
         """An edge like this one, with its own ports and a changed configuration. It runs without its runner,
