@@ -29,6 +29,7 @@ from schemathesis.core.result import Ok
 from dinemesh.kit import errors
 from tests.contracts.test_openapi import ACCESS, message
 from tests.support.edge import RunningEdge
+from tests.support.leaks import LEAKS
 
 Json = dict[str, Any]
 Operation: TypeAlias = schemathesis.APIOperation[Any, Any, Any, Any]
@@ -43,12 +44,6 @@ MAY = 0.75
 """How often somebody calls who may."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-LEAKS = re.compile(
-    r"traceback|sqlalchemy|sqlite|psycopg|\.py\b|site-packages|amqp:|postgresql|/tmp/|upstream|"
-    r"0x[0-9a-f]{8}|tok_visa|Bearer ey|127\.0\.0\.1",
-    re.IGNORECASE,
-)
-"""What no refusal may show."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +196,7 @@ class Fuzz:
         try:
             if definition is None:
                 self._check_refusal(answer, self.document["components"]["schemas"], None)
-                assert answer.status_code in (400, 404, 405, 413, 431, 501), "another verb was taken"
+                assert answer.status_code in (400, 404, 405, 413, 431), "another verb was taken"
                 return
             case.validate_response(answer, checks=self._checks)
             if answer.headers.get("connection") == "close":

@@ -42,29 +42,40 @@ FEWER_WATCHES = 4
 """A watch takes a third of a second, another call a hundredth."""
 AUDIT_SECONDS = 60
 
+_POLICY = "(Create|Update)Restaurant: policy"
+_SLOTS = "(Open|Close)Slots"
+_TERMS = "(Create|Modify)Reservation"
 BEYOND_A_SCHEMA = (
     # Tokens are the server's to make.
-    r"(page_token|resume_token): is not a token of this list",
+    r"(List|Watch)\w+: (page_token|resume_token): is not a token of this (list|call|service)",
     # Fields that contradict each other, or what there is.
-    r"name or policy is required",
-    r"one of dine_time, party_size and note is required",
-    r"payment_token: is required",
-    r"party_size: must be between 1 and \d+ at this restaurant",
-    r"dine_time: ",
-    r"times(\[\d+\])?: must ",
-    r"end_time: must be after start_time",
-    r"policy.acceptance_limit_seconds: must be between 1 and",
+    r"UpdateRestaurant: name: name or policy is required",
+    r"ModifyReservation: (dine_time|party_size|note): one of dine_time, party_size and note is required",
+    r"ModifyReservation: payment_token: is required, since the deposit gets higher",
+    rf"{_TERMS}: party_size: must be between 1 and \d+ at this restaurant",
+    rf"{_TERMS}: dine_time: is past; a table can be booked for the future only",
+    rf"{_TERMS}: dine_time: must be more than \d+ seconds from now, so that the restaurant can answer",
+    rf"{_TERMS}: dine_time: must be at most \d+ days from now",
+    rf"{_TERMS}: dine_time: must be a multiple of \d+ seconds from midnight, .+",
+    rf"{_TERMS}: dine_time: must be in whole seconds",
+    rf"{_SLOTS}: times(\[\d+\])?: must .+",
+    r"ListBookings: end_time: must be after start_time",
+    rf"{_POLICY}\.acceptance_limit_seconds: must be between 1 and \d+",
     # The calendar and the clock.
-    r"(first_date|last_date): (is not a day of the calendar|must )",
-    r'date: must be a day in the form "YYYY-MM-DD"',
+    rf"{_SLOTS}: (first_date|last_date): is not a day of the calendar",
+    rf"{_SLOTS}: first_date: must not be in the past",
+    rf"{_SLOTS}: last_date: must (not be before first_date|(leave )?.*at most \d+ days.*)",
+    r'ListAvailableSlots: date: must be a day in the form "YYYY-MM-DD"',
     # Money by its currency, zones by their list, and a name of nothing but spaces.
-    r"policy.deposit_per_person: (must be greater than zero|is finer than|times max_party_size|is too large)",
-    r"policy.deposit_per_person: units and nanos do not fit together",
-    r"time_zone: must be an IANA time zone",
-    r"name: must not be blank",
+    rf"{_POLICY}\.deposit_per_person: (must be greater than zero|is too large)",
+    rf"{_POLICY}\.deposit_per_person: is finer than the smallest unit of its currency",
+    rf"{_POLICY}\.deposit_per_person: times max_party_size must be at most \d+ of the currency's .+",
+    rf"{_POLICY}\.deposit_per_person: units and nanos do not fit together",
+    r"CreateRestaurant: time_zone: must be an IANA time zone such as Europe/Berlin",
+    r"(Create|Update)Restaurant: name: must not be blank",
 )
-"""Why a value that its schema allows can be refused all the same. Anything else means that the document says
-less than the services ask for."""
+"""Of which operation a value that its schema allows can be refused all the same, and why. Anything else means
+that the document says less than the services ask for."""
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +158,7 @@ async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_docum
     assert found.total >= LEAST_CALLS
     assert all(status < 500 for status in found.statuses)
     beyond = re.compile("|".join(BEYOND_A_SCHEMA))
-    assert [what for what in found.violations if not beyond.search(what)] == []
+    assert [what for what in found.violations if not beyond.fullmatch(what)] == []
     # What was tried was worth trying: most operations have also done something.
     assert len(found.taken) >= 16, found.taken
 

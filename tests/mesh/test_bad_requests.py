@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
@@ -30,18 +29,12 @@ from tests.mesh.people import (
     timestamp,
     until,
 )
+from tests.support.leaks import LEAKS
 from tests.support.mesh import RunningMesh
 from tests.support.refusals import Refused, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
-
-LEAKS = re.compile(
-    r"traceback|sqlalchemy|sqlite|psycopg|select |insert |\.py\b|site-packages|amqp:|postgresql|/tmp/|"
-    r"/home/|exception|0x[0-9a-f]{8}|tok_visa|Bearer ",
-    re.IGNORECASE,
-)
-"""What no answer may show."""
 
 
 @dataclass(frozen=True)
