@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -170,6 +171,21 @@ async def test_a_watch_ends_with_its_token(http: httpx.AsyncClient, mesh: Runnin
         assert (await watch.rest())[-1]["end"] == {"reason": "END_REASON_EXPIRED"}
 
 
+def bring_back(mesh: RunningMesh, edge: RunningEdge) -> None:
+    """Starts history again, and waits until the edge has seen it.
+
+    One that has not noticed the end yet says that all is well, and finds history ill a moment later.
+    """
+    mesh["history"].start()
+    checks = "cluster.history.health_check.success"
+    enough = edge.stats(checks)[checks] + 2
+    end = time.monotonic() + PATIENCE
+    while edge.stats(checks)[checks] < enough:
+        assert time.monotonic() < end, "the edge does not see that history is back"
+        time.sleep(0.05)
+    edge.wait_until_healthy()
+
+
 async def test_a_service_that_stops_says_goodbye(
     http: httpx.AsyncClient, mesh: RunningMesh, edge: RunningEdge
 ) -> None:
@@ -185,8 +201,7 @@ async def test_a_service_that_stops_says_goodbye(
             for watch in watches:
                 assert (await watch.rest())[-1]["end"] == {"reason": "END_REASON_SERVER_STOPPING"}
         finally:
-            mesh["history"].start()
-            edge.wait_until_healthy()
+            bring_back(mesh, edge)
 
 
 async def test_a_service_that_dies_does_not(
@@ -206,8 +221,7 @@ async def test_a_service_that_dies_does_not(
             for watch in watches:
                 assert [one for one in await watch.rest() if "end" in one] == []
         finally:
-            mesh["history"].start()
-            edge.wait_until_healthy()
+            bring_back(mesh, edge)
         assert mesh["history"].pid != pid
     for kind in KINDS:
         async with watching(http, mesh, "erin", "/v1/timeline:watch", kind) as again:

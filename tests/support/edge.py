@@ -6,9 +6,7 @@ import copy
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +16,9 @@ import httpx
 
 from local_mesh import envoy
 from local_mesh.edge import command
-from tests.support.mesh import ROOT, SERVICES, STOP_SECONDS, Keys, NotHealthy
+from tests.support.mesh import SERVICES, Keys
 from tests.support.ports import free_ports
+from tests.support.process import NotHealthy, Process
 
 START_SECONDS = 30
 Config = dict[str, Any]
@@ -37,8 +36,9 @@ class Behind(Protocol):
     def __getitem__(self, service: str) -> Addressed: ...
 
 
-class RunningEdge:
-    """The edge over a mesh, or over anything that stands at `addresses`."""
+class RunningEdge(Process):
+    """The edge over a mesh, or over anything that stands at `addresses`. The process is the runner; Envoy
+    is its child and goes with it."""
 
     def __init__(
         self,
@@ -93,15 +93,14 @@ class RunningEdge:
 
     def _prepare(self, folder: Path, drain_seconds: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        Process.__init__(self, "the edge", folder / "edge.log")
         self.folder = folder
         self.port, self.admin_port = free_ports(2)
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self.admin = f"http://127.0.0.1:{self.admin_port}"
-        self.log = folder / "edge.log"
         self._drain_seconds = drain_seconds
         self._bare = False
-        self._process: subprocess.Popen[bytes] | None = None
 
     def _write(self, config: Config, mutate: Callable[[Config], object] | None) -> None:
         self.parsed = config
@@ -109,16 +108,6 @@ class RunningEdge:
             mutate(config)
         self.config = self.folder / "edge.json"
         self.config.write_text(json.dumps(config))
-
-    @property
-    def pid(self) -> int:
-        """Of the runner, whose child Envoy is."""
-        assert self._process is not None, "the edge does not run"
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start it and wait until it answers. It does not wait for the services."""
@@ -132,23 +121,12 @@ class RunningEdge:
             time.sleep(0.02)
 
     def spawn(self) -> None:
-        assert not self.running, "the edge runs already"
-        # It would die with the thread that started it (pdeathsig).
-        assert threading.current_thread() is threading.main_thread()
         runner = [
             *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "local_mesh.edge"),
             *(str(self.config), "--admin", f"127.0.0.1:{self.admin_port}"),
             *("--drain-seconds", str(self._drain_seconds)),
         ]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command(self.config) if self._bare else runner,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.run(command(self.config) if self._bare else runner)
 
     def is_live(self) -> bool:
         try:
@@ -167,14 +145,6 @@ class RunningEdge:
     def ask_to_stop(self) -> None:
         """SIGTERM, without waiting for the end."""
         os.kill(self.pid, signal.SIGTERM)
-
-    def stop(self) -> None:
-        """Ask it to end (SIGTERM), and wait until it has."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """kill -9 of the runner; Envoy goes with it."""
-        self._end(signal.SIGKILL)
 
     def stats(self, prefix: str) -> dict[str, int]:
         """Envoy's counters and gauges whose names start so."""
@@ -201,21 +171,3 @@ class RunningEdge:
                 return found[0]
             assert time.monotonic() < end, f"no line with {fields}; the last ones:\n{lines[-5:]}"
             time.sleep(0.05)
-
-    def last_words(self, lines: int = 30) -> str:
-        """The end of what it wrote."""
-        said = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
-        return f"The end of the log of the edge ({self.log}):\n" + "\n".join(said)
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        if process.poll() is None:
-            process.send_signal(how)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise NotHealthy(f"the edge did not end at {how.name}.\n{self.last_words()}") from None

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -25,12 +23,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
 
 from tests.support.ports import free_ports
+from tests.support.process import ROOT, NotHealthy, Process
+
+__all__ = ["FAST", "ROOT", "SERVICES", "Keys", "Part", "RunningMesh", "state_of"]
 
 SERVICES = ("reservation", "deposit", "restaurant", "history")
-ROOT = Path(__file__).resolve().parents[2]
 
 START_SECONDS = 60
-STOP_SECONDS = 20
 
 FAST: dict[str, dict[str, str]] = {
     # A test stops services often; nobody stands in front who would have to notice NOT_SERVING first.
@@ -59,10 +58,6 @@ FAST: dict[str, dict[str, str]] = {
     },
 }
 """Settings that make waits short; `every` for the four services, the rest by name of the part."""
-
-
-class NotHealthy(AssertionError):
-    """A part of the mesh did not do what was asked; the message ends with its log."""
 
 
 def state_of(pid: int) -> str:
@@ -110,26 +105,15 @@ class Keys:
         return jwt.encode(body | claims, self.private, algorithm="ES256", headers={"kid": self.kid})
 
 
-class Part:
+class Part(Process):
     """One process of the mesh."""
 
     def __init__(self, name: str, module: str, port: int, environment: dict[str, str], log: Path) -> None:
-        self.name = name
+        super().__init__(name, log)
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self.environment = environment
-        self.log = log
         self._module = module
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, f"{self.name} does not run"
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     @property
     def hangs(self) -> bool:
@@ -137,21 +121,12 @@ class Part:
         return self.running and state_of(self.pid) == "T"
 
     def spawn(self) -> None:
-        assert not self.running, f"{self.name} runs already"
-        # It would die with the thread that started it (pdeathsig), and a pool's thread dies with its loop.
-        assert threading.current_thread() is threading.main_thread()
         kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("DINEMESH_")}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                # The kernel ends it when the tests are gone, however they went.
-                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", self._module],
-                env=kept | {f"DINEMESH_{key}": value for key, value in self.environment.items()},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.run(
+            # The kernel ends it when the tests are gone, however they went.
+            ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", self._module],
+            kept | {f"DINEMESH_{key}": value for key, value in self.environment.items()},
+        )
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -178,14 +153,6 @@ class Part:
                 raise NotHealthy(f"{self.name} is not ready after {seconds} s.\n{self.last_words()}")
             time.sleep(0.05)
 
-    def stop(self) -> None:
-        """Ask it to end (SIGTERM), and wait until it has."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """kill -9."""
-        self._end(signal.SIGKILL)
-
     def pause(self) -> None:
         """SIGSTOP: the process hangs, its port stays open."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -196,24 +163,6 @@ class Part:
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
-
-    def last_words(self, lines: int = 60) -> str:
-        """The end of its log."""
-        said = self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
-        return f"The end of the log of {self.name} ({self.log}):\n" + "\n".join(said)
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        if process.poll() is None:
-            process.send_signal(how)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise NotHealthy(f"{self.name} did not end at {how.name}.\n{self.last_words()}") from None
 
 
 class RunningMesh:
