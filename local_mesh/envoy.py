@@ -100,6 +100,7 @@ class EdgeValues:
         shaped: dict[str, object] = {
             "jwks_file": str(self.jwks_file),
             "jwks_folder": str(self.jwks_file.parent),
+            "keys_socket": f"@dinemesh-edge-{self.admin_port}",
             "descriptor_file": str(self.descriptor_file),
             "allowed_origins": [{"safe_regex": {"regex": one}} for one in self.allowed_origins],
         }

@@ -301,21 +301,27 @@ async def test_keys_are_rotated_without_a_restart(
     assert edge.running and edge.pid == pid
 
 
-async def test_while_the_keys_cannot_be_read_nobody_is_let_in_and_the_answer_says_why(
-    stand_in: StandIn, edge_alone: RunningEdge, alone: httpx.AsyncClient
+async def test_an_edge_that_never_had_keys_lets_nobody_in_and_says_why(
+    stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    file = stand_in.keys.jwks_file
-    before = file.read_text()
-    headers = {"authorization": f"Bearer {stand_in.keys.token('alice', 'customer')}"}
-
-    async def ask() -> httpx.Response:
-        return await alone.get("/v1/reservations", headers=headers)
-
+    own = Keys(tmp_path_factory.mktemp("own-keys"))
+    good = own.jwks_file.read_text()
+    put_in_place(own.jwks_file, '{"keys": [')
+    behind = StandIn(own)
+    edge = RunningEdge(behind, tmp_path_factory.mktemp("without-keys"))
+    edge.start()
     try:
-        put_in_place(file, '{"keys": [')
-        answer = await until(ask, lambda answer: answer.status_code != 200, 10)
-        said = json_refusal(answer)
-        assert (said.status, said.reason, said.retry_after) == (503, "UNAVAILABLE", 1)
+        async with httpx.AsyncClient(base_url=edge.url, timeout=10) as client:
+            headers = {"authorization": f"Bearer {own.token('alice', 'customer')}"}
+
+            async def ask() -> httpx.Response:
+                return await client.get("/v1/reservations", headers=headers)
+
+            said = json_refusal(await ask())
+            assert (said.status, said.reason, said.retry_after) == (503, "UNAVAILABLE", 1)
+            assert behind.seen == []
+            put_in_place(own.jwks_file, good)
+            await until(ask, lambda answer: answer.status_code == 200, 10)
     finally:
-        put_in_place(file, before)
-    await until(ask, lambda answer: answer.status_code == 200, 10)
+        edge.stop()
+        behind.stop()

@@ -294,6 +294,24 @@ async def a_new_key_needs_no_restart(client: Client) -> None:
         put_in_place(file, before)
 
 
+async def keys_that_cannot_be_read_leave_those_that_were(client: Client) -> None:
+    file = client.behind.keys.jwks_file
+    before = file.read_text()
+    headers = {"authorization": f"Bearer {client.behind.keys.token('alice', 'customer')}"}
+    try:
+        put_in_place(file, '{"keys": [')
+        end = time.monotonic() + 20
+        while not client.edge.stats("http.edge.jwt_authn.jwks_fetch_failed").popitem()[1]:
+            answer = await client.http.get("/v1/reservations", headers=headers)
+            assert answer.status_code == 200, f"refused for want of keys: {answer.text}"
+            assert time.monotonic() < end, "the new file was not looked at"
+            await asyncio.sleep(0.1)
+        answer = await client.http.get("/v1/reservations", headers=headers)
+        assert answer.status_code == 200, f"refused for want of keys: {answer.text}"
+    finally:
+        put_in_place(file, before)
+
+
 async def an_expired_token_is_refused(client: Client) -> None:
     answer = await client.http.get("/v1/reservations", headers=client.bearer(seconds=-20))
     client.nothing_arrived("ListReservations")
@@ -558,6 +576,10 @@ def keys_from_a_file(config: Config) -> None:
     provider["local_jwks"] = body  # with its watched directory
 
 
+def keys_fetched_by_calls(config: Config) -> None:
+    del _settings(config, JWT)["providers"]["dinemesh"]["remote_jwks"]["async_fetch"]
+
+
 def clocks_as_far_apart_as_by_default(config: Config) -> None:
     del _settings(config, JWT)["providers"]["dinemesh"]["clock_skew_seconds"]
 
@@ -673,6 +695,11 @@ TRAPS = [
     Trap(a_service_routed_by_its_prefix, internal_calls_do_not_exist, shows=ANSWERED),
     Trap(panic_threshold_as_by_default, a_sick_service_gets_no_calls, shows=TAKEN),
     Trap(status_not_kept, the_access_log_tells_what_grpc_said, shows="'Unknown' != 'Aborted'"),
+    Trap(
+        keys_fetched_by_calls,
+        keys_that_cannot_be_read_leave_those_that_were,
+        shows="refused for want of keys",
+    ),
     Trap(keys_from_a_file, a_new_key_needs_no_restart, shows="the new key is not known"),
     Trap(clocks_as_far_apart_as_by_default, an_expired_token_is_refused, shows=REACHED),
     Trap(tokens_from_anywhere, a_token_in_an_address_is_none, shows=ANSWERED),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -83,7 +82,12 @@ class RunningEdge(Process):
         edge._prepare(folder, self._drain_seconds)
         edge._bare = True
         edge.values = self.values
-        config = copy.deepcopy(self.parsed)
+        # A name that both would listen on.
+        config = json.loads(
+            json.dumps(self.parsed).replace(
+                f"@dinemesh-edge-{self.admin_port}", f"@dinemesh-edge-{edge.admin_port}"
+            )
+        )
         config["admin"]["address"]["socket_address"]["port_value"] = edge.admin_port
         for listener in config["static_resources"]["listeners"]:
             if listener["name"] == "edge":
