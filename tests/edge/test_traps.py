@@ -616,7 +616,7 @@ class Trap:
     check: Check
     values: dict[str, Any] = field(default_factory=dict)
     """What of the edge the check needs otherwise, such as small limits."""
-    shows: str = ""
+    shows: str = field(kw_only=True)
     """What the check complains about on the edge that has fallen, as a regular expression: it is this that is
     wrong, and not that the machine was slow or something else is broken."""
 
