@@ -26,7 +26,7 @@ from tests.edge.conftest import lasting, put_in_place
 from tests.edge.stand_in import StandIn
 from tests.support import grpc_web
 from tests.support.edge import Config, RunningEdge
-from tests.support.json_refusals import json_refusal
+from tests.support.json_refusals import json_refusal, the_service_was_first
 from tests.support.mesh import Keys
 from tests.support.refusals import Refused, refusal
 
@@ -119,7 +119,10 @@ async def a_call_in_json_has_a_deadline(client: Client) -> None:
 
 
 async def a_service_that_takes_too_long_is_not_waited_for(client: Client) -> None:
-    answer = await client.list(**{"x-do": "sleep 1.5"})
+    for _ in range(10):
+        answer = await client.list(**{"x-do": "sleep 1.5"})
+        if not the_service_was_first(answer):
+            break
     told = json_refusal(answer)
     assert (told.status, told.reason, told.retry_after) == (504, "DEADLINE_EXCEEDED", 1)
     assert told.message == "the service did not answer in time"

@@ -43,6 +43,16 @@ def json_refusal(response: httpx.Response) -> JsonRefused:
     return read_refusal(response.status_code, dict(response.headers), response.content.decode())
 
 
+def the_service_was_first(response: httpx.Response) -> bool:
+    """Whether a deadline was noticed by the service's gRPC library, which knows no details, before the edge's
+    own clock: both have the same one. Tests of what the edge says ask again then."""
+    return response.status_code == 504 and response.json() == {
+        "code": 4,
+        "message": "Deadline Exceeded",
+        "details": [],
+    }
+
+
 def read_refusal(status: int, headers: dict[str, str], text: str) -> JsonRefused:
     """The same, of an answer that was read some other way; names of headers in lower case."""
     where = f"{status} {headers}\n{text}"
