@@ -19,7 +19,10 @@ def kinds(processes: list[psutil.Process]) -> set[str]:
     """ "driver" and the kinds of process that a browser consists of ("browser", "renderer", ...)."""
     found = set()
     for process in processes:
-        line = " ".join(process.cmdline())
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.NoSuchProcess:  # helpers come and go while the browser starts
+            continue
         kind = re.search(r"--type=(\S+)", line)
         found.add(kind[1] if kind else "driver" if "/chromedriver" in line else "browser")
     return found
