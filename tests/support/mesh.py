@@ -179,6 +179,11 @@ class Part:
         return None if self._process is None else self._process.poll()
 
     @property
+    def died(self) -> bool:
+        """Whether it was started and has ended by itself: nobody stopped or killed it."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
     def hangs(self) -> bool:
         """Whether it was stopped by SIGSTOP, as the kernel sees it."""
         return self.running and state_of(self.pid) == "T"
@@ -221,6 +226,16 @@ class Part:
     def kill(self) -> None:
         """kill -9."""
         self._end(signal.SIGKILL)
+
+    def tell(self, signal_: signal.Signals) -> None:
+        """Sends a signal, and waits for nothing."""
+        if self._process is not None:
+            self._process.send_signal(signal_)
+
+    def wait_for_exit(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit code of a process that ends by itself; negative if a signal ended it."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.wait(seconds)
 
     def pause(self) -> None:
         """SIGSTOP: the process hangs, its port stays open."""
