@@ -1,0 +1,204 @@
+"""Runs every case: a process dies at its point in the middle of a story, is started again, and afterwards
+everything must be as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dinemesh.kit import crash
+from tests.crash.cases import Case, Found, Lines, all_points
+from tests.crash.forked import Nursery
+from tests.crash.stories import STORIES, Story
+from tests.crash.world import SETTINGS, World
+from tests.support.mesh import SERVICES, RunningMesh
+
+DISCOVERIES = 2
+"""Runs of each story: what it passes only sometimes depends on who is faster."""
+TRIES = 4
+"""A story may take another way than it took before; then its case is tried again."""
+LATER_SECONDS = 4.0
+"""A point may be passed so long after a story has ended."""
+
+Databases = Callable[[str], str]
+"""Gives the URL of a new database, with the schema of a package."""
+
+
+@dataclass
+class Outcome:
+    """Of one case. `died`: the process has died at its point, witnessed by exit code and its last line."""
+
+    case: Case
+    story: str
+    died: bool = False
+    tries: int = 0
+    wrong: str = ""
+
+    @property
+    def is_void(self) -> bool:
+        return not self.died and not self.wrong
+
+
+@dataclass
+class Result:
+    """Of a run. `never`: points of the code that no story passes; `sometimes`: the number of cases left out,
+    because no story passes them every time."""
+
+    engine: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    never: list[str] = field(default_factory=list)
+    sometimes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def wrong(self) -> list[Outcome]:
+        return [one for one in self.outcomes if one.wrong]
+
+    @property
+    def void(self) -> list[Outcome]:
+        return [one for one in self.outcomes if one.is_void]
+
+    @property
+    def is_good(self) -> bool:
+        return bool(self.outcomes) and not (self.wrong or self.void or self.never)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def _lines(result: Result) -> list[str]:
+    died = [one for one in result.outcomes if one.died]
+    lines = [
+        f"crash points on {result.engine}: {len(all_points())} points, {len(result.outcomes)} cases, "
+        f"{len(died)} deaths, {len(result.wrong)} violations, {len(result.void)} void, "
+        f"{result.seconds:.0f} s",
+    ]
+    for service in SERVICES:
+        mine = [one for one in result.outcomes if one.case.service == service]
+        points = {one.case.point for one in mine}
+        deaths = sum(one.died for one in mine)
+        lines.append(f"  {service:<12} {len(points):>3} points  {len(mine):>4} cases  {deaths:>4} deaths")
+    lines.append(f"  left out, since no story passes them every time: {result.sometimes} cases")
+    lines += [f"NEVER PASSED  {name}" for name in result.never]
+    lines += [f"VOID  {one.case} (in {one.story}, {one.tries} tries)" for one in result.void]
+    lines += [f"WRONG  {one.case} (in {one.story})\n{one.wrong}" for one in result.wrong]
+    return lines
+
+
+async def discover(worlds: Sequence[World], stories: Sequence[Story]) -> Found:
+    """Every story as it goes when nobody dies: the control run, too."""
+    found = Found({story: [] for story in stories})
+    waiting = deque(story for story in stories for _ in range(DISCOVERIES))
+
+    async def work(world: World) -> None:
+        await world.settled()
+        while waiting:
+            story = waiting.pop()  # the longest are the last
+            found.runs[story].append(await _passed_in(world, story))
+
+    await asyncio.gather(*map(work, worlds))
+    return found
+
+
+async def _passed_in(world: World, story: Story) -> Lines:
+    before = {service: len(world.passed(service)) for service in SERVICES}
+    await story(world)
+    await world.settled()
+    return {service: frozenset(world.passed(service)[before[service] :]) for service in SERVICES}
+
+
+async def exercise(world: World, case: Case, story: Story) -> Outcome:
+    """One case, until it has died or often enough not."""
+    outcome = Outcome(case, story.__name__)
+    try:
+        while not outcome.died and outcome.tries < TRIES:
+            outcome.tries += 1
+            outcome.died = await _die_in(world, case, story)
+    except Exception as error:
+        outcome.wrong = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+async def _die_in(world: World, case: Case, story: Story) -> bool:
+    world.arm(case.service, case.line)
+    death = asyncio.create_task(world.death(case.service, case.line))
+    try:
+        await story(world)
+        await asyncio.wait((death,), timeout=LATER_SECONDS)
+        if not death.done() and world.is_armed(case.service):
+            return False
+        await death
+        await world.settled()
+        return True
+    finally:
+        world.disarm(case.service)
+        death.cancel()
+        await asyncio.gather(death, return_exceptions=True)
+
+
+class Yard:
+    """Where the worlds of a run stand: each a mesh of its own on the same broker."""
+
+    def __init__(self, folder: Path, nursery: Nursery, vhost: Callable[[], str], database: Databases) -> None:
+        self._folder = folder
+        self._nursery = nursery
+        self._vhost = vhost
+        self._database = database
+        self._count = 0
+
+    async def world(self) -> World:
+        self._count += 1
+        folder = self._folder / f"mesh-{self._count}"
+        folder.mkdir(parents=True)
+        databases = {service: self._database(f"{service}_svc") for service in SERVICES}
+        mesh = RunningMesh(
+            folder, self._vhost(), databases=databases, settings=SETTINGS, launch=self._nursery.launch
+        )
+        await asyncio.to_thread(mesh.start)
+        world = World(mesh)
+        await world.furnish()
+        return world
+
+
+async def run(
+    engine: str,
+    yard: Yard,
+    *,
+    side_by_side: int,
+    choose: Callable[[dict[Case, Story]], dict[Case, Story]] = lambda cases: cases,
+    stories: Sequence[Story] = STORIES,
+    say: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Discovers, then exercises what `choose` leaves, on so many meshes side by side."""
+    begun = time.monotonic()
+    result = Result(engine)
+    worlds = [await yard.world() for _ in range(side_by_side)]
+    found = await discover(worlds, stories)
+    say(f"discovered in {time.monotonic() - begun:.0f} s: {len(found.cases())} cases")
+    result.never = found.never() if stories is STORIES else []
+    result.sometimes = len(found.sometimes())
+    waiting = deque(choose(found.cases()).items())
+
+    async def work(world: World) -> None:
+        while waiting:
+            case, story = waiting.pop()
+            outcome = await exercise(world, case, story)
+            result.outcomes.append(outcome)
+            if outcome.wrong or outcome.is_void:
+                say(f"{len(waiting)} left; {outcome}")
+            if outcome.wrong:
+                # What is wrong there would be found wrong in every case that follows.
+                await world.close()
+                world = await yard.world()
+        await world.close()
+
+    await asyncio.gather(*map(work, worlds))
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+__all__ = ["Outcome", "Result", "Yard", "crash", "discover", "exercise", "run"]
