@@ -298,7 +298,11 @@ class Consumer:
             await self._bus.declare_subscriber(channel, queue, self.subscription.bindings)
             if not await self._inbox.caught_up():
                 await self._catch_up()
+                if __debug__:
+                    crash.point("inbox.log.read")
                 await self._inbox.set_caught_up(True)
+                if __debug__:
+                    crash.point("inbox.log.recorded")
             self.caught_up.set()
             arrived = await deliveries(channel, queue)
             last = 0

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engines = ("sqlite", "postgresql") if options.all else (options.engine,)
     # Short: the name of PostgreSQL's socket has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="dinemesh-crash-"))
-    postgres = PostgresServer(folder / "pg" / "data") if "postgresql" in engines else None
+    postgres = PostgresServer(folder / "data") if "postgresql" in engines else None
     amqp, dist, epmd = free_ports(3)
     broker = start_broker(folder / "rabbitmq", amqp, dist, epmd)
     nursery = Nursery(folder / "nursery.log")

@@ -79,12 +79,17 @@ class Found:
                     found.setdefault(Case(service, line), story)
         return found
 
-    def sometimes(self) -> set[Case]:
-        """What no story passes every time: the other order of a race."""
-        passed = {
-            Case(service, line) for run in self._all() for service, lines in run.items() for line in lines
+    def sometimes(self) -> dict[Case, Story]:
+        """What no story passes every time, the other order of a race; each with a story that did."""
+        sure = self.cases()
+        return {
+            Case(service, line): story
+            for story, runs in self.runs.items()
+            for run in runs
+            for service, lines in run.items()
+            for line in sorted(lines)
+            if Case(service, line) not in sure
         }
-        return passed - set(self.cases())
 
     def never(self) -> list[str]:
         """Points of the code that no story passes."""

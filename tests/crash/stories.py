@@ -4,6 +4,7 @@ dies meanwhile."""
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -13,12 +14,20 @@ from google.type.date_pb2 import Date
 from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.restaurant.v1 import restaurant_service_pb2
 from dinemesh.sandbox.v1 import sandbox_pb2
-from tests.crash.world import Guest, World, insist, says, sees
-from tests.mesh.people import FAILED, SHORT, Place, new_id, policy, soon
+from tests.crash.world import NOTHING, End, Guest, World, insist, says, sees
+from tests.mesh.people import CONFIRMED, DECLINED, FAILED, SHORT, Place, Reservation, new_id, policy, soon
 from tests.support.mesh import SERVICES
 from tests.support.refusals import refusal
 
 Story = Callable[[World], Awaitable[None]]
+
+_A_QUEUE_OF = (
+    ("reservation", "reservation.restaurants"),
+    ("deposit", "deposit.instructions"),
+    ("restaurant", "restaurant.bookings"),
+    ("history", "history.timeline"),
+)
+BOOKED = End(("CONFIRMED",), 2000)
 
 REFUND_FAILED = deposit_pb2.REFUND_STATE_FAILED
 _VOIDING = deposit_pb2.DEPOSIT_STATE_VOIDING
@@ -107,7 +116,7 @@ async def modify_and_the_reply_is_lost(world: World) -> None:
         await guest.customer.modify(booked, party=5, card="tok_lostReply")
     except grpc.aio.AioRpcError as error:
         assert refusal(error).reason in ("TRY_AGAIN_LATER", ""), error
-    await guest.ends("CONFIRMED", kept_cents=2000)
+    await guest.ends_as(End(("CONFIRMED",), 2000), End(("CONFIRMED",), 5000))
 
 
 async def a_card_that_declines(world: World) -> None:
@@ -119,7 +128,7 @@ async def a_card_that_declines(world: World) -> None:
 async def the_reply_is_lost(world: World) -> None:
     guest = world.guest()
     assert await guest.try_once(world.auto, card="tok_lostReply") != "PENDING_ACCEPTANCE"
-    await guest.ends(kept_cents=0)
+    await guest.ends_as(NOTHING, BOOKED)
 
 
 async def the_provider_is_down(world: World) -> None:
@@ -147,17 +156,13 @@ async def cancel_while_the_card_is_charged(world: World) -> None:
 
 
 async def no_show(world: World) -> None:
-    guest = world.guest()
-    booked = await guest.book(world.tonight, slot=await _tonight(world))
-    await sees(lambda: world.tonight.booking(booked), lambda found: found is not None and found.confirmed)
+    guest, booked = await _booked_for_tonight(world)
     await says(world.tonight, "MarkNoShow", booked, "ACCEPTED")
     await guest.ends("NO_SHOW", kept_cents=2000)
 
 
 async def guests_come(world: World) -> None:
-    guest = world.guest()
-    booked = await guest.book(world.tonight, slot=await _tonight(world))
-    await sees(lambda: world.tonight.booking(booked), lambda found: found is not None and found.confirmed)
+    guest, booked = await _booked_for_tonight(world)
     await says(world.tonight, "MarkSeated", booked, "ACCEPTED")
     await guest.ends("SEATED", kept_cents=0)
     await says(world.tonight, "CompleteBooking", booked, "SEATED")
@@ -227,7 +232,7 @@ async def reservation_dies_while_the_card_is_charged(world: World) -> None:
     await world.end("reservation")
     await sending
     await world.begin("reservation")
-    await guest.ends("CONFIRMED", kept_cents=2000)
+    await guest.ends_as(BOOKED, NOTHING)
 
 
 async def both_die_while_the_card_is_charged(world: World) -> None:
@@ -240,7 +245,7 @@ async def both_die_while_the_card_is_charged(world: World) -> None:
     await sending
     await world.begin("deposit")
     await world.begin("reservation")
-    await guest.ends("CONFIRMED", kept_cents=2000)
+    await guest.ends_as(BOOKED, NOTHING)
 
 
 async def both_die_before_the_card_is_charged(world: World) -> None:
@@ -258,19 +263,29 @@ async def both_die_before_the_card_is_charged(world: World) -> None:
         sandbox.resume()
     await world.begin("deposit")
     await world.begin("reservation")
-    await guest.ends(kept_cents=0)
+    await guest.ends_as(NOTHING, BOOKED)
 
 
-async def each_is_told_to_stop(world: World) -> None:
+async def _a_queue_is_lost(world: World, service: str, queue: str) -> None:
+    """Its subscriber reads the whole log, and finds there what it has missed."""
+    guest = world.guest()
+    await world.end(service)
+    await world.lose_queue(queue)
+    booking = asyncio.create_task(guest.reserve(world.auto))
+    await world.begin(service)
+    await guest.cancel(await booking)
+    await guest.ends("CANCELLED", kept_cents=0)
+
+
+async def _is_told_to_stop(world: World, service: str) -> None:
     """With a reservation on its way."""
-    for service in SERVICES:
-        guest = world.guest()
-        sending = asyncio.create_task(guest.reserve(world.auto, card="tok_slow_200"))
-        await sees(guest.customer.reservations, bool)
-        await world.end(service, signal.SIGTERM)
-        await world.begin(service)
-        await sending
-        await guest.ends("CONFIRMED", kept_cents=2000)
+    guest = world.guest()
+    booking = asyncio.create_task(guest.reserve(world.auto, card="tok_slow_200"))
+    await sees(guest.customer.reservations, bool)
+    await world.end(service, signal.SIGTERM)
+    await world.begin(service)
+    await booking
+    await guest.ends("CONFIRMED", kept_cents=2000)
 
 
 async def a_restaurant_opens(world: World) -> None:
@@ -301,6 +316,14 @@ async def a_restaurant_opens(world: World) -> None:
     await sees(lambda: place.has_seats(0, 1), lambda open_: not open_)
 
 
+def _of(tell: Callable[..., Awaitable[None]], service: str, *more: str) -> Story:
+    async def story(world: World) -> None:
+        await tell(world, service, *more)
+
+    story.__name__ = f"{service}{tell.__name__}"
+    return story
+
+
 STORIES: tuple[Story, ...] = (
     reserve,
     cancel_in_time,
@@ -328,17 +351,31 @@ STORIES: tuple[Story, ...] = (
     no_show,
     a_hold_expires,
     a_hold_of_a_modification_expires,
-    each_is_told_to_stop,
+    *(_of(_a_queue_is_lost, service, queue) for service, queue in _A_QUEUE_OF),
+    *(_of(_is_told_to_stop, service) for service in SERVICES),
 )
 """The cheapest first: a point that several pass is exercised in the first of them."""
 
 
-async def _tonight(world: World) -> int:
-    """A slot of its own, in a moment."""
-    moment = soon(1.5)
-    if moment not in world.tonight.slots:
-        await insist(lambda: world.tonight.open([moment], 100))
-    return world.tonight.slots.index(moment)
+async def _booked_for_tonight(world: World) -> tuple[Guest, Reservation]:
+    """A confirmed booking for in a moment; for a later one if it took longer to be confirmed."""
+    for seconds in (1.5, 4, 10):
+        guest, booked = await _reserved_for(world, soon(seconds))
+        if booked.state == CONFIRMED:
+            return guest, booked
+    raise AssertionError("no booking was confirmed before its time")
+
+
+async def _reserved_for(world: World, moment: dt.datetime) -> tuple[Guest, Reservation]:
+    """A reservation that the restaurant has confirmed, or that its time has overtaken."""
+    place, guest = world.tonight, world.guest()
+    if moment not in place.slots:
+        await insist(lambda: place.open([moment], 100))
+    reserved = await guest.reserve(place, slot=place.slots.index(moment))
+    stands = await sees(lambda: guest.read(reserved), lambda found: found.state in (CONFIRMED, DECLINED))
+    if stands.state == CONFIRMED:
+        await sees(lambda: place.booking(reserved), lambda found: found is not None and found.confirmed)
+    return guest, stands
 
 
 async def _refused(call: Awaitable[object], reason: str) -> None:

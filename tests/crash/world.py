@@ -8,10 +8,12 @@ import datetime as dt
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import aio_pika
 import grpc
 
 from dinemesh.kit import crash
@@ -22,13 +24,13 @@ from operations.limits import Limits
 from operations.picture import Picture, Sources, take
 from operations.report import Report
 from tests.crash.forked import points_of
-from tests.mesh.people import MANUAL, SHORT, City, Customer, Place, Reservation, cents, kept, policy
+from tests.mesh.people import MANUAL, City, Customer, Place, Reservation, cents, kept, policy
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.refusals import refusal
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds for anything to come to its end, a restart and a hold that expires among it."""
 PAUSE = 0.02
 LONGEST_RETRY = 0.3
@@ -56,7 +58,8 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 """Waits as short as they can be and still happen in their order: charge, attempt, settling, hold."""
 
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""The last one of a server that was told to stop and has cut off what took too long."""
 AT_REST = Limits(dt.timedelta(0), dt.timedelta(0))
 """Nothing may be on its way any more."""
 
@@ -169,6 +172,12 @@ class World:
                 part.spawn()
         await self.is_ready(service)
 
+    async def lose_queue(self, queue: str) -> None:
+        """With all that was in it."""
+        connection = await aio_pika.connect(self.mesh.amqp_url)
+        async with connection, connection.channel() as channel:
+            await channel.queue_delete(queue)
+
     async def is_ready(self, service: str) -> None:
         end = time.monotonic() + PATIENCE
         while not await asyncio.to_thread(self.mesh[service].is_ready):
@@ -195,9 +204,24 @@ class World:
                 raise NotSettled(f"not settled after {seconds} s\n{report}")
             await asyncio.sleep(3 * PAUSE)
 
+    async def dead_letters(self) -> int:
+        """Events that a subscriber gave up."""
+        return len((await take(Sources(amqp=self.mesh.amqp_url))).dead_letters)
+
     async def close(self) -> None:
         await self.city.close()
         await asyncio.to_thread(self.mesh.stop)
+
+
+@dataclass(frozen=True)
+class End:
+    """The states of a customer's reservations, and the cents that the provider kept."""
+
+    states: tuple[str, ...]
+    kept_cents: int
+
+
+NOTHING = End((), 0)
 
 
 class Guest:
@@ -253,17 +277,20 @@ class Guest:
     async def ends(self, *states: str, kept_cents: int) -> None:
         """Waits until these are the states of all reservations that did not fail, oldest first, and the
         provider has kept exactly so much of what it charged. What was answered has to be among them."""
+        await self.ends_as(End(states, kept_cents))
 
-        async def stand() -> tuple[Sequence[str], int]:
-            found = list(reversed(await self.customer.reservations()))
-            charges = await self.world.city.provider.charges()
-            deposits = await self.customer.deposits()
-            money = sum(kept(charges[one.deposit_id]) for one in deposits if one.deposit_id in charges)
-            live = {one.reservation_id: _state(one) for one in found if _state(one) != "FAILED"}
-            assert self._answered <= live.keys(), "a reservation that was answered is not there"
-            return list(live.values()), money
+    async def ends_as(self, *ends: End) -> None:
+        """Waits for one of several ends: who was never answered may find it done or not, but wholly."""
+        await sees(self._stand, lambda found: found in ends)
 
-        await sees(stand, lambda found: found == (list(states), kept_cents))
+    async def _stand(self) -> End:
+        found = list(reversed(await self.customer.reservations()))
+        charges = await self.world.city.provider.charges()
+        deposits = await self.customer.deposits()
+        money = sum(kept(charges[one.deposit_id]) for one in deposits if one.deposit_id in charges)
+        live = {one.reservation_id: _state(one) for one in found if _state(one) != "FAILED"}
+        assert self._answered <= live.keys(), "a reservation that was answered is not there"
+        return End(tuple(live.values()), money)
 
 
 async def says(place: Place, rpc: str, reservation: Reservation, state: str) -> restaurant_pb2.Booking:
@@ -278,6 +305,3 @@ async def says(place: Place, rpc: str, reservation: Reservation, state: str) -> 
 
 def _state(reservation: Reservation) -> str:
     return reservation_pb2.ReservationState.Name(reservation.state).removeprefix("RESERVATION_STATE_")
-
-
-__all__ = ["SHORT", "Guest", "World", "insist", "says", "sees"]
