@@ -6,9 +6,11 @@ Read from outside like the picture. The outbox keeps every event, and each carri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC
+from functools import cached_property
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -52,6 +54,42 @@ class Books:
     requests: Mapping[tuple[str, str], str] = field(default_factory=dict)
     stages: Mapping[str, Sequence[Stage]] = field(default_factory=dict)
     bookings: Mapping[str, Sequence[BookingStage]] = field(default_factory=dict)
+    taken: Mapping[str, Set[str]] = field(default_factory=dict)
+    """Event ids by subscriber, out of its inbox."""
+
+    @cached_property
+    def returned(self) -> Mapping[str, int]:
+        """What the provider gave back, by deposit."""
+        return {
+            charge.key: sum(refund.minor for refund in charge.refunds if refund.succeeded)
+            for charge in self.picture.charges
+        }
+
+    @cached_property
+    def forfeited(self) -> Mapping[str, int]:
+        """What was kept for good, by deposit."""
+        sums: Counter[str] = Counter()
+        for forfeit in self.picture.forfeits:
+            sums[forfeit.deposit_id] += forfeit.amount_minor
+        return sums
+
+
+# Who listens to whom. An audit sees the effects; this sees each event.
+_LISTENS: Mapping[str, tuple[str, ...]] = {
+    "reservation.restaurants": ("restaurant",),
+    "reservation.deposits": ("deposit",),
+    "deposit.instructions": ("reservation",),
+    "restaurant.bookings": ("reservation",),
+    "history.timeline": ("reservation", "deposit", "restaurant"),
+}
+
+
+def missing(books: Books) -> Iterator[tuple[str, str, str]]:
+    """(queue, routing key, event id) of each event that was committed, and that a subscriber never took."""
+    for queue, sources in _LISTENS.items():
+        for event in books.picture.outgoing:
+            if event.source in sources and event.event_id not in books.taken[queue]:
+                yield queue, event.routing_key, event.event_id
 
 
 async def read(sources: Sources) -> Books:
@@ -59,7 +97,12 @@ async def read(sources: Sources) -> Books:
     seen = await picture.take(sources)
     requests, stages = await asyncio.to_thread(look, sources.reservation_db, _reservation)
     bookings = await asyncio.to_thread(look, sources.restaurant_db, _restaurant)
-    return Books(seen, requests, stages, bookings)
+    taken: dict[str, set[str]] = {queue: set() for queue in _LISTENS}
+    for url in (sources.reservation_db, sources.deposit_db, sources.restaurant_db, sources.history_db):
+        assert url is not None
+        for subscriber, event_id in await asyncio.to_thread(look, url, _inbox):
+            taken[subscriber].add(event_id)
+    return Books(seen, requests, stages, bookings, taken)
 
 
 def look(url: str, ask: Callable[[Connection], T]) -> T:
@@ -70,6 +113,11 @@ def look(url: str, ask: Callable[[Connection], T]) -> T:
             return ask(connection)
     finally:
         engine.dispose()
+
+
+def _inbox(connection: Connection) -> list[tuple[str, str]]:
+    rows = connection.execute(text("SELECT subscriber, event_id FROM inbox"))
+    return [(row.subscriber, row.event_id) for row in rows]
 
 
 def _reservation(connection: Connection) -> tuple[dict[tuple[str, str], str], dict[str, list[Stage]]]:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,7 +23,7 @@ from dinemesh.deposit.v1 import deposit_service_pb2
 from dinemesh.kit.bus import Bus
 from dinemesh.sandbox.v1 import sandbox_pb2
 from local_mesh.broker import RunningBroker
-from operations import events
+from operations import events, picture
 from operations.audit import look as audit_once
 from operations.limits import Limits
 from operations.picture import QUEUES, Sources, Unreadable
@@ -69,6 +69,7 @@ class Outcome:
     redriven: int = 0
     retried_refunds: int = 0
     rest_seconds: float = 0.0
+    events: int = 0
     logged_errors: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -84,8 +85,10 @@ async def torture(
     *,
     engine: str = "sqlite",
     with_faults: bool = True,
+    blows: Sequence[Blow] | None = None,
 ) -> Outcome:
-    """Runs it on a mesh that has just been started."""
+    """Runs it on a mesh that has just been started. `blows` takes the place of the faults that the seed
+    chooses; then the run ends after the last of them."""
     outcome = Outcome(seed, seconds, engine, plan.digest(seed))
     city = City(mesh)
     try:
@@ -93,11 +96,20 @@ async def torture(
         town = Town(city, mesh, places, outcome.record)
         await asyncio.to_thread(broker.write_queue_directory)
         async with _on_the_bus(mesh) as bus:
+            lanes: tuple[Iterator[Blow], ...] = ()
+            if blows is not None:
+                lanes = (iter(blows),)
+            elif with_faults:
+                lanes = (plan.blows_to_processes(seed), plan.blows_to_events(seed))
             run = _Run(outcome, town, mesh, broker, bus, time.monotonic() + seconds)
-            await run.live(seed, with_faults)
+            await run.live(plan.stories(seed), lanes)
             await run.rest()
             await run.ask_again()
-            await run.judge(with_faults)
+            await run.judge()
+            if lanes and not outcome.witnesses:
+                outcome.void.append("no fault was witnessed")
+            if len(lanes) > 1 and seconds >= ALL_FAULTS_FROM:
+                outcome.void += _unseen(outcome.witnesses)
         await run.rebuild_history()
     except (NotHealthy, Unreadable) as error:
         outcome.violations.append(f"the mesh does not come back: {error}")
@@ -132,10 +144,8 @@ class _Run:
     def _over(self) -> bool:
         return time.monotonic() > self._end
 
-    async def live(self, seed: int, with_faults: bool) -> None:
+    async def live(self, stories: Iterator[Story], lanes: Sequence[Iterator[Blow]]) -> None:
         """Stories and faults, then the healing; ends when the last story has ended."""
-        stories = plan.stories(seed)
-        lanes = (plan.blows_to_processes(seed), plan.blows_to_events(seed)) if with_faults else ()
         scene = Scene(self._town, self._mesh, self._broker, self._bus, self._begin)
         async with asyncio.TaskGroup() as clients:
             for _ in range(CLIENTS):
@@ -192,7 +202,8 @@ class _Run:
                     self._outcome.void.append(f"{blow.kind}: {error}")
             except NotHealthy as error:
                 self._outcome.violations.append(f"{blow.kind}: {error}")
-                return
+                break
+        self._end = time.monotonic()
 
     def _find_the_dead(self) -> None:
         for name, part in self._mesh.parts.items():
@@ -234,8 +245,7 @@ class _Run:
         ]
 
     async def _retry_refunds(self) -> None:
-        picture = (await books.read(self._sources)).picture
-        for refund in picture.refunds:
+        for refund in (await picture.take(self._sources)).refunds:
             if refund.state == "FAILED":
                 request = deposit_service_pb2.RetryRefundRequest(
                     deposit_id=refund.deposit_id, refund_id=refund.refund_id
@@ -267,10 +277,14 @@ class _Run:
             )
         )
 
-    async def judge(self, with_faults: bool) -> None:
+    async def judge(self) -> None:
         outcome = self._outcome
         found = await books.read(self._sources)
         outcome.violations += [f"lie: {lie}" for lie in truth.check(outcome.record, found)]
+        outcome.events = len(found.picture.outgoing)
+        outcome.violations += [
+            f"lost: {queue} never took {event_id} ({key})" for queue, key, event_id in books.missing(found)
+        ]
         for slot in found.picture.slots:
             if slot.sold > slot.capacity:
                 outcome.violations.append(f"oversold: {slot.sold} of {slot.capacity} at {slot.dine_time}")
@@ -284,8 +298,6 @@ class _Run:
         told = sum(outcome.stories.values())
         if told < LEAST_STORIES:
             outcome.void.append(f"only {told} stories were told")
-        if with_faults:
-            self._see_faults()
 
     def _count_endings(self) -> None:
         record = self._outcome.record
@@ -323,15 +335,6 @@ class _Run:
             and any(begin <= answer.begin <= end for begin, end in down)
         )
 
-    def _see_faults(self) -> None:
-        seen = Counter(one.blow.fault for one in self._outcome.witnesses)
-        if not seen:
-            self._outcome.void.append("no fault was witnessed")
-        if self._outcome.seconds >= ALL_FAULTS_FROM:
-            self._outcome.void += [f"never happened: {fault}" for fault in Fault if not seen[fault]]
-            killed = {one.blow.target for one in self._outcome.witnesses if one.blow.fault is Fault.KILL}
-            self._outcome.void += [f"never killed: {name}" for name in PROCESSES if name not in killed]
-
     async def rebuild_history(self) -> None:
         """History dropped and read from the log again equals the live one."""
         part = self._mesh["history"]
@@ -350,6 +353,13 @@ class _Run:
         said = (await asyncio.wait_for(process.communicate(), 120))[0].decode()
         if process.returncode != 0 or not said.endswith("the same as before\n") or "not the same" in said:
             self._outcome.violations.append(f"history differs from its rebuild: {said.strip()}")
+
+
+def _unseen(witnesses: Sequence[Witness]) -> list[str]:
+    seen = {one.blow.fault for one in witnesses}
+    killed = {one.blow.target for one in witnesses if one.blow.fault is Fault.KILL}
+    missing = [f"never happened: {fault}" for fault in Fault if fault not in seen]
+    return missing + [f"never killed: {name}" for name in PROCESSES if name not in killed]
 
 
 @asynccontextmanager
@@ -407,7 +417,7 @@ def describe(outcome: Outcome) -> str:
     )
     lines.append(
         f"healed: {outcome.redriven} dead letters sent back, {outcome.retried_refunds} refunds retried, "
-        f"at rest after {outcome.rest_seconds:.1f} s"
+        f"at rest after {outcome.rest_seconds:.1f} s, {outcome.events} events taken by all their subscribers"
     )
     if outcome.logged_errors:
         lines.append("logged as errors by the services:")

@@ -275,8 +275,8 @@ def outcome(story: Story, books: Books) -> str | None:
         case Tale.CANCEL_OR_NO_SHOW if cancelled or booked.state == "NO_SHOW":
             return "cancel" if cancelled else "no-show"
         case Tale.CANCEL_OR_WINDOW if cancelled:
-            mine = {line.deposit_id for line in books.picture.lines_of(booked.reservation_id)}
-            return "too late" if any(one.deposit_id in mine for one in books.picture.forfeits) else "free"
+            lines = books.picture.lines_of(booked.reservation_id)
+            return "too late" if any(books.forfeited.get(one.deposit_id) for one in lines) else "free"
         case Tale.ACCEPT_OR_DEADLINE if booked.state in ("CONFIRMED", "DECLINED"):
             return "accept" if booked.state == "CONFIRMED" else "deadline"
         case Tale.MODIFY_OR_CANCEL if cancelled:

@@ -44,7 +44,8 @@ T = TypeVar("T")
 DEADLINE = 5.0
 """What a client gives each call, seconds."""
 PAUSE = 0.2
-"""Before a client repeats a call whose outcome it does not know, seconds."""
+"""Before a client first repeats a call whose outcome it does not know, seconds; then longer each time."""
+LONGEST_PAUSE = 1.0
 LOOK_EVERY = 0.3
 SEATS = 100_000
 HURRIED_LIMIT = 3
@@ -275,7 +276,7 @@ class Visitor:
         answer = await self._staff_once(Call.ACCEPT, 1_000_000)
         end = time.monotonic() + 20
         while answer.outcome != "BOOKING_REVISION" and time.monotonic() < end and not self._town.closed:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(LOOK_EVERY)
             answer = await self._staff_once(Call.ACCEPT, 1_000_000)
         return answer.outcome == "BOOKING_REVISION"
 
@@ -320,13 +321,15 @@ class Visitor:
         tries: int | None = None,
     ) -> Answer:
         answer = await once()
+        pause = PAUSE
         while not is_over(answer) and not self._town.closed:
             if tries is not None:
                 tries -= 1
                 if tries <= 0:
                     break
             told = answer.refusal.retry_after if answer.refusal is not None else None
-            await asyncio.sleep(PAUSE if told is None else told)
+            await asyncio.sleep(pause if told is None else told)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
             answer = await once()
         return answer
 

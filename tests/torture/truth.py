@@ -218,18 +218,12 @@ def _returned(answer: Answer, known: Reservation, books: Books) -> Iterator[Lie]
     if known.state != "CANCELLED":
         yield Lie("cancel", known.reservation_id, f"was answered as cancelled, and is {known.state}")
         return
-    mine = {line.deposit_id for line in books.picture.lines_of(known.reservation_id)}
-    forfeited = sum(one.amount_minor for one in books.picture.forfeits if one.deposit_id in mine)
+    mine = [line.deposit_id for line in books.picture.lines_of(known.reservation_id)]
+    forfeited = sum(books.forfeited.get(deposit_id, 0) for deposit_id in mine)
     if forfeited != answer.forfeited:
         what = f"was told that {answer.forfeited} are forfeited, and {forfeited} were"
         yield Lie("cancel", known.reservation_id, what)
-    back = sum(
-        refund.minor
-        for charge in books.picture.charges
-        if charge.key in mine
-        for refund in charge.refunds
-        if refund.succeeded
-    )
+    back = sum(books.returned.get(deposit_id, 0) for deposit_id in mine)
     if back < answer.refunded:
         what = f"was told that {answer.refunded} go back, and {back} did"
         yield Lie("cancel", known.reservation_id, what)
@@ -301,8 +295,7 @@ def _kept(books: Books) -> Mapping[str, int]:
     for charge in books.picture.charges:
         deposit = books.picture.deposits.get(charge.key)
         if deposit is not None and charge.captured:
-            back = sum(refund.minor for refund in charge.refunds if refund.succeeded)
-            kept[deposit.customer_id] += charge.minor - back
+            kept[deposit.customer_id] += charge.minor - books.returned[charge.key]
     return kept
 
 
