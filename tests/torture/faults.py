@@ -31,7 +31,7 @@ LEAST_IN_FLIGHT = 3
 LEAST_HELD = 3
 """Events that have to be caught to be delayed, reordered or doubled."""
 MOST_HELD = 30
-PATIENCE = 20.0
+PATIENCE = 60.0
 """How long a fault waits for work, seconds."""
 CHARGES_IN_FLIGHT = 6
 """Deposit refuses more charges at once than this."""

@@ -200,7 +200,7 @@ LIES = [
     ("form", [refused("CARD_DECLINED")], books(reservation("FAILED"), kept=0)),
     ("one booking", [reserved()], books(*TWO)),
     ("same answer", [reserved(), reserved(2.0, shown(of="r2"))], books(*TWO)),
-    ("same answer", [reserved(), refused("TRY_AGAIN_LATER", 2.0), reserved(4.0)], books(reservation())),
+    ("same answer", [reserved(), refused("SLOT_UNAVAILABLE", 2.0), reserved(4.0)], books(reservation())),
     (
         "same answer",
         [refused("CARD_DECLINED", card="tok_chargeDeclined"), reserved(2.0)],
@@ -281,6 +281,16 @@ def test_a_client_that_gives_up_leaves_its_end_open() -> None:
     assert check(record, books(reservation("FAILED"), kept=0)) == []
     # But not a booking behind its back.
     assert rules(record, books(reservation())) == {"nothing stays"}
+
+
+def test_a_refusal_to_try_again_later_speaks_of_its_own_call() -> None:
+    found = books(reservation())
+    assert check(Record([lost(), refused("TRY_AGAIN_LATER", 2.0)], given_up={"wish"}), found) == []
+    told = [reserved(), refused("TRY_AGAIN_LATER", 2.0), reserved(4.0)]
+    assert check(Record(told), found) == []
+    # Any other refusal knows what the request id led to.
+    settled = Record([lost(), refused("SLOT_UNAVAILABLE", 2.0)], given_up={"wish"})
+    assert rules(settled, found) == {"nothing stays"}
 
 
 def test_a_call_still_under_way_may_have_booked_after_a_refusal() -> None:

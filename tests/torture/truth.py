@@ -162,8 +162,10 @@ def _requests(
         return
     closing = definite[-1]
     others = [one for one in tries if one is not closing]
-    # A call whose outcome nobody knows may have booked meanwhile.
-    if closing.outcome in _NOTHING_STAYS and not any(one.end > closing.begin for one in others):
+    # A call whose outcome nobody knows may have booked: meanwhile, or before a refusal that speaks of itself.
+    own = closing.outcome == "TRY_AGAIN_LATER"
+    may_have = any(one.unknown and (own or one.end > closing.begin) for one in others)
+    if closing.outcome in _NOTHING_STAYS and not may_have:
         yield Lie("nothing stays", customer, f"was told {closing.outcome}, and has {booked[0].state}")
 
 
@@ -187,10 +189,12 @@ def _after_its_answer(customer: str, tries: Sequence[Answer], good: Sequence[Ans
     booked_at = min((one.end for one in good), default=None)
     declined_at = min((one.end for one in tries if one.outcome == "CARD_DECLINED"), default=None)
     for one in tries:
-        if booked_at is not None and one.begin >= booked_at and one.outcome in _NOTHING_STAYS:
+        # TRY_AGAIN_LATER speaks of its own call: a service that is starting knows of no other.
+        refused = one.outcome in _NOTHING_STAYS and one.outcome != "TRY_AGAIN_LATER"
+        if booked_at is not None and one.begin >= booked_at and refused:
             yield Lie("same answer", customer, f"was told {one.outcome} after it was told of the booking")
         after_declined = declined_at is not None and one.begin >= declined_at and not one.unknown
-        if after_declined and one.outcome != "CARD_DECLINED":
+        if after_declined and one.outcome not in ("CARD_DECLINED", "TRY_AGAIN_LATER"):
             yield Lie("same answer", customer, f"was told {one.outcome} after CARD_DECLINED")
 
 
