@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Iterable
 from contextvars import Context, ContextVar
 from pathlib import Path
-from typing import NoReturn
 
 from dinemesh.kit import call
 
@@ -22,7 +20,6 @@ EXIT_CODE = 77
 DIED = "died at "
 
 _steps: ContextVar[tuple[str, ...]] = ContextVar("dinemesh_crash_steps", default=())
-_dying = threading.Lock()
 
 
 def point(name: str, detail: str = "") -> None:
@@ -58,11 +55,13 @@ def _armed(folder: Path) -> str:
         return ""
 
 
-def _die(folder: Path, here: str) -> NoReturn:
-    with _dying:  # the writer and the loop may come by at the same time
+def _die(folder: Path, here: str) -> None:
+    try:
         (folder / "armed").unlink()
-        _write(folder, DIED + here)
-        os._exit(EXIT_CODE)
+    except FileNotFoundError:  # another thread is dying, or the test has changed its mind
+        return
+    _write(folder, DIED + here)
+    os._exit(EXIT_CODE)
 
 
 def _write(folder: Path, line: str) -> None:

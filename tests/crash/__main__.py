@@ -65,6 +65,7 @@ def _exercise(engine: str, yard: Yard, options: argparse.Namespace) -> Result:
             engine,
             yard,
             side_by_side=options.side_by_side,
+            times=options.times,
             choose=choose,
             say=lambda line: print(line, flush=True),
         )
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side-by-side", type=int, default=4, metavar="N", help="meshes at once (%(default)s)"
     )
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="die again after coming back")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth case")
     parser.add_argument("--only", default="", metavar="WORDS", help="cases that contain these words")
     return parser

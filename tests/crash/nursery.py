@@ -53,14 +53,16 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = [asked["module"]]
-    _shorten_leases()
+    if os.environ["DINEMESH_DATABASE_URL"].startswith("postgresql"):
+        _shorten_leases()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "found in sys.modules": that is the idea
         runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
 
 
 def _shorten_leases() -> None:
-    """On PostgreSQL what a dead relay has claimed waits for the end of the lease: 30 s, hundreds of times."""
+    """What a dead relay has claimed waits for the end of the lease, where it may be another pod's: 30 s,
+    hundreds of times."""
     from dinemesh.kit.outbox import Relay
 
     defaults = Relay.__init__.__kwdefaults__ or {}

@@ -14,7 +14,7 @@ from dinemesh.kit import crash
 from tests.crash.cases import Case, Found, Lines, all_points
 from tests.crash.forked import Nursery
 from tests.crash.stories import STORIES, Story
-from tests.crash.world import SETTINGS, World
+from tests.crash.world import PAUSE, SETTINGS, World
 from tests.support.mesh import SERVICES, RunningMesh
 
 DISCOVERIES = 2
@@ -30,19 +30,19 @@ Databases = Callable[[str], str]
 
 @dataclass
 class Outcome:
-    """Of one case. `died`: the process has died at its point, witnessed by exit code and its last line.
+    """Of one case. `deaths`: how often the process died at its point, witnessed by exit code and last line.
     `sure`: its story passes the point every time; of a race, the other order may win in all tries."""
 
     case: Case
     story: str
     sure: bool
-    died: bool = False
+    deaths: int = 0
     tries: int = 0
     wrong: str = ""
 
     @property
     def is_void(self) -> bool:
-        return self.sure and not self.died and not self.wrong
+        return self.sure and not self.deaths and not self.wrong
 
 
 @dataclass
@@ -72,17 +72,17 @@ class Result:
 
 
 def _lines(result: Result) -> list[str]:
-    died = [one for one in result.outcomes if one.died]
-    missed = [one for one in result.outcomes if not (one.died or one.wrong or one.sure)]
+    deaths = sum(one.deaths for one in result.outcomes)
+    missed = [one for one in result.outcomes if not (one.deaths or one.wrong or one.sure)]
     lines = [
         f"crash points on {result.engine}: {len(all_points())} points, {len(result.outcomes)} cases, "
-        f"{len(died)} deaths, {len(result.wrong)} violations, {len(result.void)} void, "
+        f"{deaths} deaths, {len(result.wrong)} violations, {len(result.void)} void, "
         f"{result.seconds:.0f} s",
     ]
     for service in SERVICES:
         mine = [one for one in result.outcomes if one.case.service == service]
         points = {one.case.point for one in mine}
-        deaths = sum(one.died for one in mine)
+        deaths = sum(one.deaths for one in mine)
         lines.append(f"  {service:<12} {len(points):>3} points  {len(mine):>4} cases  {deaths:>4} deaths")
     lines.append(f"  dead letters: {result.dead_letters}")
     lines.append(f"  orders of a race that did not come up in {TRIES} tries: {len(missed)}")
@@ -114,33 +114,50 @@ async def _passed_in(world: World, story: Story) -> Lines:
     return {service: frozenset(world.passed(service)[before[service] :]) for service in SERVICES}
 
 
-async def exercise(world: World, case: Case, story: Story, *, sure: bool = True) -> Outcome:
-    """One case, until it has died or often enough not."""
+async def exercise(world: World, case: Case, story: Story, *, sure: bool = True, times: int = 1) -> Outcome:
+    """One case, until it has died or often enough not. With `times` above one it may die there again, when it
+    has come back and passes the same point."""
     outcome = Outcome(case, story.__name__, sure)
     try:
-        while not outcome.died and outcome.tries < TRIES:
+        while not outcome.deaths and outcome.tries < TRIES:
             outcome.tries += 1
-            outcome.died = await _die_in(world, case, story)
+            outcome.deaths = await _die_in(world, case, story, times)
     except Exception as error:
         outcome.wrong = f"{type(error).__name__}: {error}"
     return outcome
 
 
-async def _die_in(world: World, case: Case, story: Story) -> bool:
-    world.arm(case.service, case.line)
-    death = asyncio.create_task(world.death(case.service, case.line))
+async def _die_in(world: World, case: Case, story: Story, times: int) -> int:
+    """How often it died."""
+    deaths = 0
+    over = False
+
+    async def die() -> None:
+        nonlocal deaths
+        while deaths < times and not over:
+            world.arm(case.service, case.line)
+            await world.death(case.service, case.line)
+            deaths += 1
+
+    dying = asyncio.create_task(die())
     try:
+        await asyncio.sleep(0)
+        assert world.is_armed(case.service)
         await story(world)
-        await asyncio.wait((death,), timeout=LATER_SECONDS)
-        if not death.done() and world.is_armed(case.service):
-            return False
-        await death
+        end = time.monotonic() + LATER_SECONDS
+        while not (deaths or dying.done() or time.monotonic() > end):  # noqa: ASYNC110 - the other end polls, too
+            await asyncio.sleep(PAUSE)
+        over = True
+        if world.disarm(case.service):
+            dying.cancel()
+        else:
+            await dying
         await world.settled()
-        return True
     finally:
         world.disarm(case.service)
-        death.cancel()
-        await asyncio.gather(death, return_exceptions=True)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+    return deaths
 
 
 class Yard:
@@ -172,6 +189,7 @@ async def run(
     yard: Yard,
     *,
     side_by_side: int,
+    times: int = 1,
     choose: Callable[[dict[Case, Story]], dict[Case, Story]] = lambda cases: cases,
     stories: Sequence[Story] = STORIES,
     say: Callable[[str], None] = lambda line: None,
@@ -189,7 +207,7 @@ async def run(
     async def work(world: World) -> None:
         while waiting:
             case, story = waiting.pop()
-            outcome = await exercise(world, case, story, sure=case in sure)
+            outcome = await exercise(world, case, story, sure=case in sure, times=times)
             result.outcomes.append(outcome)
             if outcome.wrong or outcome.is_void or len(waiting) % 50 == 0:
                 say(f"{len(waiting)} left; {outcome}")

@@ -74,6 +74,6 @@ async def test_a_death_that_does_not_happen_is_void_and_one_of_another_kind_is_w
             world.mesh["history"].tell(signal.SIGKILL)
 
         outcome = await exercise(world, Case("history", "timeline.appended Nobody"), the_wrong_death)
-        assert not outcome.died and outcome.wrong
+        assert not outcome.deaths and outcome.wrong
     finally:
         await world.close()

@@ -133,8 +133,13 @@ class World:
         draft.write_text(line)
         draft.rename(self._points(service) / "armed")
 
-    def disarm(self, service: str) -> None:
-        (self._points(service) / "armed").unlink(missing_ok=True)
+    def disarm(self, service: str) -> bool:
+        """False if it was not armed any more: then it is dying, or dead."""
+        try:
+            (self._points(service) / "armed").unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def is_armed(self, service: str) -> bool:
         return (self._points(service) / "armed").exists()
