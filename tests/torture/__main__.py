@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from local_mesh.broker import RunningBroker, start_broker
-from tests.support.mesh import SERVICES, RunningMesh
+from tests.crash.forked import Nursery
+from tests.support.mesh import SERVICES, Launch, RunningMesh, launch
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 from tests.torture.run import SETTINGS, Outcome, describe, torture
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="chooses everything; a new one is made up and printed")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="of the services' databases")
     parser.add_argument("--without-faults", action="store_true", help="the control run")
+    parser.add_argument("--forked", action="store_true", help="start processes faster: more faults a minute")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PostgreSQL would outlive us
     # That the broker goes away is what a run is about.
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="dinemesh-torture-"))
-    with _running(folder, options.engine) as (mesh, broker):
+    with _running(folder, options.engine, forked=options.forked) as (mesh, broker):
         outcome = asyncio.run(
             torture(
                 seed,
@@ -64,7 +66,7 @@ def _end(outcome: Outcome, folder: Path) -> int:
 
 
 @contextmanager
-def _running(folder: Path, engine: str) -> Iterator[tuple[RunningMesh, RunningBroker]]:
+def _running(folder: Path, engine: str, *, forked: bool) -> Iterator[tuple[RunningMesh, RunningBroker]]:
     with ExitStack() as stack:
         databases = {}
         if engine == "postgresql":
@@ -74,7 +76,13 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[RunningMesh, RunningBr
         amqp, dist, epmd = free_ports(3)
         broker = start_broker(folder / "rabbitmq", amqp, dist, epmd)
         stack.callback(broker.stop)
-        mesh = RunningMesh(folder, broker.fresh_url(), databases=databases, settings=SETTINGS)
+        start: Launch = launch
+        if forked:
+            nursery = Nursery(folder / "nursery.log")
+            stack.callback(nursery.close)
+            start = nursery.launch
+        url = broker.fresh_url()
+        mesh = RunningMesh(folder, url, databases=databases, settings=SETTINGS, launch=start)
         mesh.start()
         stack.callback(mesh.stop)
         yield mesh, broker

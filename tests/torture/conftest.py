@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from local_mesh.broker import RunningBroker, start_broker
+from tests.crash.forked import Nursery
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -18,7 +19,8 @@ from tests.torture.run import SETTINGS
 @pytest.fixture(autouse=True, scope="session")
 def quiet() -> None:
     """That the broker goes away is what a run is about; thousands of lines do not tell it better."""
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    for noisy in ("aiormq", "dinemesh.kit.bus"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 FreshMesh = Callable[[str], RunningMesh]
@@ -32,9 +34,20 @@ def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     broker.stop()
 
 
+@pytest.fixture(scope="session")
+def torture_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Forks the processes of the meshes, so that a start costs little."""
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
 def fresh_mesh(
-    tmp_path: Path, broker_to_kill: RunningBroker, request: pytest.FixtureRequest
+    tmp_path: Path,
+    broker_to_kill: RunningBroker,
+    torture_nursery: Nursery,
+    request: pytest.FixtureRequest,
 ) -> Iterator[FreshMesh]:
     """Starts a mesh of the test's own on an engine."""
     started: list[RunningMesh] = []
@@ -45,7 +58,9 @@ def fresh_mesh(
             server: PostgresServer = request.getfixturevalue("postgres")
             databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
         url = broker_to_kill.fresh_url()
-        mesh = RunningMesh(tmp_path, url, databases=databases, settings=SETTINGS)
+        mesh = RunningMesh(
+            tmp_path, url, databases=databases, settings=SETTINGS, launch=torture_nursery.launch
+        )
         mesh.start()
         started.append(mesh)
         return mesh

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import Connection, bindparam, text
 
-from dinemesh.kit.bus import Bus
+from dinemesh.kit.bus import Bus, BusUnavailable
 from local_mesh.broker import RunningBroker, answers
 from operations import events
 from tests.support.mesh import RunningMesh, state_of
@@ -245,7 +245,15 @@ async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomi
 
 
 async def _send_again(scene: Scene, queue: str, message: AbstractIncomingMessage) -> None:
-    await scene.bus.publish_to_queue(message.body, queue, event_id=message.message_id or "")
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            await scene.bus.publish_to_queue(message.body, queue, event_id=message.message_id or "")
+            return
+        except BusUnavailable:  # our own way to a broker that was killed just before comes back, too
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.1)
 
 
 async def _taken(scene: Scene, queue: str, held: list[AbstractIncomingMessage]) -> int:

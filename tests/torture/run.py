@@ -86,6 +86,7 @@ async def torture(
     engine: str = "sqlite",
     with_faults: bool = True,
     blows: Sequence[Blow] | None = None,
+    clients: int = CLIENTS,
 ) -> Outcome:
     """Runs it on a mesh that has just been started. `blows` takes the place of the faults that the seed
     chooses; then the run ends after the last of them."""
@@ -102,7 +103,7 @@ async def torture(
             elif with_faults:
                 lanes = (plan.blows_to_processes(seed), plan.blows_to_events(seed))
             run = _Run(outcome, town, mesh, broker, bus, time.monotonic() + seconds)
-            await run.live(plan.stories(seed), lanes)
+            await run.live(plan.stories(seed), lanes, clients)
             await run.rest()
             await run.ask_again()
             await run.judge()
@@ -144,12 +145,12 @@ class _Run:
     def _over(self) -> bool:
         return time.monotonic() > self._end
 
-    async def live(self, stories: Iterator[Story], lanes: Sequence[Iterator[Blow]]) -> None:
+    async def live(self, stories: Iterator[Story], lanes: Sequence[Iterator[Blow]], many: int) -> None:
         """Stories and faults, then the healing; ends when the last story has ended."""
         scene = Scene(self._town, self._mesh, self._broker, self._bus, self._begin)
-        async with asyncio.TaskGroup() as clients:
-            for _ in range(CLIENTS):
-                clients.create_task(self._client(stories))
+        async with asyncio.TaskGroup() as talking:
+            for _ in range(many):
+                talking.create_task(self._client(stories))
             async with asyncio.TaskGroup() as blows:
                 for lane in lanes:
                     blows.create_task(self._faults(scene, lane))

@@ -8,7 +8,10 @@ from local_mesh.broker import RunningBroker
 from tests.torture.conftest import FreshMesh
 from tests.torture.run import describe, torture
 
-FOUND: list[tuple[int, float, str]] = []
+FOUND = [
+    # The restaurant heard so little that nothing could be reordered: void.
+    pytest.param(11, 8, "postgresql", id="11"),
+]
 
 
 @pytest.mark.timeout(600)
