@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for engine in engines:
             database = postgres.fresh if postgres and engine == "postgresql" else _sqlite(folder)
-            yard = Yard(folder / engine, nursery, broker.fresh_url, database)
+            yard = Yard(folder / engine, nursery.launch, broker.fresh_url, database)
             results.append(_exercise(engine, yard, options))
             print(results[-1], flush=True)
     finally:

@@ -39,11 +39,8 @@ class Nursery:
 
     def launch(self, module: str, environment: dict[str, str], log: Path) -> Forked:
         """As tests.support.mesh.launch. The points that it passes are in the folder `points_of(log)`."""
-        points = points_of(log)
-        points.mkdir(exist_ok=True)
-        told = environment | {crash.VARIABLE: str(points)}
-        pid = self.ask({"module": module, "environment": told, "log": str(log)})
-        return Forked(self, pid)
+        told = with_points(environment, log)
+        return Forked(self, self.ask({"module": module, "environment": told, "log": str(log)}))
 
     def ask(self, question: dict[str, Any]) -> Any:
         with self._lock:
@@ -89,6 +86,13 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def with_points(environment: dict[str, str], log: Path) -> dict[str, str]:
+    """An environment in which points are points."""
+    points = points_of(log)
+    points.mkdir(exist_ok=True)
+    return environment | {crash.VARIABLE: str(points)}
 
 
 def points_of(log: Path) -> Path:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from dinemesh.kit import crash
 from tests.crash.cases import Case, Found, Lines, all_points
-from tests.crash.forked import Nursery
 from tests.crash.stories import STORIES, Story
 from tests.crash.world import PAUSE, SETTINGS, World
-from tests.support.mesh import SERVICES, RunningMesh
+from tests.support.mesh import SERVICES, Launch, RunningMesh
 
 DISCOVERIES = 2
 """Runs of each story: what it passes only sometimes depends on who is faster."""
@@ -163,9 +162,9 @@ async def _die_in(world: World, case: Case, story: Story, times: int) -> int:
 class Yard:
     """Where the worlds of a run stand: each a mesh of its own on the same broker."""
 
-    def __init__(self, folder: Path, nursery: Nursery, vhost: Callable[[], str], database: Databases) -> None:
+    def __init__(self, folder: Path, launch: Launch, vhost: Callable[[], str], database: Databases) -> None:
         self._folder = folder
-        self._nursery = nursery
+        self._launch = launch
         self._vhost = vhost
         self._database = database
         self._count = 0
@@ -175,10 +174,11 @@ class Yard:
         folder = self._folder / f"mesh-{self._count}"
         folder.mkdir(parents=True)
         databases = {service: self._database(f"{service}_svc") for service in SERVICES}
-        mesh = RunningMesh(
-            folder, self._vhost(), databases=databases, settings=SETTINGS, launch=self._nursery.launch
-        )
-        await asyncio.to_thread(mesh.start)
+        mesh = RunningMesh(folder, self._vhost(), databases=databases, settings=SETTINGS, launch=self._launch)
+        for part in mesh.parts.values():
+            part.spawn()
+        for part in mesh.parts.values():
+            await asyncio.to_thread(part.wait_until_ready)
         world = World(mesh)
         await world.furnish()
         return world

@@ -11,10 +11,11 @@ import pytest
 
 from local_mesh.broker import RunningBroker
 from tests.crash.cases import Case
-from tests.crash.forked import Nursery
+from tests.crash.forked import Nursery, with_points
 from tests.crash.run import Yard, exercise, run
-from tests.crash.stories import Story, a_card_that_declines
+from tests.crash.stories import Story, a_card_that_declines, reserve
 from tests.crash.world import World
+from tests.support.mesh import Process, launch
 from tests.support.postgres import PostgresServer
 
 SIDE_BY_SIDE = 4
@@ -33,12 +34,12 @@ def on_sqlite(tmp_path: Path, nursery: Nursery, broker: RunningBroker) -> Yard:
     def database(package: str) -> str:
         return f"sqlite:///{tmp_path}/{package}-{uuid.uuid4().hex[:8]}.db"
 
-    return Yard(tmp_path, nursery, broker.fresh_url, database)
+    return Yard(tmp_path, nursery.launch, broker.fresh_url, database)
 
 
 @pytest.fixture
 def on_postgresql(tmp_path: Path, nursery: Nursery, broker: RunningBroker, postgres: PostgresServer) -> Yard:
-    return Yard(tmp_path, nursery, broker.fresh_url, postgres.fresh)
+    return Yard(tmp_path, nursery.launch, broker.fresh_url, postgres.fresh)
 
 
 @pytest.mark.timeout(1200)
@@ -59,6 +60,29 @@ async def test_on_postgresql_too_by_one_death_at_each_point_of_each_service(on_p
     result = await run("postgresql", on_postgresql, side_by_side=SIDE_BY_SIDE, choose=one_each)
     print(result)  # noqa: T201 - shown by `pytest -rP`, and when it fails
     assert result.is_good, result
+
+
+async def test_a_process_that_no_nursery_forked_dies_and_comes_back_in_the_same_way(
+    tmp_path: Path, broker: RunningBroker
+) -> None:
+    def start(module: str, environment: dict[str, str], log: Path) -> Process:
+        return launch(module, with_points(environment, log), log)
+
+    def database(package: str) -> str:
+        return f"sqlite:///{tmp_path}/{package}.db"
+
+    world = await Yard(tmp_path, start, broker.fresh_url, database).world()
+    try:
+        for service, line in (
+            ("reservation", "deposit.call.after CreateReservation Captured"),
+            ("deposit", "provider.charge.after CreateDeposit Charged"),
+            ("restaurant", "inbox.recorded ReservationPlaced"),
+            ("history", "timeline.appended ReservationPlaced"),
+        ):
+            outcome = await exercise(world, Case(service, line), reserve)
+            assert outcome.deaths == 1 and not outcome.wrong, outcome
+    finally:
+        await world.close()
 
 
 async def test_a_death_that_does_not_happen_is_void_and_one_of_another_kind_is_wrong(on_sqlite: Yard) -> None:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds for anything to come to its end, a restart and a hold that expires among it."""
-PAUSE = 0.02
+PAUSE = 0.05
 LONGEST_RETRY = 0.3
 """A client that comes back earlier than it was told to is allowed, and harder."""
 YEAR = 31_536_000
@@ -148,7 +148,7 @@ class World:
         """Waits until an armed service has died at its point, and starts it again. Fails if it died of
         anything else."""
         while self.is_armed(service):  # noqa: ASYNC110 - the process says so by a file
-            await asyncio.sleep(PAUSE / 2)
+            await asyncio.sleep(PAUSE / 5)
         part = self.mesh[service]
         async with self._hands[service]:
             code = await asyncio.to_thread(part.wait_for_exit)
@@ -207,7 +207,7 @@ class World:
                 return picture, report
             if time.monotonic() > end:
                 raise NotSettled(f"not settled after {seconds} s\n{report}")
-            await asyncio.sleep(3 * PAUSE)
+            await asyncio.sleep(2 * PAUSE)
 
     async def dead_letters(self) -> int:
         """Events that a subscriber gave up."""
