@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from local_mesh.broker import RunningBroker, start_broker
-from tests.crash.forked import Nursery
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -34,19 +33,10 @@ def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     broker.stop()
 
 
-@pytest.fixture(scope="session")
-def torture_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Forks the processes of the meshes, so that a start costs little."""
-    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
-    yield nursery
-    nursery.close()
-
-
 @pytest.fixture
 def fresh_mesh(
     tmp_path: Path,
     broker_to_kill: RunningBroker,
-    torture_nursery: Nursery,
     request: pytest.FixtureRequest,
 ) -> Iterator[FreshMesh]:
     """Starts a mesh of the test's own on an engine."""
@@ -58,9 +48,7 @@ def fresh_mesh(
             server: PostgresServer = request.getfixturevalue("postgres")
             databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
         url = broker_to_kill.fresh_url()
-        mesh = RunningMesh(
-            tmp_path, url, databases=databases, settings=SETTINGS, launch=torture_nursery.launch
-        )
+        mesh = RunningMesh(tmp_path, url, databases=databases, settings=SETTINGS)
         mesh.start()
         started.append(mesh)
         return mesh

@@ -342,6 +342,10 @@ class _Run:
         await asyncio.to_thread(part.stop)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("DINEMESH_")}
         process = await asyncio.create_subprocess_exec(
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "--",
             sys.executable,
             "-m",
             "history_svc.main",
