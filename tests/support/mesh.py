@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import jwt
@@ -110,17 +111,58 @@ class Keys:
         return jwt.encode(body | claims, self.private, algorithm="ES256", headers={"kid": self.kid})
 
 
+class Process(Protocol):
+    """What is needed of a child process: what subprocess.Popen has."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+Launch = Callable[[str, dict[str, str], Path], Process]
+"""Starts a module with an environment; what it says goes to the end of a file."""
+
+
+def launch(module: str, environment: dict[str, str], log: Path) -> Process:
+    """`python -m module`."""
+    # It would die with the thread that started it (pdeathsig), and a pool's thread dies with its loop.
+    assert threading.current_thread() is threading.main_thread()
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            # The kernel ends it when the tests are gone, however they went.
+            ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", module],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 class Part:
     """One process of the mesh."""
 
-    def __init__(self, name: str, module: str, port: int, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        port: int,
+        environment: dict[str, str],
+        log: Path,
+        launch: Launch = launch,
+    ) -> None:
         self.name = name
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self.environment = environment
         self.log = log
         self._module = module
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launch = launch
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -132,26 +174,25 @@ class Part:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """Of the process that was started last, once it has ended by itself."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def died(self) -> bool:
+        """Whether it was started and has ended by itself: nobody stopped or killed it."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
     def hangs(self) -> bool:
         """Whether it was stopped by SIGSTOP, as the kernel sees it."""
         return self.running and state_of(self.pid) == "T"
 
     def spawn(self) -> None:
         assert not self.running, f"{self.name} runs already"
-        # It would die with the thread that started it (pdeathsig), and a pool's thread dies with its loop.
-        assert threading.current_thread() is threading.main_thread()
         kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("DINEMESH_")}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                # The kernel ends it when the tests are gone, however they went.
-                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", self._module],
-                env=kept | {f"DINEMESH_{key}": value for key, value in self.environment.items()},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        told = {f"DINEMESH_{key}": value for key, value in self.environment.items()}
+        self._process = self._launch(self._module, kept | told, self.log)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -185,6 +226,16 @@ class Part:
     def kill(self) -> None:
         """kill -9."""
         self._end(signal.SIGKILL)
+
+    def tell(self, signal_: signal.Signals) -> None:
+        """Sends a signal, and waits for nothing."""
+        if self._process is not None:
+            self._process.send_signal(signal_)
+
+    def wait_for_exit(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit code of a process that ends by itself; negative if a signal ended it."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.wait(seconds)
 
     def pause(self) -> None:
         """SIGSTOP: the process hangs, its port stays open."""
@@ -226,6 +277,7 @@ class RunningMesh:
         *,
         databases: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
+        launch: Launch = launch,
     ) -> None:
         """`databases`: SQLAlchemy URL by service, else a SQLite file in `folder`. `settings`: as FAST, which
         they overrule."""
@@ -260,12 +312,12 @@ class RunningMesh:
                 environment["SANDBOX_ADDRESS"] = f"127.0.0.1:{ports['sandbox']}"
             environment |= chosen.get("every", {}) | chosen.get(name, {})
             self.parts[name] = Part(
-                name, f"{name}_svc.main", ports[name], environment, folder / f"{name}.log"
+                name, f"{name}_svc.main", ports[name], environment, folder / f"{name}.log", launch
             )
         environment = {"PORT": str(ports["sandbox"]), "DATABASE_URL": self.databases["sandbox"]}
         environment |= chosen.get("sandbox", {})
         self.parts["sandbox"] = Part(
-            "sandbox", "deposit_svc.sandbox", ports["sandbox"], environment, folder / "sandbox.log"
+            "sandbox", "deposit_svc.sandbox", ports["sandbox"], environment, folder / "sandbox.log", launch
         )
 
     def __getitem__(self, name: str) -> Part:
