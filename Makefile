@@ -13,7 +13,7 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings edge-config token audit dead-letters redrive replay rebuild-history
-.PHONY: help runtime dev page test check format generate openapi bench lock $(RUNTIME_TARGETS)
+.PHONY: help runtime dev page test torture check format generate openapi bench lock $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
@@ -44,6 +44,14 @@ page: runtime
 #? make test [ARGS='-k words']      all tests
 test: dev
 	.venv/bin/python -m pytest $(ARGS)
+
+#? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql]
+#?                                  clients and faults out of one seed, then the books; and a death at every crash point
+SECONDS ?= 600
+ENGINE ?= sqlite
+torture: dev
+	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.crash --all
 
 #? make check                       form, lint, types, layers, contracts
 check: dev

@@ -20,7 +20,7 @@ from deposit_svc import domain, persistence
 from deposit_svc.domain import Applied, Deposit, Instruction, Order, State, Step, VoidOrder
 from deposit_svc.persistence import Cause, Open, OpenCharge, OpenRefund
 from deposit_svc.provider import Charged, ChargeOutcome, Declined, OutcomeUnknown, Provider, Returned
-from dinemesh.kit import telemetry
+from dinemesh.kit import crash, telemetry
 from dinemesh.kit.call import Call, current, time_left, working_on
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
@@ -105,6 +105,8 @@ class Deposits:
         if not is_new:
             self._end(order.deposit_id)
             return order.repeated(deposit)
+        if __debug__:
+            crash.point("charge.intended")
         return await self._background.finish(self._charge(deposit, payment_token), "charge")
 
     async def _shed(self, deposit_id: str, own_calls: int = 0) -> None:
@@ -149,6 +151,8 @@ class Deposits:
             log.error("a charge is not on record yet: %r", error, extra={"deposit_id": intent.deposit_id})
         finally:
             self._end(intent.deposit_id)
+        if __debug__:
+            crash.point("charge.recorded", deposit.state.value if deposit else "IN_DOUBT")
         if deposit is None:
             raise domain.in_doubt()
         return deposit.answer()
@@ -158,11 +162,16 @@ class Deposits:
         timeout = self._limits.charge_timeout_seconds
         if left is not None:
             timeout = min(timeout, max(left - ANSWER_MARGIN_SECONDS, 0.0))
+        if __debug__:
+            crash.point("provider.charge.before")
         try:
-            return await self._provider.charge(intent.deposit_id, intent.amount, payment_token, timeout)
+            outcome = await self._provider.charge(intent.deposit_id, intent.amount, payment_token, timeout)
         except OutcomeUnknown as error:
             log.warning("a charge is in doubt: %s", error, extra={"deposit_id": intent.deposit_id})
             return None
+        if __debug__:
+            crash.point("provider.charge.after", type(outcome).__name__)
+        return outcome
 
     def _leave_to_settling(self, tx: Transaction, deposit_id: str) -> None:
         """The attempt has ended, so there is nothing to wait for."""
@@ -208,6 +217,8 @@ class Deposits:
             if isinstance(instruction, VoidOrder):
                 unseen = domain.tombstone(instruction.deposit_id, customer_id, reservation_id, tx.now)
                 if persistence.add(tx, unseen, settle_time=None):
+                    if __debug__:
+                        crash.point("void.unseen")
                     persistence.note(tx, instruction, Applied.APPLIED)
                     self._outbox.add(tx, domain.DepositVoided(unseen))
                     continue
@@ -223,6 +234,8 @@ class Deposits:
 
         self._move(tx, instruction.deposit_id, decide)
         persistence.note(tx, instruction, applied)
+        if __debug__:
+            crash.point("instruction.noted", f"{type(instruction).__name__} {applied.value}")
         if applied is not Applied.APPLIED:
             log.info(
                 "a money instruction moved nothing",
@@ -245,7 +258,10 @@ class Deposits:
                 raise domain.deposit_not_found()
             return deposit
 
-        return await self._store.write(change)
+        ordered = await self._store.write(change)
+        if __debug__:
+            crash.point("retry_refund.ordered")
+        return ordered
 
     # Settling
 
@@ -272,6 +288,8 @@ class Deposits:
             return [one for one in due if persistence.claim(tx, one, lease)]
 
         claimed = await self._store.write(claim)
+        if __debug__:
+            crash.point("settle.claimed")
         results = await asyncio.gather(*map(self._settle_one, claimed), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -295,17 +313,29 @@ class Deposits:
         """A charge that may still come is looked for first; one that must not come is closed at once."""
         outcome: ChargeOutcome | None = None
         if one.state is State.PENDING:
+            if __debug__:
+                crash.point("provider.find.before")
             outcome = await _patiently(lambda: self._provider.find(one.deposit_id))
+            if __debug__:
+                crash.point("provider.find.after", type(outcome).__name__)
         if outcome is None:
+            if __debug__:
+                crash.point("provider.close.before")
             outcome = await _patiently(lambda: self._provider.close(one.deposit_id))
+            if __debug__:
+                crash.point("provider.close.after", type(outcome).__name__)
         settled = outcome
         await self._store.write(lambda tx: self._record_charge(tx, one.deposit_id, settled))
 
     async def _settle_refund(self, one: OpenRefund) -> None:
         refund = one.refund
+        if __debug__:
+            crash.point("provider.refund.before", f"attempt {refund.attempt}")
         outcome = await _patiently(
             lambda: self._provider.refund(refund.provider_key, one.deposit_id, refund.amount)
         )
+        if __debug__:
+            crash.point("provider.refund.after", f"attempt {refund.attempt} {type(outcome).__name__}")
 
         def decide(tx: Transaction, deposit: Deposit) -> Step | None:
             if isinstance(outcome, Returned):
@@ -362,6 +392,8 @@ class Deposits:
             if step is None:
                 return deposit
             if persistence.save(tx, deposit, step):
+                if __debug__:
+                    crash.point("deposit.moved", step.deposit.standing.value)
                 if step.event is not None:
                     self._outbox.add(tx, step.event)
                 if step.deposit.is_open:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dinemesh.kit import crash
 from dinemesh.kit.store import Store, Transaction
 from history_svc import domain, persistence
 from history_svc.domain import Cursor, Entry, Live, Past, Place
@@ -33,6 +34,8 @@ class Timeline:
     def record(self, tx: Transaction, entry: Entry) -> None:
         """Add what an event tells. Inside the transaction of the inbox, which lets each event in once."""
         persistence.append(tx, entry)
+        if __debug__:
+            crash.point("timeline.appended")
         if entry.origin.customer_id:
             tx.after_commit(functools.partial(self._on_arrival, entry.origin.customer_id))
 

@@ -200,9 +200,17 @@ class RunningBroker:
 
     def start(self, wait_seconds: float = START_SECONDS) -> None:
         """Start what does not run and wait until the broker answers."""
+        self.spawn()
+        self.wait_until_ready(wait_seconds)
+
+    def spawn(self) -> None:
+        """Start what does not run. It dies with the thread that does this."""
         for name in self._commands:
             if name not in self._processes or self._processes[name].poll() is not None:
                 self._processes[name] = self._spawn(name)
+
+    def wait_until_ready(self, wait_seconds: float = START_SECONDS) -> None:
+        """Wait until the broker answers."""
         end = time.monotonic() + wait_seconds
         while not answers(self.ports.amqp):
             if self._processes["rabbitmq"].poll() is not None or time.monotonic() > end:

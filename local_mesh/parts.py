@@ -62,7 +62,8 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
             environment = command.environment | {MARK: str(settings.state_dir)}
             found.append(Part(name, _tied(command.arguments), environment))
     for name, module in MODULES.items():
-        arguments = _tied((sys.executable, "-m", module))
+        # -O leaves out the points at which tests crash a process, and asserts, which only types need.
+        arguments = _tied((sys.executable, "-O", "-m", module))
         found.append(Part(name, arguments, _environment(name, settings, places)))
     arguments = (sys.executable, "-m", "local_mesh.edge", str(places.edge_config))
     arguments += ("--admin", f"127.0.0.1:{settings.edge_admin_port}")

@@ -9,6 +9,7 @@ from dataclasses import astuple
 from datetime import date, datetime, timedelta
 from functools import partial
 
+from dinemesh.kit import crash
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
@@ -254,6 +255,8 @@ class Restaurants:
         raise _too_many_losses()
 
     def _tell(self, tx: Transaction, booking: Booking, event: BookingEvent | None) -> None:
+        if __debug__:
+            crash.point("booking.moved", booking.state.value)
         if event is not None:
             self._outbox.add(tx, event)
         tx.after_commit(lambda: self._changed(booking.restaurant_id))

@@ -37,7 +37,8 @@ class Call:
     """What travels with the work of one request or event.
 
     `causation_id` is the event that caused this work ("" for a request); `traceparent` is W3C trace context;
-    `deadline` is a reading of time.monotonic().
+    `method` is the RPC, the type of the event or the name of the worker; `deadline` is a reading of
+    time.monotonic().
     """
 
     correlation_id: str

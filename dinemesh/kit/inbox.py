@@ -22,7 +22,7 @@ from sqlalchemy import BigInteger, Boolean, Column, MetaData, Table, Text, and_,
 from sqlalchemy.sql.dml import UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
-from dinemesh.kit import call, dead_letters, telemetry
+from dinemesh.kit import call, crash, dead_letters, telemetry
 from dinemesh.kit.bus import BROKER_ERRORS, Bus, BusUnavailable, Deliveries, dead_letter_queue, deliveries
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreUnavailable, Transaction
 
@@ -181,6 +181,8 @@ class Inbox:
         row = {"subscriber": name, "event_id": event.event_id, "receive_time": tx.now}
         if not tx.changed(statements.record, row):
             return False
+        if __debug__:
+            crash.point("inbox.recorded")
         handle = self.handler(event)
         if handle is not None and self._is_news(tx, statements, event):
             handle(tx, event)
@@ -237,6 +239,7 @@ def _call_of(event: Received[Any]) -> call.Call:
         correlation_id=event.correlation_id,
         causation_id=event.event_id,
         traceparent=event.traceparent,
+        method=event.type,
     )
 
 
@@ -295,7 +298,11 @@ class Consumer:
             await self._bus.declare_subscriber(channel, queue, self.subscription.bindings)
             if not await self._inbox.caught_up():
                 await self._catch_up()
+                if __debug__:
+                    crash.point("inbox.log.read")
                 await self._inbox.set_caught_up(True)
+                if __debug__:
+                    crash.point("inbox.log.recorded")
             self.caught_up.set()
             arrived = await deliveries(channel, queue)
             last = 0
@@ -346,7 +353,11 @@ class Consumer:
         """Commit the effects of a batch, then acknowledge it, at once where all went well."""
         outcomes = await asyncio.gather(*map(self._take_one, batch))
         if _DONE.issuperset(outcomes):
+            if __debug__:
+                crash.point("inbox.ack.before")
             await batch[-1].ack(multiple=True)
+            if __debug__:
+                crash.point("inbox.ack.after")
             return
         pause = False
         for message, outcome in zip(batch, outcomes, strict=True):

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from dinemesh.event.v1 import envelope_pb2
-from dinemesh.kit import call, telemetry
+from dinemesh.kit import call, crash, telemetry
 from dinemesh.kit.bus import Bus, BusUnavailable
 from dinemesh.kit.store import Instant, Store, StoreUnavailable, Transaction
 
@@ -121,6 +121,8 @@ class Outbox:
             },
         )
         tx.after_commit(self._wake)
+        if __debug__:
+            crash.did(outgoing.routing_key)
         return event_id
 
     def on_added(self, wake: Callable[[], None]) -> None:
@@ -189,14 +191,22 @@ class Relay:
         if not self._bus.can_publish:
             return 0
         rows = await self._store.write(self._claim)
+        if __debug__:
+            crash.point("outbox.claimed", "some" if rows else "nothing")
         outcomes = await asyncio.gather(*(self._publish(row) for row in rows))
         sent = [row.position for row, confirmed in zip(rows, outcomes, strict=True) if confirmed]
         unsent = [row.position for row, confirmed in zip(rows, outcomes, strict=True) if not confirmed]
         if rows:
+            if __debug__:
+                crash.point("outbox.mark_sent.before")
             await self._store.write(lambda tx: self._settle(tx, sent, unsent))
+            if __debug__:
+                crash.point("outbox.mark_sent.after")
         return len(sent)
 
     async def _publish(self, row: _Row) -> bool:
+        if __debug__:
+            crash.point("outbox.publish.before", row.routing_key)
         try:
             await self._bus.publish(row.envelope, row.routing_key, event_id=row.event_id)
         except BusUnavailable as error:
@@ -205,6 +215,8 @@ class Relay:
             with call.working_on(call.Call(envelope.correlation_id, envelope.causation_id)):
                 log.warning("event %s is not confirmed: %s", row.event_id, error)
             return False
+        if __debug__:
+            crash.point("outbox.publish.confirmed", row.routing_key)
         return True
 
     def _drop_claims_of_the_dead(self, tx: Transaction) -> None:
@@ -227,7 +239,9 @@ class Relay:
             .values(claim_until=tx.now + self._lease)
             .returning(columns.position, columns.event_id, columns.routing_key, columns.envelope)
         )
-        rows = (_Row(row.position, row.event_id, row.routing_key, row.envelope) for row in tx.execute(claim))
+        rows = [_Row(row.position, row.event_id, row.routing_key, row.envelope) for row in tx.execute(claim)]
+        if __debug__:
+            crash.did(f"claims {'some' if rows else 'nothing'}")
         return sorted(rows, key=lambda row: row.position)
 
     def _settle(self, tx: Transaction, sent: Sequence[int], unsent: Sequence[int]) -> None:
@@ -236,6 +250,8 @@ class Relay:
             tx.execute(update(self._table).where(columns.position.in_(sent)).values(sent_time=tx.now))
         if unsent:
             tx.execute(update(self._table).where(columns.position.in_(unsent)).values(claim_until=None))
+        if __debug__:
+            crash.did("marks")
 
     async def _measure(self) -> None:
         try:

@@ -15,8 +15,8 @@ from google.protobuf import descriptor_pool
 from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from dinemesh.kit import crash, migrate, reflection
 from dinemesh.kit import log as logs
-from dinemesh.kit import migrate, reflection
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.health import Health
 from dinemesh.kit.identity import Verifier
@@ -259,10 +259,16 @@ class Service:
             if not working.done():
                 # A proxy sends calls until its next check. stop(grace) alone would drop them.
                 await _first(self._hurry, settings.drain_seconds)
+            if __debug__:
+                crash.point("service.drain.calls")
             self.changes.stop()
             await self._server.stop(settings.stop_grace_seconds)
+            if __debug__:
+                crash.point("service.drain.background")
             await self.background.drain(settings.stop_grace_seconds)
             await cancel(working)
+        if __debug__:
+            crash.point("service.drain.workers")
         for task in reversed(self._running):
             await cancel(task)
         for close in reversed(self._closers):

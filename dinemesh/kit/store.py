@@ -28,7 +28,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.schema import Table
 from sqlalchemy.types import TypeDecorator
 
-from dinemesh.kit import engines, telemetry
+from dinemesh.kit import crash, engines, telemetry
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store_errors import CommitInDoubt, StoreInUse, StoreUnavailable
 
@@ -338,6 +338,8 @@ class Store:
                     item.error.__cause__ = error
                 return
             raise _Spoiled from error
+        if __debug__:
+            crash.points("store.commit.before", (item.context for item in items))
         try:
             connection.commit()
         except Exception as error:
@@ -346,6 +348,8 @@ class Store:
             for item in items:
                 item.error = CommitInDoubt("the outcome of a commit is unknown")
                 item.error.__cause__ = error
+        if __debug__:
+            crash.points("store.commit.after", (item.context for item in items))
 
     @staticmethod
     def _apply(item: _Item[Any], transaction: Transaction) -> None:

@@ -72,7 +72,8 @@ async def keep_running(worker: Worker, name: str) -> None:
     while True:
         started = loop.time()
         try:
-            await worker.run()
+            with working_on(Call(correlation_id="", method=name)):
+                await worker.run()
             log.error("the worker %s ended by itself", name)
         except Exception:
             log.exception("the worker %s failed", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dinemesh.kit import crash
 from dinemesh.kit.store import Transaction
 from reservation_svc.domain import Cause, Kind, Move, Person, Reservation, not_found
 from reservation_svc.usecases.desk import Desk
@@ -35,5 +36,7 @@ async def cancel(desk: Desk, reservation_id: str, who: Person) -> Cancelled:
         return ended
 
     ended = await desk.store.write(change)
+    if __debug__:
+        crash.point("cancel.done", ended.cancelled_by or "")
     refunded = ended.ordered(Kind.REFUND, Cause.CANCELLED)
     return Cancelled(ended, refunded, ended.ordered(Kind.FORFEIT, Cause.CANCELLED))

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from dinemesh.kit import call
+from dinemesh.kit import call, crash
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Store, StoreUnavailable, Transaction
@@ -98,6 +98,8 @@ class Desk:
         for dine_time, seats in had.items():
             if (less := seats - wants.get(dine_time, 0)) > 0:
                 allotment.release(tx, after.restaurant_id, dine_time, less)
+        if __debug__:
+            crash.point("reservation.moved", move.event or after.state)
         closed = move.closed_modification
         if closed is not None:
             reservations.close(tx, closed)
@@ -171,7 +173,11 @@ class Desk:
         if timeout < _SHORTEST_CHARGE_SECONDS:
             return NotCharged()  # the time was used up before deposit was asked, and says nothing of deposit
         begun = time.monotonic()
+        if __debug__:
+            crash.point("deposit.call.before")
         outcome = await self.deposits.create(charge, timeout)
+        if __debug__:
+            crash.point("deposit.call.after", type(outcome).__name__)
         waited_out = time.monotonic() - begun > timeout - _EARLY_ANSWER_SECONDS
         if not (isinstance(outcome, Unknown) and waited_out and timeout < _PATIENT_SECONDS):
             attempt.outcome = outcome

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 
+from dinemesh.kit import crash
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Transaction
 from reservation_svc.domain import (
@@ -62,7 +63,11 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
         except CommitInDoubt:
             amended = await desk.write_at_last(partial(_amend, desk, change, ids, None))
         if not amended.is_waiting:
+            if __debug__:
+                crash.point("modify.done")
             return amended.reservation
+        if __debug__:
+            crash.point("modify.pending")
         asked = amended.reservation
         line = asked.line(ids.deposit_id)
         assert line is not None
@@ -76,6 +81,8 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
         )
         outcome = await desk.charge(attempt, charge)
     settled, wanted = await desk.write_at_last(partial(_conclude, desk, asked, ids, outcome))
+    if __debug__:
+        crash.point("modify.concluded", wanted.state)
     if wanted.state is not ModificationState.FAILED:
         return settled
     retry_after = desk.limits.retry_after

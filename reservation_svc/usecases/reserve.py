@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 
+from dinemesh.kit import crash
 from dinemesh.kit.refusal import Refusal, invalid_all
 from dinemesh.kit.store import CommitInDoubt, Transaction
 from reservation_svc.domain import (
@@ -61,6 +62,8 @@ async def _reserve(desk: Desk, order: Order) -> Reservation:
             return await _earlier_answer(desk, order, busy)
         if held.reservation_id != ids.reservation_id or held.state is not State.PENDING_DEPOSIT:
             return held
+        if __debug__:
+            crash.point("reserve.pending")
         charge = Charge(
             ids.deposit_id,
             ids.reservation_id,
@@ -71,6 +74,8 @@ async def _reserve(desk: Desk, order: Order) -> Reservation:
         )
         outcome = await desk.charge(attempt, charge)
     settled = await desk.write_at_last(partial(_conclude, desk, held, ids.deposit_id, outcome))
+    if __debug__:
+        crash.point("reserve.concluded", settled.state)
     return _answer(desk, settled, outcome)
 
 
@@ -128,6 +133,8 @@ def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
         check_slot(tx, seen.restaurant, seen.slot, order.dine_time, order.party_size)
         if not allotment.hold(tx, order.restaurant_id, order.dine_time, order.party_size):
             raise no_seats()
+        if __debug__:
+            crash.point("reserve.seats_held")
         target = RequestRecord(order.body_hash, ids.reservation_id)
         if requests.point(tx, order.customer_id, order.request_id, record, target):
             break

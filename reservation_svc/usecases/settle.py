@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from dinemesh.kit import crash
 from dinemesh.kit.store import Transaction
 from reservation_svc.domain import Move, Reservation
 from reservation_svc.persistence import reservations
@@ -19,6 +20,8 @@ async def settle(desk: Desk) -> None:
     """One turn of the settling task. Several pods may run it: every move is guarded."""
     while True:
         due = await desk.store.read(lambda tx: reservations.due(tx, tx.now, BATCH))
+        if __debug__:
+            crash.point("settle.due", "some" if due else "nothing")
         await asyncio.gather(*(desk.store.write(partial(_look_at, desk, one)) for one in due))
         if len(due) < BATCH:
             return

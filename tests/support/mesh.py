@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc
@@ -23,9 +23,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
 
 from tests.support.ports import free_ports
-from tests.support.process import ROOT, NotHealthy, Process
+from tests.support.process import ROOT, Child, NotHealthy, Process, spawn
 
-__all__ = ["FAST", "ROOT", "SERVICES", "Keys", "Part", "RunningMesh", "state_of"]
+__all__ = ["FAST", "ROOT", "SERVICES", "Child", "Keys", "Launch", "Part", "RunningMesh", "launch", "state_of"]
 
 SERVICES = ("reservation", "deposit", "restaurant", "history")
 
@@ -105,15 +105,33 @@ class Keys:
         return jwt.encode(body | claims, self.private, algorithm="ES256", headers={"kid": self.kid})
 
 
+Launch = Callable[[str, dict[str, str], Path], Child]
+"""Starts a module with an environment; what it says goes to the end of a file."""
+
+
+def launch(module: str, environment: dict[str, str], log: Path) -> Child:
+    """`python -m module`. The kernel ends it when the tests are gone, however they went."""
+    return spawn(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", module], environment, log)
+
+
 class Part(Process):
     """One process of the mesh."""
 
-    def __init__(self, name: str, module: str, port: int, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        port: int,
+        environment: dict[str, str],
+        log: Path,
+        launch: Launch = launch,
+    ) -> None:
         super().__init__(name, log)
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self.environment = environment
         self._module = module
+        self._launch = launch
 
     @property
     def hangs(self) -> bool:
@@ -122,11 +140,8 @@ class Part(Process):
 
     def spawn(self) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("DINEMESH_")}
-        self.run(
-            # The kernel ends it when the tests are gone, however they went.
-            ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", self._module],
-            kept | {f"DINEMESH_{key}": value for key, value in self.environment.items()},
-        )
+        told = {f"DINEMESH_{key}": value for key, value in self.environment.items()}
+        self.follow(lambda: self._launch(self._module, kept | told, self.log))
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -175,6 +190,7 @@ class RunningMesh:
         *,
         databases: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, str]] | None = None,
+        launch: Launch = launch,
     ) -> None:
         """`databases`: SQLAlchemy URL by service, else a SQLite file in `folder`. `settings`: as FAST, which
         they overrule."""
@@ -209,12 +225,12 @@ class RunningMesh:
                 environment["SANDBOX_ADDRESS"] = f"127.0.0.1:{ports['sandbox']}"
             environment |= chosen.get("every", {}) | chosen.get(name, {})
             self.parts[name] = Part(
-                name, f"{name}_svc.main", ports[name], environment, folder / f"{name}.log"
+                name, f"{name}_svc.main", ports[name], environment, folder / f"{name}.log", launch
             )
         environment = {"PORT": str(ports["sandbox"]), "DATABASE_URL": self.databases["sandbox"]}
         environment |= chosen.get("sandbox", {})
         self.parts["sandbox"] = Part(
-            "sandbox", "deposit_svc.sandbox", ports["sandbox"], environment, folder / "sandbox.log"
+            "sandbox", "deposit_svc.sandbox", ports["sandbox"], environment, folder / "sandbox.log", launch
         )
 
     def __getitem__(self, name: str) -> Part:

@@ -77,8 +77,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: read the resource again, or repeat with the same request_id, which never acts twice.
     """
     REASON_TRY_AGAIN_LATER: _Reason.ValueType  # 11
-    """The system is busy, or cannot take a deposit at the moment. Nothing stays reserved, and in the end nothing
-    stays charged. Comes with RetryInfo. Remedy: repeat with the same request_id after that time.
+    """The system is busy, is starting, or cannot take a deposit at the moment. Of this call nothing stays reserved, and
+    in the end nothing stays charged; what an earlier call with the same request_id did, stands. Comes with RetryInfo.
+    Remedy: repeat with the same request_id after that time.
     """
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 12
     """This request_id was used before with different contents.
@@ -241,8 +242,9 @@ REASON_OUTCOME_UNKNOWN: Reason.ValueType  # 10
 Remedy: read the resource again, or repeat with the same request_id, which never acts twice.
 """
 REASON_TRY_AGAIN_LATER: Reason.ValueType  # 11
-"""The system is busy, or cannot take a deposit at the moment. Nothing stays reserved, and in the end nothing
-stays charged. Comes with RetryInfo. Remedy: repeat with the same request_id after that time.
+"""The system is busy, is starting, or cannot take a deposit at the moment. Of this call nothing stays reserved, and
+in the end nothing stays charged; what an earlier call with the same request_id did, stands. Comes with RetryInfo.
+Remedy: repeat with the same request_id after that time.
 """
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 12
 """This request_id was used before with different contents.

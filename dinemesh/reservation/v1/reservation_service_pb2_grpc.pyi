@@ -44,10 +44,11 @@ class ReservationServiceStub:
     Answers with the reservation PENDING_ACCEPTANCE (paid, offered to the restaurant), or CANCELLED if a cancel
     came in between. Idempotent by request_id, per customer: the same id with the same contents reserves at most
     once and charges at most once; a repetition gets the reservation as it now stands, or the same CARD_DECLINED.
-    After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id.
+    After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
+    own call, and an earlier one whose answer was lost may have reserved.
 
-    Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; nothing stays
-    reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
+    Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
+    stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
     DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
     than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
     """
@@ -101,10 +102,11 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     Answers with the reservation PENDING_ACCEPTANCE (paid, offered to the restaurant), or CANCELLED if a cancel
     came in between. Idempotent by request_id, per customer: the same id with the same contents reserves at most
     once and charges at most once; a repetition gets the reservation as it now stands, or the same CARD_DECLINED.
-    After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id.
+    After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
+    own call, and an earlier one whose answer was lost may have reserved.
 
-    Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; nothing stays
-    reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
+    Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
+    stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
     DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
     than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
     """
@@ -161,10 +163,11 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         Answers with the reservation PENDING_ACCEPTANCE (paid, offered to the restaurant), or CANCELLED if a cancel
         came in between. Idempotent by request_id, per customer: the same id with the same contents reserves at most
         once and charges at most once; a repetition gets the reservation as it now stands, or the same CARD_DECLINED.
-        After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id.
+        After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
+        own call, and an earlier one whose answer was lost may have reserved.
 
-        Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; nothing stays
-        reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
+        Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
+        stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
         DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
         than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
         """

@@ -1,0 +1,100 @@
+"""Processes of services that a nursery forks, for tests that start hundreds of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dinemesh.kit import crash
+from tests.support.mesh import ROOT
+
+POLL_SECONDS = 0.01
+
+
+class Nursery:
+    """The process that forks. Every service that it started ends with it."""
+
+    def __init__(self, log: Path) -> None:
+        self._lock = threading.Lock()
+        # The kernel ends it with the thread that started it.
+        assert threading.current_thread() is threading.main_thread()
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "tests.crash.nursery"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._hear() == "ready", f"the nursery does not start: {log}"
+
+    def launch(self, module: str, environment: dict[str, str], log: Path) -> Forked:
+        """As tests.support.mesh.launch. The points that it passes are in the folder `points_of(log)`."""
+        told = with_points(environment, log)
+        return Forked(self, self.ask({"module": module, "environment": told, "log": str(log)}))
+
+    def ask(self, question: dict[str, Any]) -> Any:
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(f"{json.dumps(question)}\n")
+            self._process.stdin.flush()
+            return self._hear()
+
+    def close(self) -> None:
+        self._process.communicate(timeout=10)
+
+    def _hear(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the nursery is gone"
+        return json.loads(line)
+
+
+class Forked:
+    """One process, by the names that subprocess.Popen has for it."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self.pid = pid
+        self._nursery = nursery
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            self._code = self._nursery.ask({"poll": self.pid})
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (timeout if timeout is not None else 3600)
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def with_points(environment: dict[str, str], log: Path) -> dict[str, str]:
+    """An environment in which points are points."""
+    points = points_of(log)
+    points.mkdir(exist_ok=True)
+    return environment | {crash.VARIABLE: str(points)}
+
+
+def points_of(log: Path) -> Path:
+    """The folder of the points of the process that writes this log."""
+    return log.with_suffix(".points")

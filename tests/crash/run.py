@@ -1,0 +1,226 @@
+"""Runs every case: a process dies at its point in the middle of a story, is started again, and afterwards
+everything must be as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dinemesh.kit import crash
+from tests.crash.cases import Case, Found, Lines, all_points
+from tests.crash.stories import STORIES, Story
+from tests.crash.world import PAUSE, SETTINGS, World
+from tests.support.mesh import SERVICES, Launch, RunningMesh
+
+DISCOVERIES = 2
+"""Runs of each story: what it passes only sometimes depends on who is faster."""
+TRIES = 4
+"""A story may take another way than it took before; then its case is tried again."""
+LATER_SECONDS = 4.0
+"""A point may be passed so long after a story has ended."""
+
+Databases = Callable[[str], str]
+"""Gives the URL of a new database, with the schema of a package."""
+
+
+@dataclass
+class Outcome:
+    """Of one case. `deaths`: how often the process died at its point, witnessed by exit code and last line.
+    `sure`: its story passes the point every time; of a race, the other order may win in all tries."""
+
+    case: Case
+    story: str
+    sure: bool
+    deaths: int = 0
+    tries: int = 0
+    wrong: str = ""
+
+    @property
+    def is_void(self) -> bool:
+        return self.sure and not self.deaths and not self.wrong
+
+
+@dataclass
+class Result:
+    """Of a run. `never`: points of the code that no story passes."""
+
+    engine: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    never: list[str] = field(default_factory=list)
+    dead_letters: int = 0
+    seconds: float = 0.0
+
+    @property
+    def wrong(self) -> list[Outcome]:
+        return [one for one in self.outcomes if one.wrong]
+
+    @property
+    def void(self) -> list[Outcome]:
+        return [one for one in self.outcomes if one.is_void]
+
+    @property
+    def is_good(self) -> bool:
+        return bool(self.outcomes) and not (self.wrong or self.void or self.never or self.dead_letters)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def _lines(result: Result) -> list[str]:
+    deaths = sum(one.deaths for one in result.outcomes)
+    missed = [one for one in result.outcomes if not (one.deaths or one.wrong or one.sure)]
+    lines = [
+        f"crash points on {result.engine}: {len(all_points())} points, {len(result.outcomes)} cases, "
+        f"{deaths} deaths, {len(result.wrong)} violations, {len(result.void)} void, "
+        f"{result.seconds:.0f} s",
+    ]
+    for service in SERVICES:
+        mine = [one for one in result.outcomes if one.case.service == service]
+        points = {one.case.point for one in mine}
+        deaths = sum(one.deaths for one in mine)
+        lines.append(f"  {service:<12} {len(points):>3} points  {len(mine):>4} cases  {deaths:>4} deaths")
+    lines.append(f"  dead letters: {result.dead_letters}")
+    lines.append(f"  orders of a race that did not come up in {TRIES} tries: {len(missed)}")
+    lines += [f"NEVER PASSED  {name}" for name in result.never]
+    lines += [f"VOID  {one.case} (in {one.story}, {one.tries} tries)" for one in result.void]
+    lines += [f"WRONG  {one.case} (in {one.story})\n{one.wrong}" for one in result.wrong]
+    return lines
+
+
+async def discover(worlds: Sequence[World], stories: Sequence[Story]) -> Found:
+    """Every story as it goes when nobody dies: the control run, too."""
+    found = Found({story: [] for story in stories})
+    waiting = deque(story for story in stories for _ in range(DISCOVERIES))
+
+    async def work(world: World) -> None:
+        await world.settled()
+        while waiting:
+            story = waiting.pop()  # the longest are the last
+            found.runs[story].append(await _passed_in(world, story))
+
+    await asyncio.gather(*map(work, worlds))
+    return found
+
+
+async def _passed_in(world: World, story: Story) -> Lines:
+    before = {service: len(world.passed(service)) for service in SERVICES}
+    await story(world)
+    await world.settled()
+    return {service: frozenset(world.passed(service)[before[service] :]) for service in SERVICES}
+
+
+async def exercise(world: World, case: Case, story: Story, *, sure: bool = True, times: int = 1) -> Outcome:
+    """One case, until it has died or often enough not. With `times` above one it may die there again, when it
+    has come back and passes the same point."""
+    outcome = Outcome(case, story.__name__, sure)
+    try:
+        while not outcome.deaths and outcome.tries < TRIES:
+            outcome.tries += 1
+            outcome.deaths = await _die_in(world, case, story, times)
+    except Exception as error:
+        outcome.wrong = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+async def _die_in(world: World, case: Case, story: Story, times: int) -> int:
+    """How often it died."""
+    deaths = 0
+    over = False
+
+    async def die() -> None:
+        nonlocal deaths
+        while deaths < times and not over:
+            world.arm(case.service, case.line)
+            await world.death(case.service, case.line)
+            deaths += 1
+
+    dying = asyncio.create_task(die())
+    try:
+        await asyncio.sleep(0)
+        assert world.is_armed(case.service)
+        await story(world)
+        end = time.monotonic() + LATER_SECONDS
+        while not (deaths or dying.done() or time.monotonic() > end):  # noqa: ASYNC110 - the other end polls, too
+            await asyncio.sleep(PAUSE)
+        over = True
+        if world.disarm(case.service):
+            dying.cancel()
+        else:
+            await dying
+        await world.settled()
+    finally:
+        world.disarm(case.service)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+    return deaths
+
+
+class Yard:
+    """Where the worlds of a run stand: each a mesh of its own on the same broker."""
+
+    def __init__(self, folder: Path, launch: Launch, vhost: Callable[[], str], database: Databases) -> None:
+        self._folder = folder
+        self._launch = launch
+        self._vhost = vhost
+        self._database = database
+        self._count = 0
+
+    async def world(self) -> World:
+        self._count += 1
+        folder = self._folder / f"mesh-{self._count}"
+        folder.mkdir(parents=True)
+        databases = {service: self._database(f"{service}_svc") for service in SERVICES}
+        mesh = RunningMesh(folder, self._vhost(), databases=databases, settings=SETTINGS, launch=self._launch)
+        for part in mesh.parts.values():
+            part.spawn()
+        for part in mesh.parts.values():
+            await asyncio.to_thread(part.wait_until_ready)
+        world = World(mesh)
+        await world.furnish()
+        return world
+
+
+async def run(
+    engine: str,
+    yard: Yard,
+    *,
+    side_by_side: int,
+    times: int = 1,
+    choose: Callable[[dict[Case, Story]], dict[Case, Story]] = lambda cases: cases,
+    stories: Sequence[Story] = STORIES,
+    say: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Discovers, then exercises what `choose` leaves, on so many meshes side by side."""
+    begun = time.monotonic()
+    result = Result(engine)
+    worlds = [await yard.world() for _ in range(side_by_side)]
+    found = await discover(worlds, stories)
+    say(f"discovered in {time.monotonic() - begun:.0f} s: {len(found.cases())} cases")
+    result.never = found.never() if stories is STORIES else []
+    sure = found.cases()
+    waiting = deque(choose(sure | found.sometimes()).items())
+
+    async def work(world: World) -> None:
+        while waiting:
+            case, story = waiting.pop()
+            outcome = await exercise(world, case, story, sure=case in sure, times=times)
+            result.outcomes.append(outcome)
+            if outcome.wrong or outcome.is_void or len(waiting) % 50 == 0:
+                say(f"{len(waiting)} left; {outcome}")
+            if outcome.wrong:
+                # What is wrong there would be found wrong in every case that follows.
+                await world.close()
+                world = await yard.world()
+        result.dead_letters += await world.dead_letters()
+        await world.close()
+
+    await asyncio.gather(*map(work, worlds))
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+__all__ = ["Outcome", "Result", "Yard", "crash", "discover", "exercise", "run"]

@@ -1,0 +1,110 @@
+"""Every point at which a process may die: it dies there, comes back, and the books agree.
+
+A sample of the cases, on both engines; `python -m tests.crash --all` runs them all.
+"""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local_mesh.broker import RunningBroker
+from tests.crash.cases import Case
+from tests.crash.forked import Nursery, with_points
+from tests.crash.run import Yard, exercise, run
+from tests.crash.stories import Story, a_card_that_declines, reserve
+from tests.crash.world import World
+from tests.support.mesh import Child, launch
+from tests.support.postgres import PostgresServer
+
+SIDE_BY_SIDE = 4
+"""Most of a case is waiting, for a lease or a hold to end: so many meshes share two cores well."""
+
+
+def one_of_each_service(cases: dict[Case, Story]) -> dict[Case, Story]:
+    """One death at each point that a service passes. `python -m tests.crash --all` is for all of them."""
+    return {case: cases[case] for case in {(case.service, case.point): case for case in cases}.values()}
+
+
+def one_of_each_point(cases: dict[Case, Story]) -> dict[Case, Story]:
+    """One death at each point, in whichever service."""
+    return {case: cases[case] for case in {case.point: case for case in cases}.values()}
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path / "nursery.log")
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path, nursery: Nursery, broker: RunningBroker) -> Yard:
+    def database(package: str) -> str:
+        return f"sqlite:///{tmp_path}/{package}-{uuid.uuid4().hex[:8]}.db"
+
+    return Yard(tmp_path, nursery.launch, broker.fresh_url, database)
+
+
+@pytest.fixture
+def on_postgresql(tmp_path: Path, nursery: Nursery, broker: RunningBroker, postgres: PostgresServer) -> Yard:
+    return Yard(tmp_path, nursery.launch, broker.fresh_url, postgres.fresh)
+
+
+@pytest.mark.timeout(900)
+async def test_whoever_dies_anywhere_money_seats_and_events_are_as_if_nobody_had(on_sqlite: Yard) -> None:
+    result = await run("sqlite", on_sqlite, side_by_side=SIDE_BY_SIDE, choose=one_of_each_service)
+    print(result)  # noqa: T201 - shown by `pytest -rP`, and when it fails
+    assert result.is_good, result
+
+
+@pytest.mark.timeout(900)
+async def test_on_postgresql_too(on_postgresql: Yard) -> None:
+    result = await run("postgresql", on_postgresql, side_by_side=SIDE_BY_SIDE, choose=one_of_each_point)
+    print(result)  # noqa: T201 - shown by `pytest -rP`, and when it fails
+    assert result.is_good, result
+
+
+async def test_a_process_that_no_nursery_forked_dies_and_comes_back_in_the_same_way(
+    tmp_path: Path, broker: RunningBroker
+) -> None:
+    def start(module: str, environment: dict[str, str], log: Path) -> Child:
+        return launch(module, with_points(environment, log), log)
+
+    def database(package: str) -> str:
+        return f"sqlite:///{tmp_path}/{package}.db"
+
+    world = await Yard(tmp_path, start, broker.fresh_url, database).world()
+    try:
+        for service, line in (
+            ("reservation", "deposit.call.after CreateReservation Captured"),
+            ("deposit", "provider.charge.after CreateDeposit Charged"),
+            ("restaurant", "inbox.recorded ReservationPlaced"),
+            ("history", "timeline.appended ReservationPlaced"),
+        ):
+            outcome = await exercise(world, Case(service, line), reserve)
+            assert outcome.deaths == 1 and not outcome.wrong, outcome
+    finally:
+        await world.close()
+
+
+async def test_a_death_that_does_not_happen_is_void_and_one_of_another_kind_is_wrong(on_sqlite: Yard) -> None:
+    world = await on_sqlite.world()
+    try:
+        never = Case("reservation", "store.commit.before Nobody")
+        outcome = await exercise(world, never, a_card_that_declines)
+        assert outcome.is_void and outcome.tries > 1
+
+        async def the_wrong_death(world: World) -> None:
+            await a_card_that_declines(world)
+            world.disarm("history")
+            world.mesh["history"].tell(signal.SIGKILL)
+
+        outcome = await exercise(world, Case("history", "timeline.appended Nobody"), the_wrong_death)
+        assert not outcome.deaths and outcome.wrong
+    finally:
+        await world.close()

@@ -1,0 +1,58 @@
+"""Runs need a broker that they may kill, and a mesh of their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local_mesh.broker import RunningBroker, start_broker
+from tests.support.mesh import SERVICES, RunningMesh
+from tests.support.ports import free_ports
+from tests.support.postgres import PostgresServer
+from tests.torture.run import SETTINGS
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet() -> None:
+    """That the broker goes away is what a run is about; thousands of lines do not tell it better."""
+    for noisy in ("aiormq", "dinemesh.kit.bus"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+FreshMesh = Callable[[str], RunningMesh]
+
+
+@pytest.fixture(scope="session")
+def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    amqp, dist, epmd = free_ports(3)
+    broker = start_broker(tmp_path_factory.mktemp("rabbitmq-to-kill"), amqp, dist, epmd)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def fresh_mesh(
+    tmp_path: Path,
+    broker_to_kill: RunningBroker,
+    request: pytest.FixtureRequest,
+) -> Iterator[FreshMesh]:
+    """Starts a mesh of the test's own on an engine."""
+    started: list[RunningMesh] = []
+
+    def start(engine: str) -> RunningMesh:
+        databases = {}
+        if engine == "postgresql":
+            server: PostgresServer = request.getfixturevalue("postgres")
+            databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
+        url = broker_to_kill.fresh_url()
+        mesh = RunningMesh(tmp_path, url, databases=databases, settings=SETTINGS)
+        mesh.start()
+        started.append(mesh)
+        return mesh
+
+    yield start
+    for mesh in started:
+        mesh.stop()

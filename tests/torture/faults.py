@@ -1,0 +1,304 @@
+"""The faults of a run. Each is done to real processes and a real broker, and brings a witness of itself.
+
+A fault that finds too little work in flight, or that nobody can see afterwards, raises `NotWitnessed`: then
+the run proves nothing and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from aio_pika.abc import AbstractIncomingMessage
+from sqlalchemy import Connection, bindparam, text
+
+from dinemesh.kit.bus import Bus, BusUnavailable
+from local_mesh.broker import RunningBroker, answers
+from operations import events
+from tests.support.mesh import RunningMesh, state_of
+from tests.torture.books import look
+from tests.torture.plan import OUTBOXES, Blow, Fault, Story, Tale
+from tests.torture.town import Town, Visitor
+
+LEAST_IN_FLIGHT = 3
+"""Calls of clients that have to be under way when a process is hit."""
+LEAST_HELD = 3
+"""Events that have to be caught to be delayed, reordered or doubled."""
+MOST_HELD = 30
+PATIENCE = 60.0
+"""How long a fault waits for work, seconds."""
+CHARGES_IN_FLIGHT = 6
+"""Deposit refuses more charges at once than this."""
+BURST = 2 * CHARGES_IN_FLIGHT
+BURSTS = 6
+REPLAYED_SECONDS = 30.0
+
+
+class NotWitnessed(Exception):
+    """The fault did not happen, or hit nothing: the run is void."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """That a fault happened: `what` was seen, from `begin` to `end` by the monotonic clock."""
+
+    blow: Blow
+    what: str
+    begin: float
+    end: float
+
+
+@dataclass
+class Scene:
+    """Where faults happen. `burst` lets a story of a crowd begin."""
+
+    town: Town
+    mesh: RunningMesh
+    broker: RunningBroker
+    bus: Bus
+    begin_story: Callable[[Awaitable[object]], None]
+    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    @asynccontextmanager
+    async def alone_with(self, *names: str) -> AsyncIterator[None]:
+        """No other fault hits these meanwhile."""
+        async with AsyncExitStack() as stack:
+            for name in sorted(names):
+                await stack.enter_async_context(self.locks[name])
+            yield
+
+    @property
+    def in_flight(self) -> int:
+        return self.town.in_flight.total()
+
+    async def busy(self) -> int:
+        """Waits until enough calls are under way; how many."""
+        await _until(lambda: self.in_flight >= LEAST_IN_FLIGHT, "too few calls were in flight")
+        return self.in_flight
+
+
+async def strike(scene: Scene, blow: Blow) -> Witness:
+    """Does it, undoes it, and says what was seen."""
+    return await _FAULTS[blow.fault](scene, blow)
+
+
+async def _kill(scene: Scene, blow: Blow) -> Witness:
+    async with scene.alone_with(blow.target):
+        part = scene.mesh[blow.target]
+        in_flight, old = await scene.busy(), part.pid
+        begin = time.monotonic()
+        part.kill()
+        _see(state_of(old) == "", f"process {old} lives on")
+        _see(not _is_open(part.port), f"port {part.port} is still open")
+        await asyncio.sleep(blow.seconds)
+        part.spawn()
+        await asyncio.to_thread(part.wait_until_ready)
+        _see(part.pid != old, "the process is the same one")
+        what = f"{in_flight} calls in flight, pid {old} gone, port closed, pid {part.pid} there"
+        return Witness(blow, what, begin, time.monotonic())
+
+
+async def _pause(scene: Scene, blow: Blow) -> Witness:
+    async with scene.alone_with(blow.target):
+        part = scene.mesh[blow.target]
+        in_flight = await scene.busy()
+        begin = time.monotonic()
+        part.pause()
+        try:
+            await asyncio.sleep(blow.seconds)
+            _see(part.hangs, "it did not stand still all the time")
+            stood = time.monotonic() - begin
+        finally:
+            part.resume()
+        _see(not part.hangs, "it stands still for ever")
+        await asyncio.to_thread(part.wait_until_ready)
+        what = f"{in_flight} calls in flight, pid {part.pid} stood still (T) for {stood:.1f} s"
+        return Witness(blow, what, begin, time.monotonic())
+
+
+async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
+    async with scene.alone_with("rabbitmq"):
+        broker = scene.broker
+        in_flight, old = await scene.busy(), broker.pid
+        begin = time.monotonic()
+        broker.kill()
+        _see(state_of(old) == "", f"process {old} lives on")
+        _see(not answers(broker.ports.amqp), "the broker still answers")
+        await asyncio.sleep(blow.seconds)
+        unsent = await _unsent(scene)
+        broker.spawn()
+        await asyncio.to_thread(broker.wait_until_ready)
+        _see(broker.pid != old, "the process is the same one")
+        what = f"{in_flight} calls in flight, pid {old} gone, port closed, {unsent} events waited"
+        return Witness(blow, f"{what}, pid {broker.pid} there", begin, time.monotonic())
+
+
+async def _delay(scene: Scene, blow: Blow) -> Witness:
+    begin = time.monotonic()
+    async with _caught(scene, blow.target) as held:
+        await asyncio.sleep(blow.seconds)
+        late = len(held) - await _taken(scene, blow.target, held)
+        _see(late > 0, "all events were taken before")
+        for message in held:
+            await message.nack(requeue=True)
+    what = f"{late} of {len(held)} events of {blow.target} were kept from it for {blow.seconds:.1f} s"
+    return Witness(blow, what, begin, time.monotonic())
+
+
+async def _reorder(scene: Scene, blow: Blow) -> Witness:
+    begin = time.monotonic()
+    async with _caught(scene, blow.target) as held:
+        order = random.Random(blow.chance).sample(range(len(held)), len(held))
+        if order == sorted(order):
+            order.reverse()
+        for place in order:
+            await _send_again(scene, blow.target, held[place])
+        for message in held:
+            await message.ack()
+    moved = sum(place != was for place, was in enumerate(order))
+    what = f"{moved} of {len(held)} events of {blow.target} stood in another place than before"
+    return Witness(blow, what, begin, time.monotonic())
+
+
+async def _duplicate(scene: Scene, blow: Blow) -> Witness:
+    begin = time.monotonic()
+    async with _caught(scene, blow.target) as held:
+        for message in (*held, *held):
+            await _send_again(scene, blow.target, message)
+        for message in held:
+            await message.ack()
+    what = f"{len(held)} events of {blow.target} were confirmed by the broker twice"
+    return Witness(blow, what, begin, time.monotonic())
+
+
+async def _replay(scene: Scene, blow: Blow) -> Witness:
+    # Not while it stands still: it would hold its database.
+    async with scene.alone_with(blow.target):
+        begin = time.monotonic()
+        count = 0
+        while count == 0 and time.monotonic() < begin + PATIENCE:
+            count = await events.replay(scene.mesh.databases[blow.target], REPLAYED_SECONDS)
+            await asyncio.sleep(0.1)
+        _see(count > 0, f"{blow.target} had sent nothing")
+        what = f"{count} events of {blow.target} became unsent again"
+        return Witness(blow, what, begin, time.monotonic())
+
+
+async def _overload(scene: Scene, blow: Blow) -> Witness:
+    async with scene.alone_with("deposit", "reservation", "sandbox"):
+        begin = time.monotonic()
+        before = await _refused_by_deposit(scene)
+        for turn in range(BURSTS):
+            for story in _crowd(blow, turn):
+                visitor = Visitor(scene.town, story, scene.town.places.easy)
+                scene.begin_story(visitor.reserve_at_last(tries=2))
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end:
+                await asyncio.sleep(0.2)
+                refused = await _refused_by_deposit(scene) - before
+                if refused > 0:
+                    what = f"{refused} attempts were refused by deposit itself (DEPOSIT_OVERLOADED)"
+                    return Witness(blow, what, begin, time.monotonic())
+        raise NotWitnessed(f"{BURSTS} bursts of {BURST}, and deposit refused nobody")
+
+
+def _crowd(blow: Blow, turn: int) -> list[Story]:
+    first = 1_000_000 + (blow.chance % 1_000_000) * BURST * BURSTS + turn * BURST
+    return [
+        Story(first + n, Tale.SLOW_CARD, 1, n % 3, "tok_slow_800", blow.chance + turn * BURST + n, True)
+        for n in range(BURST)
+    ]
+
+
+_FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
+    Fault.KILL: _kill,
+    Fault.PAUSE: _pause,
+    Fault.KILL_BROKER: _kill_broker,
+    Fault.DELAY: _delay,
+    Fault.REORDER: _reorder,
+    Fault.DUPLICATE: _duplicate,
+    Fault.REPLAY: _replay,
+    Fault.OVERLOAD: _overload,
+}
+
+
+@asynccontextmanager
+async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomingMessage]]:
+    """Some events out of the queue, taken from its subscriber by a second consumer beside it."""
+    held: list[AbstractIncomingMessage] = []
+
+    async def keep(message: AbstractIncomingMessage) -> None:
+        held.append(message)
+
+    async with scene.bus.channel(MOST_HELD) as channel:
+        caught = await channel.get_queue(queue, ensure=False)
+        tag = await caught.consume(keep)
+        await _until(lambda: len(held) >= LEAST_HELD, f"too few events came to {queue}")
+        await caught.cancel(tag)
+        yield held
+
+
+async def _send_again(scene: Scene, queue: str, message: AbstractIncomingMessage) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            await scene.bus.publish_to_queue(message.body, queue, event_id=message.message_id or "")
+            return
+        except BusUnavailable:  # our own way to a broker that was killed just before comes back, too
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.1)
+
+
+async def _taken(scene: Scene, queue: str, held: list[AbstractIncomingMessage]) -> int:
+    """How many of these events their subscriber has taken by now."""
+    query = text("SELECT count(*) FROM inbox WHERE subscriber = :queue AND event_id IN :ids")
+    query = query.bindparams(bindparam("ids", expanding=True))
+    values = {"queue": queue, "ids": [message.message_id for message in held]}
+
+    def count(connection: Connection) -> int:
+        return int(connection.execute(query, values).scalar_one())
+
+    return await asyncio.to_thread(look, scene.mesh.databases[queue.partition(".")[0]], count)
+
+
+async def _unsent(scene: Scene) -> int:
+    def count(connection: Connection) -> int:
+        return int(
+            connection.execute(text("SELECT count(*) FROM outbox WHERE sent_time IS NULL")).scalar_one()
+        )
+
+    return sum([await asyncio.to_thread(look, scene.mesh.databases[name], count) for name in OUTBOXES])
+
+
+async def _refused_by_deposit(scene: Scene) -> int:
+    query = text("SELECT count(*) FROM reservations WHERE failure = 'DEPOSIT_OVERLOADED'")
+
+    def count(connection: Connection) -> int:
+        return int(connection.execute(query).scalar_one())
+
+    return await asyncio.to_thread(look, scene.mesh.databases["reservation"], count)
+
+
+async def _until(happened: Callable[[], bool], otherwise: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > end:
+            raise NotWitnessed(otherwise)
+        await asyncio.sleep(0.01)
+
+
+def _see(seen: bool, otherwise: str) -> None:
+    if not seen:
+        raise NotWitnessed(otherwise)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
