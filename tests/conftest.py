@@ -16,6 +16,24 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+LONGEST = ("tests/crash/test_crash_points", "tests/torture/", "tests/mesh/", "tests/edge/test_traps")
+"""What takes longest begins first, so that no worker is left alone with it at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay together when several workers share them (`make test`): those of one file, and all
+    stories of tests/mesh, since the audit after them looks at what they left behind."""
+    for item in items:
+        path = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("mesh" if path.startswith("tests/mesh/") else path))
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """A test that runs a service's `main` here leaves no log of that service to the tests after it."""

@@ -29,7 +29,8 @@ from operations.limits import Limits
 from operations.picture import QUEUES, Sources, Unreadable
 from operations.report import Report
 from tests.mesh.people import City
-from tests.support.mesh import ROOT, NotHealthy, RunningMesh
+from tests.support.mesh import ROOT, RunningMesh
+from tests.support.process import NotHealthy
 from tests.torture import books, plan, tales, truth
 from tests.torture.faults import CHARGES_IN_FLIGHT, NotWitnessed, Scene, Witness, strike
 from tests.torture.plan import PROCESSES, RACES, Blow, Fault, Story
