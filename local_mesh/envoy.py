@@ -12,10 +12,12 @@ import base64
 import functools
 import importlib
 import importlib.metadata
+import ipaddress
+import itertools
 import json
 import math
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ class EdgeValues:
     admin_port: int
     """Where Envoy's own pages are; on 127.0.0.1 whatever `host` is, since they can stop it."""
     reservation: Sequence[str]
-    """Addresses (host:port) of the instances of each service."""
+    """Addresses (host:port) of the instances of each service. A name is looked up in the DNS, and stands for
+    all addresses that it has."""
     deposit: Sequence[str]
     restaurant: Sequence[str]
     history: Sequence[str]
@@ -106,8 +109,12 @@ class EdgeValues:
         }
         for name in (one for one in plain if one.endswith("_seconds")):
             shaped[name] = f"{plain[name]}s"
-        for name in ("reservation", "deposit", "restaurant", "history"):
-            shaped[name] = [_endpoint(address) for address in getattr(self, name)]
+        addresses = {
+            name: getattr(self, name) for name in ("reservation", "deposit", "restaurant", "history")
+        }
+        for name in addresses:
+            shaped[name] = [_endpoint(address) for address in addresses[name]]
+        shaped["discovery"] = _discovery(itertools.chain(*addresses.values()))
         return plain | shaped | documents()
 
 
@@ -308,3 +315,13 @@ def _json(status: status_pb2.Status) -> Any:
 def _endpoint(address: str) -> dict[str, object]:
     host, _, port = address.rpartition(":")
     return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+
+
+def _discovery(addresses: Iterable[str]) -> str:
+    """Envoy takes names only where it is told to look them up."""
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+        except ValueError:
+            return "STRICT_DNS"
+    return "STATIC"

@@ -62,7 +62,7 @@ SAMPLES = (
 )
 
 
-def refresh(mesh: Mesh) -> None:
+def refresh(mesh: Mesh, *, through_the_edge: bool = False) -> None:
     """Make the restaurants that are missing, and open the days that are not open yet.
 
     What staff changed on days that were opened before stays as they left it.
@@ -70,7 +70,7 @@ def refresh(mesh: Mesh) -> None:
     token = tokens.person(mesh.places, "local-mesh", "operator")
     file = mesh.places.state / "samples.json"
     opened: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-    with Services(mesh.settings) as services:
+    with Services(mesh.settings, through_the_edge=through_the_edge) as services:
         for sample in SAMPLES:
             made = ask(
                 services.restaurant.CreateRestaurant,

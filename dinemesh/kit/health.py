@@ -1,8 +1,14 @@
-"""grpc.health.v1: "" and each service's name are ready or not; "live" says only that the event loop runs."""
+"""grpc.health.v1: "" and each service's name are ready or not; "live" says only that the event loop runs.
+
+`python -m dinemesh.kit.health` asks the service at DINEMESH_PORT of this machine whether it is ready, for a
+container that has no better tool.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 LIVE = "live"
+ASK_SECONDS = 2.0
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -91,3 +98,19 @@ class Health:
         for name in sorted({*self._names, LIVE}):
             answer.statuses[name].CopyFrom(_Status(status=self._status(name)))
         return answer
+
+
+def ask(port: int, seconds: float = ASK_SECONDS) -> bool:
+    """Whether what listens on this port of 127.0.0.1 says that it is ready."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=seconds
+            )
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == _Status.SERVING)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if ask(int(os.environ["DINEMESH_PORT"])) else 1)

@@ -1,6 +1,13 @@
-"""Schema changes: each service keeps its alembic migrations in `<package>/migrations`."""
+"""Schema changes: each service keeps its alembic migrations in `<package>/migrations`.
+
+`python -m dinemesh.kit.migrate <package>` applies them to DINEMESH_DATABASE_URL, for a job before a rollout.
+"""
 
 from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
 
 from alembic import command, context
 from alembic.config import Config
@@ -8,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, create_engine, text
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 _URL = "database_url"
@@ -62,3 +70,19 @@ def _engine(url: str) -> Engine:
     return create_engine(
         url, poolclass=NullPool, connect_args={"connect_timeout" if postgres else "timeout": _CONNECT_SECONDS}
     )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line. Exits with 1, nothing changed, where the database cannot be reached."""
+    url = os.environ.get("DINEMESH_DATABASE_URL")
+    if len(arguments) != 1 or not url:
+        sys.exit("usage: DINEMESH_DATABASE_URL=... python -m dinemesh.kit.migrate <package>")
+    try:
+        upgrade(url, arguments[0])
+    except OperationalError as error:
+        sys.exit(f"{arguments[0]}: {error.orig}")
+    sys.stdout.write(f"{arguments[0]}: the schema is up to date\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
