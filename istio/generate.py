@@ -1,8 +1,9 @@
 """The edge in Istio, out of the edge on one machine: edge/routes.yaml and edge/filters.yaml from envoy/.
 
-`python -m istio.generate` writes them. What Istio can say is said in its own words (routes, times, repetitions); what
-it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes, rates, and the shape of
-refusals. Tokens and roles are Istio's: request-authentication.yaml, edge/authorization.yaml.
+`python -m istio.generate` writes them. What Istio can say is said in its own words (routes, times,
+repetitions); what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes,
+rates, and the shape of refusals. Tokens and roles are Istio's: request-authentication.yaml,
+edge/authorization.yaml.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ PORTS = {"reservation": 8081, "deposit": 8082, "history": 8083, "restaurant": 80
 READ_TRY = "3s"
 """What one try of a read has: three of them and their pauses fit into the default deadline of 10 s."""
 
-# The filters of envoy/edge/filters.yaml that Istio does not bring, in their order. These stand before all of Istio's:
-# tokens, roles and limits decide by the path, which the transcoder rewrites.
+# The filters of envoy/edge/filters.yaml that Istio does not bring, in their order. These stand before all of
+# Istio's: tokens, roles and limits decide by the path, which the transcoder rewrites.
 BEFORE_ISTIO = (
     "envoy.filters.http.header_mutation",
     "answers",
@@ -41,8 +42,8 @@ BEFORE_ISTIO = (
     "read the scheme",
     "write the scheme",
 )
-# These need to know who it is.
-BEHIND_ISTIO = ("limit of one", "envoy.filters.http.grpc_stats")
+# It needs to know who it is.
+BEHIND_ISTIO = ("limit of one",)
 
 # What Istio sets by itself, or by where the gateway stands (who is trusted for a client's address).
 CONNECTION = (
@@ -107,14 +108,11 @@ def routes(edge: Doc) -> Doc:
         if "unavailable" in retry["retry_on"]:
             # `gateway-error` is what repeats after perTryTimeout.
             retries |= {"perTryTimeout": READ_TRY, "retryOn": f"{retry['retry_on']},gateway-error"}
-        one["timeout"] = (
-            f"{values.longest_reflection_seconds}s"
-            if to == "reflection"
-            # A watch lasts; the services end each of theirs.
-            else "0s"
-            if "idle_timeout" in route["route"]
-            else f"{values.default_deadline_seconds}s"
-        )
+        if to == "reflection":
+            one["timeout"] = f"{values.longest_reflection_seconds}s"
+        elif "idle_timeout" not in route["route"]:
+            # None for a watch: it lasts, and the services end each of theirs.
+            one["timeout"] = f"{values.default_deadline_seconds}s"
         one["retries"] = retries
         found.append(one)
     return {

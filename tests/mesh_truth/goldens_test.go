@@ -1,0 +1,168 @@
+package meshtruth
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"istio.io/istio/pilot/pkg/features"
+	"istio.io/istio/pilot/test/xds"
+	"istio.io/istio/pkg/config/mesh"
+	"istio.io/istio/pkg/test"
+)
+
+var update = flag.Bool("update", false, "write tests/istio/goldens anew instead of comparing")
+
+const goldens = "../istio/goldens"
+
+// The contracts stand in the edge's configuration three times; the goldens say only where.
+var contracts = regexp.MustCompile(`proto_descriptor_bin: (\S+)`)
+
+const contractsMark = "@contracts"
+
+func forUpstreamEnvoy(t test.Failer) {
+	// Envoy without Istio's additions lacks these two filters.
+	test.SetForTest(t, &features.MetadataExchange, false)
+	test.SetForTest(t, &features.ALPNFilter, false)
+}
+
+// dump is the Envoy configuration that istiod makes for each proxy, by the name of its golden. The edge is that of
+// `dev`, which needs no certificate; TestTheEdgeWithACertificateDecidesAsTheOneWithout holds the other one.
+func dump(t *testing.T, prod, dev shipped) map[string][]byte {
+	t.Helper()
+	found := map[string][]byte{}
+	ds, pods := control(t, prod, 2)
+	for _, service := range services {
+		found[service] = configuration(t, ds, pods.of(t, service, 0), prod)
+	}
+	ds, pods = control(t, dev, 2)
+	found["edge"] = configuration(t, ds, pods.of(t, edgeAccount, 0), dev)
+	return found
+}
+
+// control is istiod over the shipped YAML and its running pods.
+func control(t *testing.T, from shipped, replicas int) (*xds.FakeDiscoveryServer, running) {
+	t.Helper()
+	forUpstreamEnvoy(t)
+	pods := from.running(t, replicas)
+	return xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
+		KubernetesObjects: pods.objects,
+		ConfigString:      from.istio(),
+		MeshConfig:        mesh.DefaultMeshConfig(),
+	}), pods
+}
+
+func configuration(t *testing.T, ds *xds.FakeDiscoveryServer, of pod, from shipped) []byte {
+	t.Helper()
+	proxy := ds.SetupProxy(of.proxy())
+	clusters := keep(ds.Clusters(proxy), func(c *cluster.Cluster) bool { return ours(c.Name) })
+	listeners := keep(ds.Listeners(proxy), func(l *listener.Listener) bool {
+		// The rest is the same for every mesh: plain connections to wherever they go.
+		return l.Name != "virtualOutbound"
+	})
+	endpoints := keep(ds.Endpoints(proxy), func(e *endpoint.ClusterLoadAssignment) bool { return ours(e.ClusterName) })
+	parts := map[string]json.RawMessage{
+		"clusters":  list(t, clusters),
+		"routes":    list(t, keep(ds.Routes(proxy), func(*route.RouteConfiguration) bool { return true })),
+		"listeners": list(t, listeners),
+		"endpoints": list(t, endpoints),
+	}
+	raw, err := json.Marshal(parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set := contracts.FindStringSubmatch(from.istio()); set != nil {
+		raw = bytes.ReplaceAll(raw, []byte(set[1]), []byte(contractsMark))
+	}
+	made, err := tidy(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// Calls; metrics and what stands outside of the mesh have no policy.
+var ours = regexp.MustCompile(`^(in|out)bound\|808[1-4]\|`).MatchString
+
+func keep[T any](all []T, wanted func(T) bool) []T {
+	var kept []T
+	for _, one := range all {
+		if wanted(one) {
+			kept = append(kept, one)
+		}
+	}
+	return kept
+}
+
+func list[T proto.Message](t *testing.T, all []T) json.RawMessage {
+	t.Helper()
+	made := []json.RawMessage{}
+	for _, one := range all {
+		text, err := protojson.Marshal(one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, text)
+	}
+	raw, err := json.Marshal(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// unlikeGoldens says which goldens differ, and from which line on.
+func unlikeGoldens(made map[string][]byte) []string {
+	var problems []string
+	for name, now := range made {
+		file := filepath.Join(goldens, name+".json")
+		before, err := os.ReadFile(file)
+		if err != nil {
+			problems = append(problems, err.Error())
+		} else if !bytes.Equal(before, now) {
+			problems = append(problems, fmt.Sprintf("%s.json: %s", name, firstDifference(before, now)))
+		}
+	}
+	return problems
+}
+
+func firstDifference(before, now []byte) string {
+	old, new := strings.Split(string(before), "\n"), strings.Split(string(now), "\n")
+	for i := range old {
+		if i >= len(new) || old[i] != new[i] {
+			there := ""
+			if i < len(new) {
+				there = new[i]
+			}
+			return fmt.Sprintf("line %d was %q, is %q", i+1, old[i], there)
+		}
+	}
+	return fmt.Sprintf("%d lines more", len(new)-len(old))
+}
+
+func TestTheGoldensAreWhatIstiodMakesOfTheShippedFiles(t *testing.T) {
+	made := dump(t, render(t, prod), render(t, dev))
+	if *update {
+		for name, text := range made {
+			if err := os.WriteFile(filepath.Join(goldens, name+".json"), text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, problem := range unlikeGoldens(made) {
+		t.Errorf("%s (make mesh-goldens writes them anew)", problem)
+	}
+}
