@@ -1,0 +1,88 @@
+"""The Secrets of a cluster that is tried out (k8s/overlays/dev): `python -m local_mesh.cluster`.
+
+Prints them as YAML, for `kubectl create`: passwords made up here and kept nowhere else, reservation's own
+token signed by the keys of this machine. Writes the public keys to where the overlays take them from. In prod
+whoever keeps the databases and issues tokens makes Secrets of the same names and keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Mapping
+
+import yaml
+
+from local_mesh import settings, tokens
+from local_mesh.places import Places
+from local_mesh.settings import BEHIND_THE_EDGE, PREFIX, ROOT
+
+NAMESPACE = "dinemesh"
+JWKS = ROOT / "k8s" / "keys" / "jwks.json"
+ENDPOINTS = tuple(f"{PREFIX}{name}" for name in ("DATABASE_URL", "AMQP_URL"))
+"""Where a service's data lives, and with which password."""
+
+SECRETS: Mapping[str, tuple[str, ...]] = {
+    **{f"{service}-endpoints": ENDPOINTS for service in BEHIND_THE_EDGE},
+    "reservation-token": ("token",),
+    # In dev alone:
+    "postgres": ("POSTGRES_PASSWORD", *(f"{service.upper()}_PASSWORD" for service in BEHIND_THE_EDGE)),
+    "rabbitmq": ("RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS"),
+}
+"""Every Secret that k8s/ refers to, with its keys."""
+
+
+def secret_keys(name: str) -> tuple[str, ...] | None:
+    return SECRETS.get(name)
+
+
+def values(token: str) -> dict[str, dict[str, str]]:
+    """By Secret, what is in it. Other passwords each time."""
+    passwords = {service: secrets.token_urlsafe(24) for service in ("postgres", "rabbitmq", *BEHIND_THE_EDGE)}
+    amqp = f"amqp://dinemesh:{passwords['rabbitmq']}@rabbitmq:5672/"
+    found = {
+        f"{service}-endpoints": {
+            f"{PREFIX}DATABASE_URL": (
+                f"postgresql+psycopg://{service}:{passwords[service]}@postgres:5432/{service}"
+            ),
+            f"{PREFIX}AMQP_URL": amqp,
+        }
+        for service in BEHIND_THE_EDGE
+    }
+    return found | {
+        "reservation-token": {"token": token},
+        "postgres": {
+            "POSTGRES_PASSWORD": passwords["postgres"],
+            **{f"{service.upper()}_PASSWORD": passwords[service] for service in BEHIND_THE_EDGE},
+        },
+        "rabbitmq": {"RABBITMQ_DEFAULT_USER": "dinemesh", "RABBITMQ_DEFAULT_PASS": passwords["rabbitmq"]},
+    }
+
+
+def manifests(made: Mapping[str, Mapping[str, str]]) -> str:
+    return yaml.safe_dump_all(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "namespace": NAMESPACE,
+                "labels": {"app.kubernetes.io/part-of": NAMESPACE},
+            },
+            "type": "Opaque",
+            "stringData": dict(held),
+        }
+        for name, held in made.items()
+    )
+
+
+def main() -> None:
+    places = Places(settings.MeshSettings.state_dir)
+    tokens.write_for_services(places)
+    JWKS.write_text(places.jwks.read_text())
+    token = places.service_token("reservation").read_text()
+    sys.stdout.write(manifests(values(token)))
+
+
+if __name__ == "__main__":
+    main()
