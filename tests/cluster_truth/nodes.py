@@ -1,5 +1,5 @@
-"""Stands in for what a cluster without nodes lacks: kubelets, which report pods as running, and metrics-server,
-which says how much processor time each used. Everything that decides is Kubernetes' own."""
+"""Stands in for what a cluster without nodes lacks: kubelets, which report pods as running, and
+metrics-server, which says how much processor time each used. Everything that decides is Kubernetes' own."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def istio_crds() -> Path:
 
 @functools.cache
 def _version() -> str:
-    found = re.search(r"k8s\.io/kubernetes (v[\d.]+)$", (SOURCES / "go.mod").read_text(), re.MULTILINE)
+    found = re.search(r"^\s*k8s\.io/kubernetes (v[\d.]+)\b", (SOURCES / "go.mod").read_text(), re.MULTILINE)
     assert found is not None
     return found.group(1)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from local_mesh.failure import Failure
@@ -11,15 +14,24 @@ from tests.cluster_truth import programs
 from tests.k8s import rendered
 
 
-def render(overlay: str, root: Path = rendered.ROOT) -> str:
-    """Everything of an overlay, Istio's kinds too."""
-    done = subprocess.run(
-        [programs.kubernetes("kubectl"), "kustomize", root / rendered.OVERLAYS[overlay]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def render(overlay: str, change: Callable[[Path], object] = lambda _: None) -> str:
+    """Everything of an overlay, Istio's kinds too, without the keys of whoever works here.
+
+    change: gets a copy of the project's k8s/ and istio/, to be written into.
+    """
+    with tempfile.TemporaryDirectory(prefix="dinemesh-render-") as folder:
+        root = Path(folder)
+        for name in ("k8s", "istio"):
+            shutil.copytree(rendered.ROOT / name, root / name)
+        (root / "k8s/keys/jwks.json").write_text('{"keys": []}\n')
+        change(root)
+        done = subprocess.run(
+            [programs.kubernetes("kubectl"), "kustomize", root / rendered.OVERLAYS[overlay]],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     if done.returncode != 0:
         raise Failure(f"{overlay}: {done.stderr.strip()}")
     return done.stdout

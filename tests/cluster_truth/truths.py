@@ -5,13 +5,13 @@ No file of `make test`: it builds Kubernetes. There are no nodes; nodes.py stand
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.cluster_truth import programs
@@ -148,23 +148,16 @@ def test_the_scaler_gives_each_deployment_its_number_where_the_file_names_none(p
 
 
 def test_a_pod_that_may_run_as_root_is_refused(prod: ControlPlane) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "root"},
-        "spec": {
-            key: value
-            for key, value in prod.one("deployments", "deposit", APPS)["spec"]["template"]["spec"].items()
-            if key != "securityContext"
-        },
-    }
-    answer = prod.post(f"/api/v1/namespaces/{NAMESPACE}/pods", pod)
-    assert answer.status_code == 403
-    assert "violates PodSecurity" in answer.text
-    pod["spec"]["securityContext"] = prod.one("deployments", "deposit", APPS)["spec"]["template"]["spec"][
-        "securityContext"
-    ]
-    assert prod.post(f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All", pod).status_code == 201
+    spec = prod.one("deployments", "deposit", APPS)["spec"]["template"]["spec"]
+
+    def make(changed: dict[str, Any]) -> httpx.Response:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": changed}
+        return prod.post(f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All", pod)
+
+    assert make(spec).status_code == 201
+    refused = make({key: value for key, value in spec.items() if key != "securityContext"})
+    assert refused.status_code == 403
+    assert "violates PodSecurity" in refused.text
 
 
 def test_nodes_are_emptied_one_pod_at_a_time(prod: ControlPlane, nodes: Nodes) -> None:
@@ -193,9 +186,7 @@ def test_nodes_are_emptied_one_pod_at_a_time(prod: ControlPlane, nodes: Nodes) -
     eventually("the next one may go", lambda: allowed() == 1)
 
 
-def test_a_changed_setting_rolls_the_pods_of_its_service_and_no_others(
-    prod: ControlPlane, tmp_path: Path
-) -> None:
+def test_a_changed_setting_rolls_the_pods_of_its_service_and_no_others(prod: ControlPlane) -> None:
     def versions() -> dict[str, str]:
         """By service, the number of its rollout."""
         return {
@@ -205,14 +196,14 @@ def test_a_changed_setting_rolls_the_pods_of_its_service_and_no_others(
             for one in SERVICES
         }
 
-    for folder in ("k8s", "istio"):
-        shutil.copytree(rendered.ROOT / folder, tmp_path / folder)
+    def change(root: Path) -> None:
+        with (root / "k8s/base/settings/history.env").open("a") as settings:
+            settings.write("DINEMESH_LOG_LEVEL=DEBUG\n")
+
     before = versions()
-    prod.apply(render("prod", tmp_path))
+    prod.apply(render("prod"))
     assert versions() == before  # nothing was changed
-    settings = tmp_path / "k8s/base/settings/history.env"
-    settings.write_text(settings.read_text() + "DINEMESH_LOG_LEVEL=DEBUG\n")
-    prod.apply(render("prod", tmp_path))
+    prod.apply(render("prod", change))
     eventually("history is rolled out", lambda: versions()["history"] == str(int(before["history"]) + 1))
     eventually("three are ready", lambda: ready(prod, "history") == 3)
     assert {**versions(), "history": before["history"]} == before
@@ -226,7 +217,7 @@ def test_a_changed_setting_rolls_the_pods_of_its_service_and_no_others(
 
 
 def test_migrations_are_jobs_that_are_made_anew_for_each_rollout(prod: ControlPlane) -> None:
-    """The three lines of k8s/README.md."""
+    """As k8s/rollout.sh does it."""
     manifests = render("migrations")
     prod.apply(manifests)
     jobs = "-l=app.kubernetes.io/component=migrations"

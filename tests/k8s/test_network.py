@@ -40,11 +40,13 @@ def test_only_the_connections_of_the_design_are_possible(overlay: str) -> None:
 
 
 def test_migrations_reach_their_databases_and_nothing_else() -> None:
-    """They run in the namespace of prod, under its policies too."""
-    both = Cluster([*rendered.objects("prod"), *rendered.objects("migrations")])
-    jobs = {one.name for one in both.workloads if one.kind == "Job"}
-    found = {one for one in connections(both, PORTS) if one[0] in jobs or one[1] in jobs}
-    assert found == {(name, "internet", 5432) for name in jobs} | {(name, "kube-dns", 53) for name in jobs}
+    """At the first rollout alone in the namespace, later under the policies of prod too."""
+    alone = rendered.objects("migrations")
+    for found in (Cluster(alone), Cluster([*rendered.objects("prod"), *alone])):
+        jobs = {one.name for one in found.workloads if one.kind == "Job"}
+        possible = {one for one in connections(found, PORTS) if one[0] in jobs or one[1] in jobs}
+        expected = {(name, "internet", 5432) for name in jobs} | {(name, "kube-dns", 53) for name in jobs}
+        assert possible == expected and len(jobs) == len(SERVICES)
 
 
 def policy(cluster: Cluster, name: str) -> Any:
