@@ -23,7 +23,7 @@ def render(overlay: str, change: Callable[[Path], object] = lambda _: None) -> s
         root = Path(folder)
         for name in ("k8s", "istio"):
             shutil.copytree(rendered.ROOT / name, root / name)
-        (root / "k8s/keys/jwks.json").write_text('{"keys": []}\n')
+        (root / "k8s/keys/jwks.json").write_text('{"keys": []}')
         change(root)
         done = subprocess.run(
             [programs.kubernetes("kubectl"), "kustomize", root / rendered.OVERLAYS[overlay]],
