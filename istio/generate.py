@@ -106,8 +106,9 @@ def routes(edge: Doc) -> Doc:
         }
         retries: Doc = {"attempts": retry["num_retries"], "retryOn": retry["retry_on"]}
         if "unavailable" in retry["retry_on"]:
-            # `gateway-error` is what repeats after perTryTimeout.
-            retries |= {"perTryTimeout": READ_TRY, "retryOn": f"{retry['retry_on']},gateway-error"}
+            # What repeats after perTryTimeout, whoever notices first: reservation-to-deposit.yaml.
+            again = f"{retry['retry_on']},gateway-error,deadline-exceeded"
+            retries |= {"perTryTimeout": READ_TRY, "retryOn": again}
         if to == "reflection":
             one["timeout"] = f"{values.longest_reflection_seconds}s"
         elif "idle_timeout" not in route["route"]:
@@ -150,6 +151,8 @@ def filters(edge: Doc) -> Doc:
         "metadata": {"name": "dinemesh", "namespace": NAMESPACE},
         "spec": {
             "workloadSelector": {"labels": {"istio": "ingressgateway"}},
+            # After those of others, so that what is inserted first stands first.
+            "priority": 10,
             "configPatches": patches,
         },
     }

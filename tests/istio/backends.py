@@ -1,0 +1,68 @@
+"""A gRPC server in deposit's place that is well, sick or hangs as a test says, and counts what arrives."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import grpc
+
+State = Literal["well", "unavailable", "overloaded", "hangs", "internal", "slow"]
+
+CHARGE = "/dinemesh.deposit.v1.DepositService/CreateDeposit"
+READ = "/dinemesh.deposit.v1.DepositService/GetDeposit"
+HEALTH = "/grpc.health.v1.Health/Check"
+SLOW_SECONDS = 0.5
+
+
+class Backend:
+    """One instance. It may be told at any time how to answer."""
+
+    def __init__(self, state: State = "well") -> None:
+        self.state: State = state
+        self.calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._server = grpc.server(ThreadPoolExecutor(128), handlers=(_Everything(self),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._server.stop(0).wait()
+
+    def answer(self, method: str, context: grpc.ServicerContext) -> bytes:
+        with self._lock:
+            self.calls[method] += 1
+        match self.state:
+            case "unavailable":
+                context.abort(grpc.StatusCode.UNAVAILABLE, "this instance is broken")
+            case "overloaded":
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "come back later")
+            case "internal":
+                context.abort(grpc.StatusCode.INTERNAL, "an error of its own")
+            case "hangs":
+                self._stopped.wait(20)
+            case "slow":
+                self._stopped.wait(SLOW_SECONDS)
+        return b""
+
+
+class _Everything(grpc.GenericRpcHandler):
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method = str(details.method)
+        if method.endswith("/Unknown"):
+            return None  # the library says UNIMPLEMENTED
+        decode = _refuse if method.endswith("/Corrupt") else None
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _request, context: self._backend.answer(method, context), request_deserializer=decode
+        )
+
+
+def _refuse(_body: bytes) -> bytes:
+    raise ValueError("bytes that are no message")

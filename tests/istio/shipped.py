@@ -1,0 +1,71 @@
+"""The YAML that is shipped, what istiod made of it, and whether that is of this YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.process import ROOT
+
+FOLDER = ROOT / "istio"
+GOLDENS = Path(__file__).parent / "goldens"
+HASH = GOLDENS / "sources.sha256"
+PROXIES = ("reservation", "deposit", "restaurant", "history", "edge")
+
+Document = dict[str, Any]
+
+
+def read(file: Path) -> list[Document]:
+    """The documents of a file."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [one for one in yaml.load_all(file.read_text(), Loader=loader) if one]
+
+
+def files() -> list[Path]:
+    """What istio/kustomization.yaml names."""
+    (listed,) = read(FOLDER / "kustomization.yaml")
+    return [FOLDER / name for name in listed["resources"]]
+
+
+def documents(kind: str = "") -> list[Document]:
+    """All objects for Istio, or those of a kind."""
+    found = [one for file in files() for one in read(file)]
+    return [one for one in found if kind in ("", one["kind"])]
+
+
+def document(kind: str, name: str) -> Document:
+    (found,) = (one for one in documents(kind) if one["metadata"]["name"] == name)
+    return found
+
+
+def golden(proxy: str) -> Any:
+    """What istiod gives the Envoy of `proxy`: its clusters, routes, listeners and endpoints."""
+    return json.loads((GOLDENS / f"{proxy}.json").read_text())
+
+
+def sources() -> str:
+    """The hash of everything that the goldens are made of: istio/, and of k8s/ what istiod looks at."""
+    found = [*documents(), *(one for file in sorted(FOLDER.glob("plain/*.yaml")) for one in read(file))]
+    for file in sorted((ROOT / "k8s" / "base").glob("*.yaml")):
+        found += [seen for one in read(file) for seen in _seen(one)]
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _seen(one: Document) -> Iterator[object]:
+    match one.get("kind"):
+        case "Service" | "Namespace":
+            yield one
+        case "Deployment" if "labels" in one["spec"]["template"].get("metadata", {}):
+            pod = one["spec"]["template"]
+            ports = [container.get("ports") for container in pod["spec"]["containers"]]
+            yield [pod["metadata"]["labels"], pod["spec"].get("serviceAccountName"), ports]
+
+
+if __name__ == "__main__":
+    HASH.write_text(sources() + "\n")
