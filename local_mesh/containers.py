@@ -22,7 +22,7 @@ ADMIN_PORT = 8090
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         code: int = given.run(given)
     except Failure as failure:
@@ -57,8 +57,9 @@ def _samples(given: argparse.Namespace) -> int:
     return 0
 
 
-def _edge(given: argparse.Namespace) -> int:
-    config = envoy.write(
+def edge_config(given: argparse.Namespace) -> Path:
+    """The edge of these containers: what it was told on the command line, in a file."""
+    return envoy.write(
         envoy.EdgeValues(
             host="0.0.0.0",
             port=given.port,
@@ -69,12 +70,15 @@ def _edge(given: argparse.Namespace) -> int:
         ),
         given.work / "envoy.yaml",
     )
-    return edge.run(config, f"127.0.0.1:{ADMIN_PORT}", edge.DRAIN_SECONDS)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m local_mesh.containers", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+def _edge(given: argparse.Namespace) -> int:
+    return edge.run(edge_config(given), f"127.0.0.1:{ADMIN_PORT}", edge.DRAIN_SECONDS)
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog="python -m local_mesh.containers", description=__doc__)
+    commands = whole.add_subparsers(required=True)
 
     command = commands.add_parser("keys", help="make keys and reservation's token, if there are none")
     _add_private(command)
@@ -103,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", action="append", required=True, metavar="HOST:PORT", help="may be repeated"
         )
     command.set_defaults(run=_edge)
-    return parser
+    return whole
 
 
 def _add_private(command: argparse.ArgumentParser) -> None:

@@ -6,10 +6,11 @@ Out of the package kubernetes-validate; its own function reads four megabytes fo
 from __future__ import annotations
 
 import functools
-import importlib.resources
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -39,6 +40,6 @@ def _definitions() -> Registry[Any]:
 
 
 def _schema(name: str) -> Any:
-    return json.loads(
-        (importlib.resources.files("kubernetes_validate") / FOLDER / f"{name}.json").read_text()
-    )
+    package = importlib.metadata.distribution("kubernetes-validate")
+    file = package.locate_file(f"kubernetes_validate/{FOLDER}/{name}.json")
+    return json.loads(Path(str(file)).read_text())
