@@ -1,11 +1,15 @@
 package meshtruth
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
@@ -88,7 +92,7 @@ func (s shipped) analyzed(t testing.TB) []string {
 		// Nobody has injected a proxy into these pods.
 		{Code: "IST0103", ResourceName: "*"},
 		// "EnvoyFilter exposes internal implementation details": it does. The goldens show what came of it.
-		{Code: "IST0133", ResourceName: "EnvoyFilter dinemesh.istio-ingress"},
+		{Code: "IST0133", ResourceName: "EnvoyFilter istio-ingress/dinemesh"},
 	})
 	var sources []local.ReaderSource
 	add := func(name, text string) {
@@ -98,8 +102,7 @@ func (s shipped) analyzed(t testing.TB) []string {
 		add(one.String(), one.text)
 	}
 	add("gateway", asYAML(t, gatewayService()))
-	add("certificate", "apiVersion: v1\nkind: Secret\nmetadata: {name: dinemesh-edge, namespace: istio-ingress}\n"+
-		"type: kubernetes.io/tls\n")
+	add("certificate", asYAML(t, certificate()))
 	add("namespace", "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-ingress, labels: {istio-injection: enabled}}\n")
 	for i, one := range s.running(t, 2).objects {
 		text := asYAML(t, one)
@@ -109,9 +112,6 @@ func (s shipped) analyzed(t testing.TB) []string {
 	}
 	if err := analyzer.AddTestReaderKubeSource(sources); err != nil {
 		return []string{err.Error()}
-	}
-	if err := analyzer.AddDefaultResources(); err != nil {
-		t.Fatal(err)
 	}
 	stop := make(chan struct{})
 	defer close(stop)
@@ -129,6 +129,24 @@ func (s shipped) analyzed(t testing.TB) []string {
 		}
 	}
 	return problems
+}
+
+// certificate is what prod asks for at the edge.
+func certificate() *corev1.Secret {
+	key, _, root := certify(nil, nil, "")
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Name: "dinemesh-edge", Namespace: edgeNamespace},
+		Type:       corev1.SecretTypeTLS,
+		Data: map[string][]byte{
+			"tls.crt": root,
+			"tls.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
+		},
+	}
 }
 
 func asYAML(t testing.TB, object any) string {

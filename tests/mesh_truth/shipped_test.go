@@ -88,6 +88,8 @@ func read(t testing.TB, text string) document {
 	if err := yaml.Unmarshal([]byte(text), &head); err != nil {
 		t.Fatal(err)
 	}
+	// Without an end of line the next document would begin in the last line of this one.
+	text = strings.TrimRight(text, "\n") + "\n"
 	return document{text, head.APIVersion, head.Kind, head.Namespace, head.Name}
 }
 
@@ -329,8 +331,8 @@ func gatewayService() *corev1.Service {
 		Spec: corev1.ServiceSpec{
 			Selector: gatewayLabels,
 			Ports: []corev1.ServicePort{
-				{Name: "http2", Port: 80, TargetPort: intstr.FromInt32(80)},
-				{Name: "https", Port: 443, TargetPort: intstr.FromInt32(443)},
+				{Name: "http2", Port: 80, Protocol: "TCP", TargetPort: intstr.FromInt32(80)},
+				{Name: "https", Port: 443, Protocol: "TCP", TargetPort: intstr.FromInt32(443)},
 			},
 		},
 	}
