@@ -24,6 +24,7 @@ class Health:
     def __init__(self) -> None:
         self._ready = False
         self._stopping = False
+        self._closed = False
         self._names = {""}
         self._changed = asyncio.Event()
 
@@ -44,8 +45,14 @@ class Health:
         self._set(ready and not self._stopping)
 
     def stop(self) -> None:
-        """Not ready for good, and watches end. "live" stays true: a draining process must not be killed."""
+        """Not ready for good. "live" stays true: a draining process must not be killed. Watches go on: a gRPC
+        client whose watch has ended asks again at once, all through the drain."""
         self._stopping = True
+        self._set(False)
+
+    def close(self) -> None:
+        """Watches end, since the door closes now."""
+        self._closed = True
         self._set(False)
 
     def _set(self, ready: bool) -> None:
@@ -80,7 +87,7 @@ class Health:
             if status != last:
                 yield _Status(status=status)
             last = status
-            if self._stopping:
+            if self._closed:
                 return
             await changed.wait()
 

@@ -262,6 +262,7 @@ class Service:
             if __debug__:
                 crash.point("service.drain.calls")
             self.changes.stop()
+            self.health.close()
             await self._server.stop(settings.stop_grace_seconds)
             if __debug__:
                 crash.point("service.drain.background")
