@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_WIDTH = 120
+from operations.text import indented
 
 
 @dataclass(frozen=True, order=True)
@@ -96,25 +95,14 @@ def _lines(report: Report) -> Iterable[str]:
         yield ""
         yield "Pending (allowed, listed):"
         for pending in sorted(report.pending):
-            yield from _indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
+            yield from indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
     for violation in sorted(report.violations):
         yield ""
-        yield from _indented(f"WRONG  {violation.check}  {violation.subject}", "")
-        yield from _indented(violation.what, "  what: ")
-        yield from _indented(violation.remedy, "  do:   ")
+        yield from indented(f"WRONG  {violation.check}  {violation.subject}", "")
+        yield from indented(violation.what, "  what: ")
+        yield from indented(violation.remedy, "  do:   ")
     yield ""
     if report.clean:
         yield "audit: nothing wrong"
     else:
         yield f"audit: {len(report.violations)} wrong"
-
-
-def _indented(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=indent,
-        subsequent_indent=" " * len(indent),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
