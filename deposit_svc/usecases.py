@@ -115,6 +115,8 @@ class Deposits:
             lambda tx: persistence.known(tx, deposit_id)
         )
         if not known:
+            if __debug__:
+                crash.point("charge.shed")
             raise domain.overloaded()
 
     async def _intend(self, order: Order) -> tuple[Deposit, bool]:
