@@ -60,6 +60,15 @@ torture: dev
 	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.crash --all
 
+#? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
+guards: dev
+	.venv/bin/python -m tests.guards $(ARGS)
+
+#? make rolling [ROUNDS=5]          replace each service by a second instance, under load through the edge
+ROUNDS ?= 5
+rolling: dev
+	.venv/bin/python -m tests.rolling --rounds $(ROUNDS)
+
 #? make check                       form, lint, types, layers, contracts
 check: dev
 	echo "format"    && .venv/bin/ruff format --check .
@@ -86,10 +95,6 @@ openapi: dev
 bench: dev
 	.venv/bin/python -m benchmarks.mesh
 	.venv/bin/python -m benchmarks.edge
-
-#? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
-guards: dev
-	.venv/bin/python -m tests.guards $(ARGS)
 
 #? make lock                        choose versions anew, out of pyproject.toml
 COMPILE = CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
