@@ -309,3 +309,23 @@ async def test_a_proxy_may_ping_a_connection_that_rests_but_not_too_often(
             await asyncio.sleep(pause_seconds)
         writer.close()
     assert (answers[-1] == goaway) == sent_away, answers
+
+
+async def test_a_service_that_drains_does_not_call_itself_ready_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kit_service, "CHECK_SECONDS", 0.01)
+    checks = 0
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+
+    async with serving(tmp_path, arrange=lambda s: s.add_check("all", check), drain_seconds=600) as server:
+        server.service.stop()
+        at = checks
+        await until(lambda: checks > at + 2)
+        server.service.stop()
+        await asyncio.wait_for(server.task, 20)
+    told = capsys.readouterr().out
+    assert (told.count('"message": "ready"'), told.count('"message": "stopping"')) == (1, 1)
