@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from sqlalchemy import func, select
 
 from deposit_svc import persistence
 from deposit_svc.domain import (
@@ -22,7 +23,7 @@ from deposit_svc.domain import (
 )
 from dinemesh.kit.call import Call, current
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store import Store
+from dinemesh.kit.store import Store, Transaction
 from tests.deposit.conftest import CUSTOMER, LIMITS, RESERVATION, Clock, Desk, euros, new_id, until
 from tests.support.logs import logged
 
@@ -480,6 +481,21 @@ async def test_what_settling_logs_belongs_to_the_request_that_it_came_from(desk:
         await desk.settle()
     assert [line["correlation_id"] for line in log.lines("still open")] == ["reserve"]
     desk.provider.down = False
+
+
+async def test_a_step_and_its_event_are_one_transaction(desk: Desk) -> None:
+    deposit = await desk.create()
+    order = ForfeitOrder(new_id(), deposit.deposit_id, euros(30))
+
+    def forfeited_and_rolled_back(tx: Transaction) -> None:
+        desk.deposits.obey(tx, [order], CUSTOMER, RESERVATION)
+        assert tx.execute(select(func.count()).select_from(persistence.outbox)).scalar_one() == 2
+        raise Refusal("NO", "this transaction is not committed")
+
+    with pytest.raises(Refusal):
+        await desk.store.write(forfeited_and_rolled_back)
+    assert await desk.read(deposit.deposit_id) == deposit
+    assert await desk.told(deposit.deposit_id) == ["DepositCaptured"]
 
 
 # Reading
