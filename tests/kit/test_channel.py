@@ -151,7 +151,7 @@ class Instance:
         self.answered = 0
         self._server = grpc.aio.server()
         self.health.add_to(self._server)
-        handler = grpc.unary_unary_rpc_method_handler(self._answer)
+        handler: Any = grpc.unary_unary_rpc_method_handler(self._answer)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("instance.Instance", {"Call": handler}),)
         )
