@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,11 +49,12 @@ def points_in(source: str) -> Iterator[str]:
             yield str(name.value)
 
 
-def all_points() -> list[str]:
+@functools.cache
+def all_points() -> tuple[str, ...]:
     """Of the whole product. A name that stands twice is there twice."""
-    return [
+    return tuple(
         name for module in modules() if module.name != "crash.py" for name in points_in(module.read_text())
-    ]
+    )
 
 
 def _is_point(function: ast.expr) -> bool:

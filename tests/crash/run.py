@@ -125,7 +125,14 @@ async def _passed_in(world: World, story: Story) -> Lines:
 
 
 async def exercise(
-    world: World, case: Case, story: Story, *, sure: bool = True, times: int = 1, tries: int = TRIES
+    world: World,
+    case: Case,
+    story: Story,
+    *,
+    sure: bool = True,
+    times: int = 1,
+    tries: int = TRIES,
+    later_seconds: float = LATER_SECONDS,
 ) -> Outcome:
     """One case, until it has died or often enough not. With `times` above one it may die there again, when it
     has come back and passes the same point."""
@@ -133,7 +140,7 @@ async def exercise(
     try:
         while not outcome.deaths and outcome.tries < tries:
             outcome.tries += 1
-            outcome.deaths = await _die_in(world, case, story, times)
+            outcome.deaths = await _die_in(world, case, story, times, later_seconds)
     except Exception as error:
         outcome.wrong = f"{type(error).__name__}: {error}"
     return outcome
@@ -148,7 +155,7 @@ async def exercise_one_of(world: World, group: Group, *, times: int = 1) -> Outc
     return outcome
 
 
-async def _die_in(world: World, case: Case, story: Story, times: int) -> int:
+async def _die_in(world: World, case: Case, story: Story, times: int, later_seconds: float) -> int:
     """How often it died."""
     deaths = 0
     over = False
@@ -165,7 +172,7 @@ async def _die_in(world: World, case: Case, story: Story, times: int) -> int:
         await asyncio.sleep(0)
         assert world.is_armed(case.service)
         await story(world)
-        end = time.monotonic() + LATER_SECONDS
+        end = time.monotonic() + later_seconds
         while not (deaths or dying.done() or time.monotonic() > end):  # noqa: ASYNC110 - the other end polls, too
             await asyncio.sleep(PAUSE)
         over = True

@@ -114,7 +114,7 @@ async def test_a_death_that_does_not_happen_is_void_and_one_of_another_kind_is_w
     world = await on_sqlite.world()
     try:
         never = Case("reservation", "store.commit.before Nobody")
-        outcome = await exercise(world, never, a_card_that_declines, tries=2)
+        outcome = await exercise(world, never, a_card_that_declines, tries=2, later_seconds=0.2)
         assert outcome.is_void and outcome.tries > 1
 
         async def the_wrong_death(world: World) -> None:
