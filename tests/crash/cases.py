@@ -119,6 +119,14 @@ class Found:
             if Case(service, line) not in sure
         }
 
+    def stories(self, case: Case) -> list[Story]:
+        """All that passed it, at least sometimes."""
+        return [
+            story
+            for story, runs in self.runs.items()
+            if any(case.line in run.get(case.service, ()) for run in runs)
+        ]
+
     def never(self) -> list[str]:
         """Points of the code that no story passes."""
         passed = {line.partition(" ")[0] for run in self._all() for lines in run.values() for line in lines}
