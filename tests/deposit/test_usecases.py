@@ -353,6 +353,15 @@ async def test_a_refund_told_twice_goes_back_once(desk: Desk) -> None:
     assert await desk.told(deposit.deposit_id) == ["DepositCaptured", "DepositRefunded"]
 
 
+async def test_a_forfeit_told_twice_is_kept_once(desk: Desk) -> None:
+    deposit = await desk.create()
+    order = ForfeitOrder(new_id(), deposit.deposit_id, euros(10))
+    await desk.obey(order, order)
+    await desk.obey(order)
+    assert (await desk.read(deposit.deposit_id)).held == 2000
+    assert await desk.told(deposit.deposit_id) == ["DepositCaptured", "DepositForfeited"]
+
+
 async def test_one_deposit_goes_back_in_several_refunds_and_a_forfeit(desk: Desk) -> None:
     deposit = await desk.create()
     await desk.obey(RefundOrder(new_id(), deposit.deposit_id, euros(5)))

@@ -53,7 +53,7 @@ _OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p",
 
 @dataclass(frozen=True)
 class Run:
-    """One run of pytest. `off`: a guard's name or "". `folder`: for what it says and for its temporary files."""
+    """One run of pytest. `off`: a guard's name or "". `folder`: for what it says and its temporary files."""
 
     tests: tuple[str, ...]
     off: str

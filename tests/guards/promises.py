@@ -70,8 +70,8 @@ PROMISES = (
     ),
     Promise(
         7,
-        "Deposit slow, down or overloaded: an answer within the caller's deadline, with a retry time, nothing "
-        "reserved and nothing charged in the end; reads and cancels unaffected.",
+        "Deposit slow, down or overloaded: an answer within the caller's deadline, with a retry time, "
+        "nothing reserved and nothing charged in the end; reads and cancels unaffected.",
         ("tests/mesh/test_deposit_is_sick.py", "tests/edge/test_deposit_is_sick.py"),
     ),
     Promise(

@@ -48,8 +48,8 @@ class Phase:
 def run(
     runs: Sequence[tuple[Sequence[str], Guard | None]], at_once: int
 ) -> Iterator[tuple[int, list[Phase]]]:
-    """Runs these tests, each time without a guard's mechanism or with all, in processes of their own. Gives the
-    number of a run and what pytest saw, in the order in which they end."""
+    """Runs these tests, each time without a guard's mechanism or with all, in processes of their own. Gives
+    the number of a run and what pytest saw, in the order in which they end."""
     with tempfile.TemporaryDirectory(prefix="dinemesh-guards-") as folder:
         asked: list[Run] = []
         for number, (tests, off) in enumerate(runs):

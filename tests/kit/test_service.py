@@ -18,6 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from dinemesh.history.v1 import history_service_pb2 as pb
+from dinemesh.history.v1 import history_service_pb2_grpc as pb_grpc
 from dinemesh.kit import bus as kit_bus
 from dinemesh.kit import service as kit_service
 from dinemesh.kit.service import Service
@@ -176,6 +177,53 @@ async def test_an_orderly_stop_serves_late_calls_finishes_running_ones_and_close
         await server.task
     assert set(order[:2]) == {"call", "background"}
     assert order[2:] == ["second worker", "first worker", "second closer", "first closer"]
+
+
+async def test_what_is_under_way_at_the_stop_is_finished_before_anything_is_closed(tmp_path: Path) -> None:
+    begun, answer_it, finish, order = asyncio.Event(), asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def slow(request: Any, context: Any) -> Any:
+        begun.set()
+        await answer_it.wait()
+        order.append("call")
+        return await answer(request, context)
+
+    async def work_without_a_caller() -> None:
+        await finish.wait()
+        order.append("work")
+
+    async def close() -> None:
+        order.append("closed")
+
+    async def refuses_new_calls() -> None:
+        async with asyncio.timeout(10), grpc.aio.insecure_channel(f"127.0.0.1:{server.service.port}") as new:
+            stub: Any = pb_grpc.HistoryServiceStub(new)
+            servicer.listing = answer
+            while True:
+                try:
+                    await stub.ListTimelineEntries(
+                        pb.ListTimelineEntriesRequest(), metadata=server.token(), timeout=10
+                    )
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE
+                    return
+
+    servicer = Servicer(slow)
+    async with serving(tmp_path, servicer, arrange=lambda service: service.on_close(close)) as server:
+        work = server.service.background.start(work_without_a_caller(), "work")
+        running = asyncio.ensure_future(server.list())
+        await begun.wait()
+        server.service.stop()
+        await refuses_new_calls()
+        await asyncio.wait((running, work), timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+        assert not running.done(), "the call was cut off"
+        answer_it.set()
+        await running
+        await asyncio.wait((work,), timeout=0.2)
+        assert not work.done(), "the work was cut off"
+        finish.set()
+        await asyncio.wait_for(server.task, 10)
+    assert order == ["call", "work", "closed"]
 
 
 async def test_a_second_signal_leaves_out_the_waiting(tmp_path: Path) -> None:

@@ -354,7 +354,9 @@ async def test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again(pod: Po
         pod.deposits.arrived.clear()
         trial = asyncio.create_task(pod.reserve(card="tok_unknown"))
         await pod.deposits.arrived.wait()
+        asked = len(pod.deposits.asked)
         await refused("TRY_AGAIN_LATER", pod.reserve())
+        assert len(pod.deposits.asked) == asked, "a second one was let in beside the trial"
         pod.deposits.gate.set()
         await refused("TRY_AGAIN_LATER", trial)
         assert pod.door.knock() is not None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tests.guards.catalogue import away, bus, events, history, money, requests, restarts, seats, strangers
 from tests.guards.guard import Guard
 
-_ROOMS = (money, requests, seats, events, bus, away, restarts, strangers, history)
+ROOMS = (money, requests, seats, events, bus, away, restarts, strangers, history)
 
-GUARDS: Mapping[str, Guard] = {guard.name: guard for room in _ROOMS for guard in room.GUARDS}
+GUARDS: Mapping[str, Guard] = {guard.name: guard for room in ROOMS for guard in room.GUARDS}
 """By name. A name that is there twice would hide a guard: a test looks after that."""

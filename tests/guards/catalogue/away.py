@@ -34,8 +34,8 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.domain.reservations",
-                "if self.state is State.PENDING_ACCEPTANCE and self.accept_deadline and now >= self.accept_deadline:",
-                "if self.state is State.PENDING_ACCEPTANCE and not self.accept_deadline:",
+                "if self.state is State.PENDING_ACCEPTANCE and self.accept_deadline and now >=",
+                "if self.state is State.PENDING_ACCEPTANCE and not self.accept_deadline and now >=",
             ),
         ),
         (

@@ -132,8 +132,8 @@ GUARDS = (
         (Edit(BUS, '                "x-delivery-limit": DELIVERY_LIMIT,\n', ""),),
         (
             Witness(
-                _KIT
-                + "test_a_message_that_always_fails_becomes_a_dead_letter_and_takes_effect_after_the_cause_is_gone",
+                _KIT + "test_a_message_that_always_fails_becomes_a_dead_letter"
+                "_and_takes_effect_after_the_cause_is_gone",
                 "",
             ),
         ),

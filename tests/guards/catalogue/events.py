@@ -18,7 +18,8 @@ GUARDS = (
             Edit(
                 "dinemesh.kit.outbox",
                 "tx.execute(\n            self._insert,",
-                "second = tx._connection.engine.connect()\n        second.execute(\n            self._insert,",
+                "second = tx._connection.engine.connect()\n"
+                "        second.execute(\n            self._insert,",
             ),
             Edit(
                 "dinemesh.kit.outbox",
@@ -57,7 +58,8 @@ GUARDS = (
                 "deposit_svc.usecases",
                 "self._outbox.add(tx, step.event)",
                 "event = step.event\n"
-                "                    add = lambda: self._store.write(lambda later: self._outbox.add(later, event))\n"
+                "                    write = lambda later: self._outbox.add(later, event)\n"
+                "                    add = lambda: self._store.write(write)\n"
                 '                    tx.after_commit(lambda: self._background.start(add(), "event"))',
             ),
         ),

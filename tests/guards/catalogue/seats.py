@@ -50,7 +50,8 @@ GUARDS = (
             Edit(
                 "reservation_svc.domain.reservations",
                 "if self.modification is not None:\n            wanted = self.modification.terms",
-                "if self.modification is not None and not held:\n            wanted = self.modification.terms",
+                "if self.modification is not None and not held:\n"
+                "            wanted = self.modification.terms",
             ),
         ),
         (

@@ -120,7 +120,7 @@ GUARDS = (
             Edit(
                 "dinemesh.kit.identity",
                 'options={"require": ["exp", "iss", "aud", "sub"], "verify_iat": False},',
-                'options={"verify_signature": False, "verify_exp": False, "verify_aud": False, "verify_iss": False},',
+                'options={"verify_signature": False},',
             ),
         ),
         (Witness(_INTERCEPTORS + "test_without_a_valid_token_a_call_is_unauthenticated", ""),),
