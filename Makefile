@@ -53,12 +53,13 @@ test: dev
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 #? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql]
-#?                                  clients and faults out of one seed, then the books; and a death at every crash point
+#?                                  a death at every crash point; then clients and faults out of one seed; then the books
 SECONDS ?= 600
 ENGINE ?= sqlite
 torture: dev
-	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.crash --all
+	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
+	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 
 #? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
 guards: dev
