@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from local_mesh.broker import start_broker
-from tests.rolling.run import Void, killed, rolling, scene
+from tests.rolling.run import Void, killed, rolling, scene, undrained
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
@@ -50,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     return EXIT_VOID
                 except AssertionError:
                     return EXIT_FAILED
-                failed = await killed(mesh, "reservation")
-                print(f"control: reservation killed instead, failed calls {len(failed)}", flush=True)
-                for one in failed[:3]:
+                failed = await undrained(mesh, "reservation")
+                print(f"control: reservation stopped without a drain, failed calls {len(failed)}", flush=True)
+                crashed = await killed(mesh, "reservation")
+                print(f"control: reservation killed, failed calls {len(crashed)}", flush=True)
+                for one in (*failed[:3], *crashed[:3]):
                     print(f"  {one}", flush=True)
-                return 0 if failed else EXIT_VOID
+                return 0 if crashed else EXIT_VOID
 
         code = asyncio.run(run())
     if code == 0:
