@@ -4,6 +4,7 @@ everything must be as if nothing had happened."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -148,7 +149,7 @@ async def exercise(
 
 async def exercise_one_of(world: World, group: Group, *, times: int = 1) -> Outcome:
     """The first case of several that dies; void if none of some does."""
-    for case, story in group[:TRIES]:
+    for case, story in itertools.islice(itertools.cycle(group), TRIES):
         outcome = await exercise(world, case, story, times=times, tries=1)
         if outcome.deaths or outcome.wrong:
             break
@@ -231,19 +232,26 @@ async def run(
     """Exercises what `choose` leaves, on so many meshes side by side. The cases are discovered first, unless
     they are given."""
     begun = time.monotonic()
-    result = Result(engine)
+    result = Result(engine, cases=cases or {})
     worlds = [await yard.world() for _ in range(side_by_side)]
     found = Found({})
-    sure = cases
-    if cases is None or sure is None:
+    sure: Cases = result.cases
+    if cases is None:
         found = await discover(worlds, STORIES, twice=twice)
         result.never = found.never()
         sure = found.cases()
-        cases = sure | found.sometimes()
+        result.cases = sure | found.sometimes()
         say(f"discovered in {time.monotonic() - begun:.0f} s: {len(sure)} cases")
-    result.cases = cases
     result.discovery_seconds = time.monotonic() - begun
-    waiting = deque(choose(cases))
+    waiting = deque(choose(result.cases))
+
+    async def exercise_alone(world: World, case: Case, story: Story) -> Outcome:
+        outcome = await exercise(world, case, story, sure=case in sure, times=times)
+        for other in found.stories(case):
+            # On a machine that is busier than before, its story may take another way.
+            if outcome.is_void and other is not story:
+                outcome = await exercise(world, case, other, times=times)
+        return outcome
 
     async def work(world: World) -> None:
         while waiting:
@@ -251,12 +259,7 @@ async def run(
             if len(group) > 1:
                 outcome = await exercise_one_of(world, group, times=times)
             else:
-                (case, story) = group[0]
-                outcome = await exercise(world, case, story, sure=case in sure, times=times)
-                for other in found.stories(case):
-                    # On a machine that is busier than before its story may take another way.
-                    if outcome.is_void and other is not story:
-                        outcome = await exercise(world, case, other, times=times)
+                outcome = await exercise_alone(world, *group[0])
             result.outcomes.append(outcome)
             if outcome.wrong or outcome.is_void or len(waiting) % 50 == 0:
                 say(f"{len(waiting)} left; {outcome}")

@@ -23,8 +23,6 @@ from tests.support.postgres import PostgresServer
 
 SIDE_BY_SIDE = 4
 """Most of a case is waiting, for a lease or a hold to end: so many meshes share two cores well."""
-
-
 SEED = 5
 """Says which cases of a point are tried first."""
 ON_POSTGRESQL = 12
@@ -37,9 +35,9 @@ def known() -> dict[Case, Story]:
     return {}
 
 
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path / "nursery.log")
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
     yield nursery
     nursery.close()
 
