@@ -39,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         broker = start_broker(folder / "rabbitmq", amqp, dist, epmd)
         stack.callback(broker.stop)
 
+        def told(fate: str, failed: list[str]) -> None:
+            print(f"control: reservation {fate}, failed calls {len(failed)}", flush=True)
+            for one in failed[:3]:
+                print(f"  {one}", flush=True)
+
         async def run() -> int:
             async with scene(folder, broker, server) as mesh:
                 outcome = await rolling(mesh, options.rounds, at_once=options.at_once)
@@ -50,13 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     return EXIT_VOID
                 except AssertionError:
                     return EXIT_FAILED
-                failed = await undrained(mesh, "reservation")
-                print(f"control: reservation stopped without a drain, failed calls {len(failed)}", flush=True)
-                crashed = await killed(mesh, "reservation")
-                print(f"control: reservation killed, failed calls {len(crashed)}", flush=True)
-                for one in (*failed[:3], *crashed[:3]):
-                    print(f"  {one}", flush=True)
-                return 0 if crashed else EXIT_VOID
+                told("stopped without a drain", await undrained(mesh, "reservation"))
+                failed = await killed(mesh, "reservation")
+                told("killed", failed)
+                return 0 if failed else EXIT_VOID
 
         code = asyncio.run(run())
     if code == 0:

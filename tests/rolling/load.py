@@ -105,7 +105,7 @@ class OverJson:
         except httpx.HTTPError as error:
             raise NoAnswer(repr(error)) from None
         if said.status_code != httpx.codes.OK:
-            raise NoAnswer(f"{said.status_code} {said.text}")
+            raise NoAnswer(f"{said.status_code} {said.text.strip()}")
         return json_format.Parse(said.text, rpc.response())
 
     async def watch(self, rpc: Rpc, request: Message, token: str) -> AsyncIterator[Any]:

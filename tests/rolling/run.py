@@ -26,7 +26,7 @@ from tests.mesh.people import AUTO, City, Place, until
 from tests.mesh.test_audit import QUIET_SECONDS, sources
 from tests.rolling.load import STOPPING, Load, OverGrpc, OverJson, seats_for_all
 from tests.support.edge import RunningEdge
-from tests.support.mesh import SERVICES, Part, RunningMesh, state_of
+from tests.support.mesh import SERVICES, Launch, Part, RunningMesh, launch, state_of
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
@@ -54,7 +54,7 @@ VISITORS, WATCHERS = 2, 2
 """On each way, beside staff and a guest who cannot wait; the watchers watch three things each."""
 LEAST_TAKEN = 5
 """Calls that an instance has answered before the other one is told to stop."""
-LEAST_CALLS = 100
+LEAST_CALLS = 50
 """Calls of a handover by all clients together, below which it proves nothing."""
 NOTICED_SECONDS = 30.0
 LOOK_SECONDS = 0.1
@@ -172,15 +172,16 @@ class Instance(Part):
 class Pair:
     """The two instances of a service, of which between handovers one runs."""
 
-    def __init__(self, mesh: RunningMesh, service: str) -> None:
+    def __init__(self, mesh: RunningMesh, service: str, launch: Launch) -> None:
         one = mesh[service]
         port, metrics_port = free_ports(2)
         there = one.environment | {"PORT": str(port), "METRICS_PORT": str(metrics_port)}
         module = f"{service}_svc.main"
         folder = mesh.folder
         self.service = service
-        self.running = Instance(service, module, one.port, one.environment, folder / f"{service}-1.log")
-        self.resting = Instance(service, module, port, there, folder / f"{service}-2.log")
+        logs = [folder / f"{service}-{number}.log" for number in (1, 2)]
+        self.running = Instance(service, module, one.port, one.environment, logs[0], launch)
+        self.resting = Instance(service, module, port, there, logs[1], launch)
         self.addresses = [self.running.address, self.resting.address]
         if service == "deposit":
             # The edge finds both by itself; that reservation does has to be seen.
@@ -215,11 +216,13 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path, broker: RunningBroker, postgres: PostgresServer) -> AsyncIterator[Scene]:
+async def scene(
+    folder: Path, broker: RunningBroker, postgres: PostgresServer, launch: Launch = launch
+) -> AsyncIterator[Scene]:
     """The first instance of each service runs, and the edge knows it."""
     databases = {name: postgres.fresh(f"{name}_svc") for name in SERVICES}
-    mesh = RunningMesh(folder, broker.fresh_url(), databases=databases, settings=SETTINGS)
-    pairs = {name: Pair(mesh, name) for name in SERVICES}
+    mesh = RunningMesh(folder, broker.fresh_url(), databases=databases, settings=SETTINGS, launch=launch)
+    pairs = {name: Pair(mesh, name, launch) for name in SERVICES}
     for one in pairs["reservation"].both:
         one.environment["DEPOSIT_ADDRESS"] = ",".join(pairs["deposit"].addresses)
     addresses: dict[str, Any] = {name: pair.addresses for name, pair in pairs.items()}
@@ -301,9 +304,7 @@ async def _hand_over(scene: Scene, people: Load, service: str, number: int) -> H
     code = await asyncio.to_thread(old.wait_for_exit, GONE_SECONDS)
     if code != 0 or state_of(old_pid):
         raise Void(f"VOID: {service} (pid {old_pid}) ended with {code}, and not as it was asked to")
-    pair.swap()
-    await scene.sees(service, 1)
-    return Handover(
+    handover = Handover(
         number,
         service,
         old_pid,
@@ -314,6 +315,9 @@ async def _hand_over(scene: Scene, people: Load, service: str, number: int) -> H
         people.calls - calls,
         time.monotonic() - told,
     )
+    pair.swap()
+    await scene.sees(service, 1)
+    return handover
 
 
 async def _join(scene: Scene, pair: Pair) -> None:
