@@ -27,11 +27,13 @@ class Violation:
 
 @dataclass(frozen=True, order=True)
 class Pending:
-    """A state that is allowed, on its way to another, and listed so that nobody has to guess."""
+    """A state that is allowed, on its way to another, and listed so that nobody has to guess. `remedy`: what
+    a person has to do, if it does not go on without."""
 
     state: str
     subject: str
     what: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def _lines(report: Report) -> Iterable[str]:
         yield "Pending (allowed, listed):"
         for pending in sorted(report.pending):
             yield from indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
+            yield from indented(pending.remedy, "    do: ")
     for violation in sorted(report.violations):
         yield ""
         yield from indented(f"WRONG  {violation.check}  {violation.subject}", "")

@@ -29,5 +29,5 @@ def _told(one: Waiting) -> str:
 
 
 def _pending(one: Waiting) -> Pending:
-    # What only a person can end is allowed however long it takes, and says what that person has to do.
-    return Pending(one.kind, one.subject, one.what if one.until else f"{one.what}; {one.remedy}")
+    # What only a person can end is allowed however long it takes.
+    return Pending(one.kind, one.subject, one.what, "" if one.until else one.remedy)

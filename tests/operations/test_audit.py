@@ -15,6 +15,7 @@ from operations.audit import CHECKS, audit, look
 from operations.limits import Limits
 from operations.picture import Sources, Unreadable
 from operations.report import Report
+from operations.text import indented
 from tests.operations.world import PARTY, PRICE, SERVICES, Kept, Record, World, micros
 from tests.support.postgres import PostgresServer
 
@@ -381,7 +382,8 @@ async def test_a_refused_refund_is_listed_for_the_operator(world: World) -> None
     assert report.clean, report
     (listed,) = report.pending
     assert (listed.state, listed.subject) == ("REFUND FAILED", kept.return_id)
-    assert f"make retry-refund DEPOSIT={kept.deposit_id}" in listed.what
+    assert f"make retry-refund DEPOSIT={kept.deposit_id}" in listed.remedy
+    assert listed.remedy in str(report)
 
 
 async def test_a_payment_under_way_is_listed(world: World) -> None:
@@ -457,6 +459,12 @@ async def test_only_what_is_wrong_twice_is_reported(world: World) -> None:
     assert {violation.check for violation in once.violations} == {"seats", "bookings"}
     report, _ = await asyncio.gather(audit(world.sources, patience_seconds=1), repair())
     assert {violation.check for violation in report.violations} == {"bookings"}
+
+
+def test_a_command_is_never_broken_into_two_lines() -> None:
+    command = "make stop SERVICE=reservation"
+    for words in range(1, 60):
+        assert any(command in line for line in indented(f"{'a ' * words}{command}, then more", "  do: "))
 
 
 async def test_an_audit_changes_nothing(world: World) -> None:
