@@ -128,7 +128,7 @@ async def test_more_charges_than_allowed_are_shed_before_anything_is_recorded(de
     await until(lambda: desk.provider.charge_calls >= LIMITS.charges_in_flight)
     shed = new_id()
     with pytest.raises(Refusal) as refusal:
-        await desk.create(shed)
+        await asyncio.wait_for(desk.create(shed), 5)
     assert (refusal.value.reason, refusal.value.retry_after) == ("DEPOSIT_OVERLOADED", 1.0)
     with pytest.raises(AssertionError):
         await desk.read(shed)

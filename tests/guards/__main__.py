@@ -1,7 +1,7 @@
 """`python -m tests.guards`: every mechanism off once, and the test that went red (`make guards`).
 
 `NAME ...` runs these only, `--quick` those that need no broker and no process, `--list` lists them, `--table`
-prints what stands in docs/PROMISES.md. Ends with 1 unless each is RED.
+prints what stands in docs/PROMISES.md, `--write` puts it there. Ends with 1 unless each is RED.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from tests.guards.catalogue import GUARDS
 from tests.guards.guard import Guard
 from tests.guards.run import Finding, Verdict, judge
 from tests.guards.table import table
+from tests.support.process import ROOT
+
+PAGE = ROOT / "docs" / "PROMISES.md"
 
 
 def main() -> int:
@@ -22,6 +25,10 @@ def main() -> int:
     guards = [guard for guard in GUARDS.values() if not options.names or guard.name in options.names]
     if options.quick:
         guards = [guard for guard in guards if guard.quick]
+    if options.write:
+        introduction = PAGE.read_text().partition("## 1.")[0]
+        PAGE.write_text(introduction + table())
+        return 0
     if options.table:
         print(table())
         return 0
@@ -39,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="without those that need a broker or a process")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--table", action="store_true", help="the table of docs/PROMISES.md")
+    parser.add_argument("--write", action="store_true", help="make docs/PROMISES.md anew")
     parser.add_argument("--jobs", type=int, default=2, help="how many runs at a time")
     options = parser.parse_args()
     if unknown := set(options.names) - set(GUARDS):

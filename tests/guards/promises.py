@@ -20,8 +20,9 @@ PROMISES = (
         "point, broker restart, duplicate and reordered events, and client retries.",
         (
             "tests/crash/test_crash_points.py",
-            "tests/torture/test_torture.py",
+            "tests/torture/test_torture.py::test_whatever_fails_nothing_is_lost_and_no_answer_is_a_lie",
             "tests/mesh/test_audit.py::test_after_all_stories_the_books_agree",
+            "tests/machines",
         ),
     ),
     Promise(
@@ -31,7 +32,9 @@ PROMISES = (
         (
             "tests/mesh/test_races.py::test_fifty_repeats_of_one_request_make_one_reservation_and_one_charge",
             "tests/mesh/test_two_pods.py::test_one_request_at_two_pods_makes_one_reservation_and_one_charge",
-            "tests/torture/test_torture.py",
+            "tests/torture/test_torture.py::"
+            "test_a_client_that_repeats_its_request_as_it_is_told_ends_with_one_booking_or_a_final_refusal",
+            "tests/machines",
         ),
     ),
     Promise(
@@ -40,6 +43,7 @@ PROMISES = (
         (
             "tests/mesh/test_races.py::test_eighty_callers_for_the_last_ten_seats_buy_exactly_ten",
             "tests/mesh/test_two_pods.py::test_eighty_callers_at_two_pods_buy_exactly_the_last_ten_seats",
+            "tests/machines",
             "tests/crash/test_crash_points.py",
         ),
     ),
@@ -50,8 +54,11 @@ PROMISES = (
         (
             "tests/mesh/test_events.py",
             "tests/test_any_order.py",
-            "tests/torture/test_torture.py",
+            "tests/torture/long_runs.py::"
+            "test_a_broker_killed_five_times_under_load_loses_no_event_and_none_has_a_second_effect",
             "tests/crash/test_crash_points.py",
+            "tests/machines",
+            "tests/durability",
         ),
     ),
     Promise(
@@ -72,13 +79,19 @@ PROMISES = (
         7,
         "Deposit slow, down or overloaded: an answer within the caller's deadline, with a retry time, "
         "nothing reserved and nothing charged in the end; reads and cancels unaffected.",
-        ("tests/mesh/test_deposit_is_sick.py", "tests/edge/test_deposit_is_sick.py"),
+        (
+            "tests/mesh/test_deposit_is_sick.py",
+            "tests/edge/test_deposit_is_sick.py",
+            "tests/torture/test_torture.py::"
+            "test_while_deposit_is_down_a_client_is_refused_soon_and_told_when_to_come_back",
+        ),
     ),
     Promise(
         8,
         "A planned restart fails no call (two instances on PostgreSQL). A hung process is restarted by its "
         "liveness probe; a dependency's outage never fails liveness.",
         (
+            "tests/rolling/test_rolling_restart.py",
             "tests/edge/test_health_and_drain.py",
             "tests/local_mesh/test_liveness.py",
             "tests/mesh/test_reflection_and_health.py",

@@ -107,7 +107,9 @@ def test_a_switch_off_reaches_the_processes_that_a_test_starts(tmp_path: Path) -
         for off in ("", "refund-retry-key")
     }
     assert said == {"": "refund/1\n", "refund-retry-key": "refund\n"}
-    child = launch("tests.guards.shown", {**os.environ, switch.VARIABLE: "refund-retry-key"}, tmp_path / "log")
+    child = launch(
+        "tests.guards.shown", {**os.environ, switch.VARIABLE: "refund-retry-key"}, tmp_path / "log"
+    )
     assert child.wait(60) == 0
     assert (tmp_path / "log").read_text() == "refund\n"
 

@@ -205,7 +205,8 @@ async def test_what_is_under_way_at_the_stop_is_finished_before_anything_is_clos
                         pb.ListTimelineEntriesRequest(), metadata=server.token(), timeout=10
                     )
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.UNAVAILABLE
+                    # A call that comes at the very moment is cancelled; there is no drain here.
+                    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
                     return
 
     servicer = Servicer(slow)

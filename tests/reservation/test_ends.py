@@ -154,6 +154,22 @@ async def test_what_nobody_marked_is_completed_a_day_after_the_service(pod: Pod)
     assert (await pod.see(seated)).state is State.COMPLETED
 
 
+async def test_what_was_seen_before_another_pod_moved_it_is_decided_anew(pod: Pod) -> None:
+    seen = await pod.reserve(1)
+    await pod.cancel(seen)  # the other pod was faster
+    accepted = BookingNews(BookingState.ACCEPTED, 1)
+    await pod.store.write(
+        lambda tx: pod.desk.follow(
+            tx,
+            seen.reservation_id,
+            lambda current: current.hear_restaurant(accepted, tx.now),
+            seen=seen,
+        )
+    )
+    after = await pod.see(seen)
+    assert (after.state, returned(after)) == (State.CANCELLED, [(Kind.REFUND, 1000, Cause.CANCELLED)])
+
+
 async def test_no_show_against_late_cancel_forfeits_once(open_pod: OpenPod, pod: Pod) -> None:
     other = open_pod()
     ends = set()

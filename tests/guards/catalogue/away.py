@@ -42,7 +42,7 @@ GUARDS = (
             Witness(
                 "tests/reservation/test_ends.py::"
                 "test_without_an_answer_the_booking_is_declined_at_its_deadline[sqlite]",
-                "",
+                "assert (after.state, after.decline_cause) == (State.DECLINED,",
             ),
         ),
         quick=True,
@@ -56,7 +56,7 @@ GUARDS = (
             Witness(
                 _RESERVE
                 + "test_the_breaker_refuses_at_the_door_and_lets_repeats_and_cheap_things_through[sqlite]",
-                "",
+                'said = await refused("TRY_AGAIN_LATER", pod.reserve())',
             ),
         ),
         quick=True,
@@ -66,7 +66,12 @@ GUARDS = (
         (7,),
         "The breaker lets one attempt try, and goes by its outcome.",
         (Edit(DOOR, "self._state is BreakerState.HALF_OPEN and self._trial is not None", "not self._limit"),),
-        (Witness(_RESERVE + "test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again[sqlite]", ""),),
+        (
+            Witness(
+                _RESERVE + "test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again[sqlite]",
+                'assert len(pod.deposits.asked) == asked, "a second one was let in',
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -74,7 +79,12 @@ GUARDS = (
         (7,),
         "Only so many attempts are paid at once; more are refused at the door.",
         (Edit(DOOR, "if self._in_flight >= self._limit:", "if self._in_flight < 0:"),),
-        (Witness(_RESERVE + "test_more_attempts_than_fit_are_refused_at_the_door[sqlite]", ""),),
+        (
+            Witness(
+                _RESERVE + "test_more_attempts_than_fit_are_refused_at_the_door[sqlite]",
+                "assert said.retry_after == 1",
+            ),
+        ),
     ),
     Guard(
         "charges-limit",
@@ -91,7 +101,7 @@ GUARDS = (
             Witness(
                 "tests/deposit/test_usecases.py::"
                 "test_more_charges_than_allowed_are_shed_before_anything_is_recorded[sqlite]",
-                "",
+                "await asyncio.wait_for(desk.create(shed), 5)",
             ),
         ),
     ),
@@ -100,7 +110,12 @@ GUARDS = (
         (7,),
         "The charge gets the smaller of our own time and what the caller has left.",
         (Edit(DESK, "timeout = min(timeout, left - self.limits.margin)", "pass"),),
-        (Witness(_RESERVE + "test_the_charge_gets_the_smaller_of_our_time_and_the_callers[sqlite]", ""),),
+        (
+            Witness(
+                _RESERVE + "test_the_charge_gets_the_smaller_of_our_time_and_the_callers[sqlite]",
+                "assert 1 < second <= 1.85",
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -112,7 +127,12 @@ GUARDS = (
                 DESK, "if left is not None and left < self.limits.least:", "if left is not None and left < 0:"
             ),
         ),
-        (Witness(_RESERVE + "test_too_little_time_is_refused_before_anything_is_begun[sqlite]", ""),),
+        (
+            Witness(
+                _RESERVE + "test_too_little_time_is_refused_before_anything_is_begun[sqlite]",
+                'await refused("DEADLINE_TOO_SHORT", pod.reserve())',
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -126,7 +146,12 @@ GUARDS = (
                 "if self._queue_limit < 0:",
             ),
         ),
-        (Witness("tests/kit/test_store.py::test_a_long_queue_sheds_what_may_be_shed[sqlite]", ""),),
+        (
+            Witness(
+                "tests/kit/test_store.py::test_a_long_queue_sheds_what_may_be_shed[sqlite]",
+                "with pytest.raises(Refusal) as refused:",
+            ),
+        ),
         quick=True,
     ),
 )

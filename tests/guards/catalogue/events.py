@@ -27,7 +27,12 @@ GUARDS = (
                 "        second.commit()\n        second.close()\n        tx.after_commit(self._wake)\n",
             ),
         ),
-        (Witness(_KIT + "test_an_event_and_its_change_are_one_transaction[postgresql]", ""),),
+        (
+            Witness(
+                _KIT + "test_an_event_and_its_change_are_one_transaction[postgresql]",
+                "assert await store.read(count(outbox_rows)) == 0",
+            ),
+        ),
     ),
     Guard(
         "move-and-event",
@@ -44,7 +49,8 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/reservation/test_ends.py::test_a_move_and_its_event_are_one_transaction[sqlite]", ""
+                "tests/reservation/test_ends.py::test_a_move_and_its_event_are_one_transaction[sqlite]",
+                "assert",
             ),
         ),
         quick=True,
@@ -65,7 +71,8 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/deposit/test_usecases.py::test_a_step_and_its_event_are_one_transaction[sqlite]", ""
+                "tests/deposit/test_usecases.py::test_a_step_and_its_event_are_one_transaction[sqlite]",
+                "assert",
             ),
         ),
         quick=True,
@@ -82,11 +89,14 @@ GUARDS = (
             ),
         ),
         (
-            Witness(_KIT + "test_a_duplicate_has_no_second_effect[sqlite]", ""),
+            Witness(
+                _KIT + "test_a_duplicate_has_no_second_effect[sqlite]",
+                "assert await inbox.take(event) is False",
+            ),
             Witness(
                 "tests/deposit/test_handlers.py::"
                 "test_a_duplicate_and_a_later_event_with_the_same_instruction_change_nothing[sqlite]",
-                "",
+                "assert not await inbox.take(inbox.decode(modified))",
             ),
         ),
         quick=True,
@@ -118,7 +128,12 @@ GUARDS = (
                 "del row",
             ),
         ),
-        (Witness(_KIT + "test_an_effect_and_its_record_are_one_transaction[sqlite]", ""),),
+        (
+            Witness(
+                _KIT + "test_an_effect_and_its_record_are_one_transaction[sqlite]",
+                "assert await store.read(count(tables.inbox)) == 0",
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -126,7 +141,12 @@ GUARDS = (
         (4,),
         "An event about an older version of its aggregate than the newest heard has no effect.",
         (Edit(INBOX, "if not self._subscription.newest_only:", "if self._subscription:"),),
-        (Witness(_KIT + "test_an_older_version_has_no_effect_where_only_the_newest_counts[sqlite]", ""),),
+        (
+            Witness(
+                _KIT + "test_an_older_version_has_no_effect_where_only_the_newest_counts[sqlite]",
+                'assert await store.read(texts) == ["two", "three"]',
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -140,9 +160,13 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/restaurant/test_domain.py::test_every_order_of_a_reservations_events_ends_alike", ""
+                "tests/restaurant/test_domain.py::test_every_order_of_a_reservations_events_ends_alike",
+                "assert ends == {end(story)}",
             ),
-            Witness("tests/restaurant/test_domain.py::test_a_duplicate_changes_nothing", ""),
+            Witness(
+                "tests/restaurant/test_domain.py::test_a_duplicate_changes_nothing",
+                "assert domain.hear(booking, heard(1, PENDING), NOW +",
+            ),
         ),
         quick=True,
     ),
@@ -163,13 +187,17 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/restaurant/test_persistence.py::test_a_booking_moves_only_from_where_it_was_seen", ""
+                "tests/restaurant/test_persistence.py::"
+                "test_a_booking_moves_only_from_where_it_was_seen[sqlite-state]",
+                "assert not await store.write(lambda tx: persistence.move_booking(tx, sta",
             ),
             Witness(
-                "tests/restaurant/test_usecases.py::test_two_processes_on_one_database_move_a_booking_once",
-                "",
+                "tests/restaurant/test_persistence.py::"
+                "test_a_booking_moves_only_from_where_it_was_seen[sqlite-version]",
+                "assert not await store.write(lambda tx: persistence.move_booking(tx, sta",
             ),
         ),
+        quick=True,
     ),
     Guard(
         "staff-revision",
@@ -179,7 +207,7 @@ GUARDS = (
         (
             Witness(
                 "tests/restaurant/test_usecases.py::test_a_stale_revision_is_refused_without_effect[sqlite]",
-                "",
+                "with pytest.raises(Refusal) as refused:",
             ),
         ),
         quick=True,
@@ -197,7 +225,8 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/reservation/test_modify.py::test_an_acceptance_of_old_terms_has_no_effect[sqlite]", ""
+                "tests/reservation/test_modify.py::test_an_acceptance_of_old_terms_has_no_effect[sqlite]",
+                "assert (await pod.see(placed)).state is State.PENDING_ACCEPTANCE",
             ),
         ),
         quick=True,
@@ -215,7 +244,8 @@ GUARDS = (
         ),
         (
             Witness(
-                _STORE + "test_outcomes_are_released_after_the_commit_and_in_doubt_when_it_fails[sqlite]", ""
+                _STORE + "test_outcomes_are_released_after_the_commit_and_in_doubt_when_it_fails[sqlite]",
+                "with pytest.raises(CommitInDoubt):",
             ),
         ),
         quick=True,
@@ -228,7 +258,7 @@ GUARDS = (
             Edit(
                 STORE,
                 'log.exception("COMMIT failed; %d items are in doubt", len(items))\n',
-                "raise _Spoiled from OSError()\n",
+                "self._drop_connection()\n            raise _Spoiled from error\n",
             ),
             Edit(
                 STORE,
@@ -238,7 +268,8 @@ GUARDS = (
         ),
         (
             Witness(
-                _STORE + "test_outcomes_are_released_after_the_commit_and_in_doubt_when_it_fails[sqlite]", ""
+                _STORE + "test_outcomes_are_released_after_the_commit_and_in_doubt_when_it_fails[sqlite]",
+                "Refusal: TRY_AGAIN_LATER",
             ),
         ),
         quick=True,
@@ -258,9 +289,30 @@ GUARDS = (
             Witness(
                 _STORE
                 + "test_a_refusal_after_a_write_leaves_nothing_of_it_and_all_of_its_neighbours[sqlite]",
-                "",
+                'assert await store.read(names) == {"a", "b"}',
             ),
         ),
         quick=True,
+    ),
+    Guard(
+        "synced-on-sqlite",
+        (1, 4),
+        "A commit on SQLite is on the disk before it is told.",
+        (Edit("dinemesh.kit.engines", '"synchronous=FULL"', '"synchronous=OFF"'),),
+        (Witness(_STORE + "test_durability_is_asked_for[sqlite]", ""),),
+        quick=True,
+    ),
+    Guard(
+        "synced-on-postgresql",
+        (1, 4),
+        "A commit on PostgreSQL is on the disk before it is told, whatever the server does by default.",
+        (
+            Edit(
+                "dinemesh.kit.engines",
+                "set_config('synchronous_commit', 'on', false)",
+                "set_config('synchronous_commit', 'off', false)",
+            ),
+        ),
+        (Witness("tests/durability/test_syncs_of_postgresql.py::test_each_group_is_synced_once", ""),),
     ),
 )

@@ -19,7 +19,12 @@ GUARDS = (
                 "if record is not None and not seen:\n            if record.reservation_id == ids",
             ),
         ),
-        (Witness(_RESERVE + "test_a_repeated_request_gets_the_reservation_as_it_stands[sqlite]", ""),),
+        (
+            Witness(
+                _RESERVE + "test_a_repeated_request_gets_the_reservation_as_it_stands[sqlite]",
+                "assert await pod.reserve(request_id=request_id) == placed",
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -37,7 +42,7 @@ GUARDS = (
             Witness(
                 _RESERVE
                 + "test_the_breaker_refuses_at_the_door_and_lets_repeats_and_cheap_things_through[sqlite]",
-                "",
+                "assert await pod.reserve(request_id=request_id) == placed",
             ),
         ),
         quick=True,
@@ -55,11 +60,11 @@ GUARDS = (
         ),
         (
             Witness(
-                _RESERVE
-                + "test_fifty_repeats_of_one_request_make_one_reservation_and_one_charge[postgresql]",
-                "",
+                _RESERVE + "test_a_request_id_is_taken_by_one_pod_only[sqlite]",
+                "another pod had not seen the first one",
             ),
         ),
+        quick=True,
     ),
     Guard(
         "request-body-hash",
@@ -72,7 +77,12 @@ GUARDS = (
                 "if not record.body_hash:",
             ),
         ),
-        (Witness(_RESERVE + "test_a_repeated_request_gets_the_reservation_as_it_stands[sqlite]", ""),),
+        (
+            Witness(
+                _RESERVE + "test_a_repeated_request_gets_the_reservation_as_it_stands[sqlite]",
+                'await refused("REQUEST_ID_REUSED", pod.reserve(3, request_id=request_id)',
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -89,7 +99,7 @@ GUARDS = (
         (
             Witness(
                 _RESERVE + "test_a_declined_card_books_nothing_and_is_told_again_to_the_same_request[sqlite]",
-                "",
+                "(failed,) = await pod.mine()",
             ),
         ),
         quick=True,
@@ -105,7 +115,12 @@ GUARDS = (
                 "assert known is not None  # deposits are never deleted\n        return known, True",
             ),
         ),
-        (Witness("tests/deposit/test_usecases.py::test_thirty_at_once_with_one_id_charge_once[sqlite]", ""),),
+        (
+            Witness(
+                "tests/deposit/test_usecases.py::test_thirty_at_once_with_one_id_charge_once[sqlite]",
+                "assert desk.provider.charge_calls == 1",
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -122,7 +137,7 @@ GUARDS = (
         (
             Witness(
                 "tests/deposit/test_usecases.py::test_the_same_deposit_id_with_another_body_is_refused[sqlite]",
-                "",
+                "with pytest.raises(Refusal) as refusal:",
             ),
         ),
         quick=True,
@@ -141,7 +156,7 @@ GUARDS = (
         (
             Witness(
                 "tests/restaurant/test_usecases.py::test_a_request_id_with_another_body_is_refused[sqlite]",
-                "",
+                "with pytest.raises(Refusal) as refused:",
             ),
         ),
         quick=True,
@@ -158,6 +173,11 @@ GUARDS = (
                 "            held = await desk.write_at_last(partial(_hold, desk, order, ids))",
             ),
         ),
-        (Witness("tests/reservation/test_faults.py::test_a_reservation_survives_a_stumbling_database", ""),),
+        (
+            Witness(
+                "tests/reservation/test_faults.py::test_a_reservation_survives_a_stumbling_database",
+                "answer = await self._store.write(change, shed=shed)",
+            ),
+        ),
     ),
 )

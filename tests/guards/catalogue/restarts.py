@@ -17,14 +17,14 @@ GUARDS = (
         (8,),
         "A stopping service says first that it is not ready.",
         (Edit(SERVICE, "        self.health.stop()\n", ""),),
-        (Witness(_STOP, ""),),
+        (Witness(_STOP, "await server.list() # a proxy that has not yet noticed still gets its an"),),
     ),
     Guard(
         "drain",
         (8,),
         "It serves on until proxies have noticed.",
         (Edit(SERVICE, "await _first(self._hurry, settings.drain_seconds)", "pass"),),
-        (Witness(_STOP, ""),),
+        (Witness(_STOP, "await server.list() # a proxy that has not yet noticed still gets its"),),
         quick=True,
     ),
     Guard(
@@ -36,7 +36,7 @@ GUARDS = (
                 SERVICE, "await self._server.stop(settings.stop_grace_seconds)", "await self._server.stop(0)"
             ),
         ),
-        (Witness(_UNDER_WAY, ""),),
+        (Witness(_UNDER_WAY, 'assert not running.done(), "the call was cut off"'),),
         quick=True,
     ),
     Guard(
@@ -50,7 +50,7 @@ GUARDS = (
                 "await self.background.drain(0)",
             ),
         ),
-        (Witness(_UNDER_WAY, ""),),
+        (Witness(_UNDER_WAY, 'assert not work.done(), "the work was cut off"'),),
         quick=True,
     ),
     Guard(
@@ -69,8 +69,14 @@ GUARDS = (
             Edit(WATCH, "yield End.SERVER_STOPPING", "pass"),
         ),
         (
-            Witness(_WATCH + "test_it_ends_with_the_item_after_which_nothing_comes", ""),
-            Witness(_WATCH + "test_it_ends_when_the_server_stops_after_what_was_still_new", ""),
+            Witness(
+                _WATCH + "test_it_ends_with_the_item_after_which_nothing_comes",
+                'assert [item async for item in stream] == ["a", "last", End.FINISHED]',
+            ),
+            Witness(
+                _WATCH + "test_it_ends_when_the_server_stops_after_what_was_still_new",
+                "return await anext(stream)",
+            ),
         ),
         quick=True,
     ),
@@ -79,7 +85,12 @@ GUARDS = (
         (8, 10),
         "A service is ready only when its subscriptions have read what was said before they existed.",
         (Edit(SERVICE, "        await self._catch_up()\n", ""),),
-        (Witness(_SERVICE + "test_readiness_waits_until_a_subscription_has_caught_up", ""),),
+        (
+            Witness(
+                _SERVICE + "test_readiness_waits_until_a_subscription_has_caught_up",
+                "assert not server.service.health.ready",
+            ),
+        ),
         quick=True,
     ),
     Guard(
@@ -116,7 +127,7 @@ GUARDS = (
         (
             Witness(
                 "tests/local_mesh/test_liveness.py::test_a_part_that_falls_silent_is_killed_at_the_third_miss",
-                "",
+                "assert [watch.saw(1, 20, answered=False) for _ in range(MISSES)] ==",
             ),
         ),
         quick=True,
