@@ -5,6 +5,7 @@ A test damages it in one place, and the audit must see it.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class World:
             self._tables[name] = MetaData()
             self._tables[name].reflect(engine)
         self._seats = 0
+        self._positions = itertools.count()
         self.confirmed = self._booked("CONFIRMED", "ACCEPTED", PARTY)
         self.cancelled = self._booked("CANCELLED", "WITHDRAWN", 0, cancelled_by="CUSTOMER")
         self._refund(self.cancelled, "SUCCEEDED")
@@ -295,7 +297,7 @@ class World:
             "refunds",
             refund_id=kept.return_id,
             deposit_id=kept.deposit_id,
-            position=0,
+            position=next(self._positions),
             amount_minor=minor,
             state=state,
             settle_time=settle_time,
