@@ -23,7 +23,8 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/kit/test_service.py::test_without_a_broker_the_service_becomes_ready_all_the_same", ""
+                "tests/kit/test_service.py::test_without_a_broker_the_service_becomes_ready_all_the_same",
+                "async with serving(tmp_path, arrange=arrange) as server:",
             ),
         ),
     ),

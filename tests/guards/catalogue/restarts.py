@@ -58,7 +58,12 @@ GUARDS = (
         (8,),
         "Watches are told that the server stops.",
         (Edit(SERVICE, "            self.changes.stop()\n", ""),),
-        (Witness(_SERVICE + "test_a_watch_is_told_that_the_server_stops", ""),),
+        (
+            Witness(
+                _SERVICE + "test_a_watch_is_told_that_the_server_stops",
+                "assert (await first).end.reason == watch_pb2.END_REASON_SERVER_STOPPING",
+            ),
+        ),
     ),
     Guard(
         "terminal-message",
@@ -101,10 +106,15 @@ GUARDS = (
             Edit(
                 "dinemesh.kit.health",
                 'if service == LIVE:\n            return "SERVING"',
-                'if service == LIVE and self._ready:\n            return "SERVING"',
+                'if service == LIVE:\n            return "SERVING" if self._ready else "NOT_SERVING"',
             ),
         ),
-        (Witness(_SERVICE + "test_readiness_follows_a_check_and_liveness_does_not", ""),),
+        (
+            Witness(
+                _SERVICE + "test_readiness_follows_a_check_and_liveness_does_not",
+                "assert live.status != NOT_SERVING",
+            ),
+        ),
     ),
     Guard(
         "readiness-follows-the-database",
@@ -117,7 +127,12 @@ GUARDS = (
                 "                continue\n        return None",
             ),
         ),
-        (Witness(_SERVICE + "test_readiness_follows_a_check_and_liveness_does_not", ""),),
+        (
+            Witness(
+                _SERVICE + "test_readiness_follows_a_check_and_liveness_does_not",
+                "await until(lambda: not server.service.health.ready)",
+            ),
+        ),
     ),
     Guard(
         "hung-process-is-killed",

@@ -97,7 +97,8 @@ GUARDS = (
         ),
         (
             Witness(
-                "tests/restaurant/test_servicer.py::test_nobody_acts_for_a_restaurant_that_is_not_theirs", ""
+                "tests/restaurant/test_servicer.py::test_nobody_acts_for_a_restaurant_that_is_not_theirs",
+                "return await refused(self.call(name, request, token))",
             ),
         ),
     ),
@@ -187,7 +188,8 @@ GUARDS = (
         ),
         (
             Witness(
-                _INTERCEPTORS + "test_one_person_holds_only_so_many_streams_and_nobody_else_is_touched", ""
+                _INTERCEPTORS + "test_one_person_holds_only_so_many_streams_and_nobody_else_is_touched",
+                'said = await refused(opened("alice", seconds=1800))',
             ),
         ),
     ),
