@@ -148,6 +148,20 @@ GUARDS = (
         ),
     ),
     Guard(
+        "junk-is-told-apart",
+        (5,),
+        "Bytes that are no event are known as such, before anything is done with them.",
+        (
+            Edit(
+                INBOX,
+                "if not (envelope.event_id and envelope.type and envelope.aggregate_id):",
+                "if envelope.event_id and not envelope.type:",
+            ),
+        ),
+        (Witness(_KIT + "test_junk_is_undecodable", "DID NOT RAISE"),),
+        quick=True,
+    ),
+    Guard(
         "unreadable-at-once",
         (5,),
         "What cannot be read becomes a dead letter at once.",
