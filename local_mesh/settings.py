@@ -38,7 +38,7 @@ SERVICES: Mapping[str, str] = {
 BEHIND_THE_EDGE = ("reservation", "deposit", "restaurant", "history")
 """The services that the edge sends calls to."""
 
-WORDS = frozenset({"SERVICE", "SUB", "ROLE", "RESTAURANT", "QUEUE", "PYTHON", "ARGS"})
+WORDS = frozenset({"SERVICE", "SUB", "ROLE", "RESTAURANT", "QUEUE", "DEPOSIT", "PYTHON", "ARGS"})
 """What a target takes on make's command line besides settings."""
 
 _DEFAULT_PORTS = {

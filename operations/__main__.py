@@ -1,22 +1,29 @@
-"""python -m operations: audit, dead-letters, redrive, replay. `--help` says what each needs."""
+"""python -m operations: audit, pending, dead letters, refunds. `--help` says what each command needs."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
-from operations import events
+from operations import events, picture, refunds, waiting
 from operations.audit import PATIENCE_SECONDS, audit
 from operations.broker import NoBroker
 from operations.limits import Limits
 from operations.picture import QUEUES, Sources, Unreadable
+from operations.refunds import WAIT_SECONDS
 
 EXIT_WRONG = 1
 EXIT_CANNOT = 2
+
+MOST = 20
+"""Lines of one kind that a person reads."""
+TOKEN = "DINEMESH_OPERATOR_TOKEN"
+"""In the environment: a command line is seen by everybody on the machine."""
 
 _DATABASES = ("reservation", "deposit", "restaurant", "history")
 
@@ -26,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = asyncio.run(options.run(options))
-    except (Unreadable, NoBroker, events.Unwritable) as error:
+    except (Unreadable, NoBroker, events.Unwritable, refunds.NotDone) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return EXIT_CANNOT
     return code
@@ -39,10 +46,39 @@ async def _audit(options: argparse.Namespace) -> int:
         amqp=options.amqp,
         queues=_queues(options),
     )
-    limits = Limits(timedelta(seconds=options.on_the_way), timedelta(seconds=options.undecided))
-    report = await audit(sources, limits, patience_seconds=options.patience)
+    report = await audit(sources, _limits(options), patience_seconds=options.patience)
     print(report)
     return 0 if report.clean else EXIT_WRONG
+
+
+async def _pending(options: argparse.Namespace) -> int:
+    """What cannot be read is part of the answer: when the broker is down, much waits for it."""
+    sources = Sources(
+        **{f"{name}_db": getattr(options, f"{name}_db") for name in _DATABASES},
+        amqp=options.amqp,
+        queues=_queues(options),
+    )
+    missing: list[str] = []
+    seen = await picture.take(sources, missing)
+    found = list(waiting.everything(seen, _limits(options)))
+    for name in missing:
+        print(f"NOT READ  {name}\n  do:   make status: is it up?\n")
+    print(waiting.listing(found, seen.now, options.most))
+    return EXIT_WRONG if missing or any(one.is_late(seen.now) for one in found) else 0
+
+
+async def _retry_refund(options: argparse.Namespace) -> int:
+    token = os.environ.get(TOKEN, "")
+    retry = refunds.Retry(options.deposit_db, options.deposit_address, token)
+    outcome = await retry.run(options.deposit, options.wait)
+    print(outcome)
+    return EXIT_WRONG if outcome.refused else 0
+
+
+async def _lift_refund_block(options: argparse.Namespace) -> int:
+    count = await refunds.lift_block(options.provider, options.charge)
+    print(f"the sandbox refunds {count} charges again that it refused to refund")
+    return 0
 
 
 async def _dead_letters(options: argparse.Namespace) -> int:
@@ -67,6 +103,10 @@ async def _replay(options: argparse.Namespace) -> int:
     return 0
 
 
+def _limits(options: argparse.Namespace) -> Limits:
+    return Limits(timedelta(seconds=options.on_the_way), timedelta(seconds=options.undecided))
+
+
 def _queues(options: argparse.Namespace) -> Sequence[str]:
     return tuple(options.queue or QUEUES)
 
@@ -78,11 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "audit", help="hold all services' books against each other; changes nothing"
     )
-    for name in _DATABASES:
-        command.add_argument(f"--{name}-db", metavar="URL", required=True, help=f"database of {name}")
+    _add_databases(command)
     command.add_argument("--provider", metavar="ADDRESS", required=True, help="the sandbox, host:port")
     _add_broker(command)
-    limits = Limits()
     command.add_argument(
         "--patience",
         metavar="SECONDS",
@@ -90,21 +128,34 @@ def _parser() -> argparse.ArgumentParser:
         default=PATIENCE_SECONDS,
         help="what is wrong is looked at again after so long (%(default)s)",
     )
-    command.add_argument(
-        "--on-the-way",
-        metavar="SECONDS",
-        type=_seconds,
-        default=limits.on_the_way.total_seconds(),
-        help="an event may be between two services for so long (%(default)s)",
-    )
-    command.add_argument(
-        "--undecided",
-        metavar="SECONDS",
-        type=_seconds,
-        default=limits.undecided.total_seconds(),
-        help="the provider may leave a charge or refund open for so long (%(default)s)",
-    )
+    _add_limits(command)
     command.set_defaults(run=_audit)
+
+    command = commands.add_parser("pending", help="list what waits longer than it may, and what to do")
+    _add_databases(command)
+    _add_broker(command)
+    _add_limits(command)
+    command.add_argument(
+        "--most", metavar="N", type=int, default=MOST, help="of each kind (%(default)s), the oldest first"
+    )
+    command.set_defaults(run=_pending)
+
+    command = commands.add_parser(
+        "retry-refund",
+        help=f"let deposit try the refused refunds of one deposit again; an operator's token is in {TOKEN}",
+    )
+    command.add_argument("--deposit-db", metavar="URL", required=True, help="database of deposit")
+    command.add_argument("--deposit-address", metavar="ADDRESS", required=True, help="deposit, host:port")
+    command.add_argument("--deposit", metavar="ID", required=True, help="whose refunds")
+    command.add_argument(
+        "--wait", metavar="SECONDS", type=_seconds, default=WAIT_SECONDS, help="for an outcome (%(default)s)"
+    )
+    command.set_defaults(run=_retry_refund)
+
+    command = commands.add_parser("lift-refund-block", help="the sandbox's switch: refunds succeed again")
+    command.add_argument("--provider", metavar="ADDRESS", required=True, help="the sandbox, host:port")
+    command.add_argument("--charge", metavar="ID", default="", help="of this deposit alone (all)")
+    command.set_defaults(run=_lift_refund_block)
 
     command = commands.add_parser("dead-letters", help="list the events that could not be taken")
     _add_broker(command)
@@ -125,6 +176,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_replay)
     return parser
+
+
+def _add_databases(command: argparse.ArgumentParser) -> None:
+    for name in _DATABASES:
+        command.add_argument(f"--{name}-db", metavar="URL", required=True, help=f"database of {name}")
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    limits = Limits()
+    command.add_argument(
+        "--on-the-way",
+        metavar="SECONDS",
+        type=_seconds,
+        default=limits.on_the_way.total_seconds(),
+        help="an event may be between two services for so long (%(default)s)",
+    )
+    command.add_argument(
+        "--undecided",
+        metavar="SECONDS",
+        type=_seconds,
+        default=limits.undecided.total_seconds(),
+        help="the provider may leave a charge or refund open for so long (%(default)s)",
+    )
 
 
 def _add_broker(command: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ CHECKS = (
     Check(seats.NAME, ("reservation_db",), seats.check),
     Check(bookings.NAME, ("reservation_db", "restaurant_db"), bookings.check),
     Check(events.OUTBOX, ("reservation_db", "deposit_db", "restaurant_db"), events.outboxes),
+    Check(events.INBOXES, ("reservation_db", "deposit_db", "restaurant_db"), events.inboxes),
     Check(events.HISTORY, ("reservation_db", "deposit_db", "restaurant_db", "history_db"), events.history),
     Check(events.DEAD_LETTERS, ("amqp",), events.dead_letters),
 )

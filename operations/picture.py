@@ -6,7 +6,8 @@ Read from outside, by SQL of its own: a checker that shared the services' code w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -23,14 +24,15 @@ from dinemesh.kit.dead_letters import DeadLetter
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
 from operations.broker import NoBroker, connected, dead_letters_of
 
-QUEUES = (
-    "reservation.restaurants",
-    "reservation.deposits",
-    "deposit.instructions",
-    "restaurant.bookings",
-    "history.timeline",
-)
-"""The subscribers of the mesh itself; guests are named by whoever runs the command."""
+LISTENS: Mapping[str, tuple[str, ...]] = {
+    "reservation.restaurants": ("restaurant",),
+    "reservation.deposits": ("deposit",),
+    "deposit.instructions": ("reservation",),
+    "restaurant.bookings": ("reservation",),
+    "history.timeline": ("reservation", "deposit", "restaurant"),
+}
+"""By subscriber, whose events it takes: the mesh's own. Guests are named by whoever runs the command."""
+QUEUES = tuple(LISTENS)
 
 PROVIDER_SECONDS = 10.0
 CONNECT_SECONDS = 5
@@ -72,6 +74,8 @@ class Reservation:
     update_time: datetime
     hold_expire_time: datetime
     accept_deadline: datetime | None
+    due_time: datetime | None = None
+    """When the clock has something to do with it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Modification:
     deposit_id: str
     dine_time: datetime
     party_size: int
+    attempt_deadline: datetime
     hold_expire_time: datetime
 
 
@@ -167,6 +172,7 @@ class Applied:
     instruction_id: str
     deposit_id: str
     state: str
+    create_time: datetime
 
 
 @dataclass(frozen=True)
@@ -262,6 +268,8 @@ class Picture:
     bookings: dict[str, Booking] = field(default_factory=dict)
     outgoing: Sequence[Outgoing] = ()
     told: Sequence[Told] = ()
+    taken: Mapping[str, Set[str]] = field(default_factory=dict)
+    """Event ids by subscriber, of those whose inbox was read."""
     charges: Sequence[Charge] = ()
     dead_letters: Sequence[DeadLetter] = ()
 
@@ -280,26 +288,52 @@ class Picture:
         return self.now - moment <= age
 
 
-async def take(sources: Sources) -> Picture:
-    """Read all sources, each in one transaction. Raises Unreadable if one of them cannot be read."""
+async def take(sources: Sources, missing: list[str] | None = None) -> Picture:
+    """Read all sources, each in one transaction. One that cannot be read raises Unreadable, or, if `missing`
+    is given, is named there and left out."""
     now = datetime.now(UTC)
     parts: dict[str, Any] = {}
     outgoing: list[Outgoing] = []
+    taken: dict[str, Set[str]] = {}
     for url, read in (
         (sources.reservation_db, _reservation),
         (sources.deposit_db, _deposit),
         (sources.restaurant_db, _restaurant),
         (sources.history_db, _history),
     ):
-        if url is not None:
-            found = await asyncio.to_thread(_read, url, read)
-            outgoing += found.pop("outgoing", [])
-            parts |= found
-    if sources.provider is not None:
-        parts["charges"] = await _charges(sources.provider)
-    if sources.amqp is not None:
-        parts["dead_letters"] = await _dead_letters(sources.amqp, sources.queues)
-    return Picture(now, outgoing=outgoing, **parts)
+        with _tolerating(missing):
+            if url is not None:
+                found = await asyncio.to_thread(_read, url, read)
+                outgoing += found.pop("outgoing", [])
+                taken |= found.pop("taken", {})
+                parts |= found
+    with _tolerating(missing):
+        if sources.provider is not None:
+            parts["charges"] = await _charges(sources.provider)
+    with _tolerating(missing):
+        if sources.amqp is not None:
+            parts["dead_letters"] = await _dead_letters(sources.amqp, sources.queues)
+    return Picture(now, outgoing=outgoing, taken=taken, **parts)
+
+
+@contextmanager
+def _tolerating(missing: list[str] | None) -> Iterator[None]:
+    try:
+        yield
+    except Unreadable as error:
+        if missing is None:
+            raise
+        missing.append(str(error))
+
+
+async def refunds_of(deposit_db: str, deposit_id: str) -> list[Refund]:
+    """The refunds of one deposit. Raises Unreadable."""
+
+    def read(connection: Connection) -> dict[str, Any]:
+        return {"found": _rows(connection, Refund, "refunds WHERE deposit_id = :id", id=deposit_id)}
+
+    found: list[Refund] = (await asyncio.to_thread(_read, deposit_db, read))["found"]
+    return found
 
 
 def _reservation(connection: Connection) -> dict[str, Any]:
@@ -311,6 +345,7 @@ def _reservation(connection: Connection) -> dict[str, Any]:
         "modifications": _rows(connection, Modification, "modifications WHERE state = 'OPEN'"),
         "slots": _rows(connection, Slot, "slots"),
         "outgoing": _outgoing(connection, "reservation"),
+        "taken": _taken(connection, "reservation"),
     }
 
 
@@ -326,6 +361,7 @@ def _deposit(connection: Connection) -> dict[str, Any]:
         "balances": _rows(connection, Balance, f"({by_account}) AS sums"),
         "unbalanced": _rows(connection, Movement, f"({by_movement}) AS sums"),
         "outgoing": _outgoing(connection, "deposit"),
+        "taken": _taken(connection, "deposit"),
     }
 
 
@@ -333,11 +369,15 @@ def _restaurant(connection: Connection) -> dict[str, Any]:
     return {
         "bookings": {one.reservation_id: one for one in _rows(connection, Booking, "bookings")},
         "outgoing": _outgoing(connection, "restaurant"),
+        "taken": _taken(connection, "restaurant"),
     }
 
 
 def _history(connection: Connection) -> dict[str, Any]:
-    return {"told": _rows(connection, Told, "timeline_entries")}
+    return {
+        "told": _rows(connection, Told, "timeline_entries"),
+        "taken": _taken(connection, "history"),
+    }
 
 
 def _outgoing(connection: Connection, source: str) -> list[Outgoing]:
@@ -348,13 +388,21 @@ def _outgoing(connection: Connection, source: str) -> list[Outgoing]:
     ]
 
 
-def _rows(connection: Connection, kind: type[T], table: str) -> list[T]:
+def _taken(connection: Connection, service: str) -> dict[str, Set[str]]:
+    """What the subscribers of a service have taken; an empty set for one that has taken nothing."""
+    found: dict[str, set[str]] = {queue: set() for queue in LISTENS if queue.startswith(f"{service}.")}
+    for row in connection.execute(text("SELECT subscriber, event_id FROM inbox")):
+        found.setdefault(row.subscriber, set()).add(row.event_id)
+    return {**found}
+
+
+def _rows(connection: Connection, kind: type[T], table: str, **parameters: str) -> list[T]:
     """One value for each row; the columns are the fields of the value."""
     columns = fields(kind)  # type: ignore[arg-type]
     query = text(f"SELECT {', '.join(column.name for column in columns)} FROM {table}")
     return [
         kind(*(_value(column.type, cell) for column, cell in zip(columns, row, strict=True)))
-        for row in connection.execute(query)
+        for row in connection.execute(query, parameters)
     ]
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_WIDTH = 120
+from operations.text import indented
 
 
 @dataclass(frozen=True, order=True)
@@ -28,11 +27,13 @@ class Violation:
 
 @dataclass(frozen=True, order=True)
 class Pending:
-    """A state that is allowed, on its way to another, and listed so that nobody has to guess."""
+    """A state that is allowed, on its way to another, and listed so that nobody has to guess. `remedy`: what
+    a person has to do, if it does not go on without."""
 
     state: str
     subject: str
     what: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,25 +97,15 @@ def _lines(report: Report) -> Iterable[str]:
         yield ""
         yield "Pending (allowed, listed):"
         for pending in sorted(report.pending):
-            yield from _indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
+            yield from indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
+            yield from indented(pending.remedy, "    do: ")
     for violation in sorted(report.violations):
         yield ""
-        yield from _indented(f"WRONG  {violation.check}  {violation.subject}", "")
-        yield from _indented(violation.what, "  what: ")
-        yield from _indented(violation.remedy, "  do:   ")
+        yield from indented(f"WRONG  {violation.check}  {violation.subject}", "")
+        yield from indented(violation.what, "  what: ")
+        yield from indented(violation.remedy, "  do:   ")
     yield ""
     if report.clean:
         yield "audit: nothing wrong"
     else:
         yield f"audit: {len(report.violations)} wrong"
-
-
-def _indented(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=indent,
-        subsequent_indent=" " * len(indent),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

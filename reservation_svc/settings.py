@@ -3,9 +3,10 @@ deadline, then the hold."""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dinemesh.kit.settings import Seconds, ServiceSettings
 
@@ -14,7 +15,8 @@ class ReservationSettings(ServiceSettings):
     """The settings of the reservation service."""
 
     deposit_address: str = "127.0.0.1:8082"
-    """host:port of deposit_svc, or of the policy proxy before it."""
+    """host:port of deposit_svc, or of a proxy before it; or ip:port,ip:port of its instances, if nothing else
+    chooses among them: charges then go in turn to those that are ready."""
     deposit_deadline_ms: int = Field(default=4000, ge=100, le=60_000)
     """Longest wait for a charge; a card network answers in one or two seconds."""
     least_time_ms: int = Field(default=500, ge=0, le=60_000)
@@ -42,6 +44,19 @@ class ReservationSettings(ServiceSettings):
     """First pause before deposit is asked for its health; doubles with every failed trial."""
     breaker_longest_rest_seconds: Seconds = Field(default=8, gt=0)
     """Longest pause: how long bookings may stay away after deposit is well again."""
+
+    @field_validator("deposit_address")
+    @classmethod
+    def _instances_have_numbers(cls, value: str) -> str:
+        hosts = [one.rpartition(":")[0].strip("[]") for one in value.split(",")]
+        if len(hosts) > 1:
+            try:
+                versions = {ipaddress.ip_address(host).version for host in hosts}
+            except ValueError:
+                raise ValueError("several instances are named as ip:port,ip:port") from None
+            if len(versions) > 1:
+                raise ValueError("several instances have addresses of one kind, IPv4 or IPv6")
+        return value
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:

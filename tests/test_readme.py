@@ -80,6 +80,7 @@ def commands(script: str) -> list[str]:
 
 def targets(makefile: str) -> set[str]:
     """All targets that a person may call, those behind a variable included."""
+    makefile = makefile.replace("\\\n", " ")
     variables = dict(re.findall(r"^(\w+) *:= *(.+)$", makefile, re.MULTILINE))
     found: set[str] = set()
     for names in re.findall(r"^([A-Za-z$(][\w$() -]*):(?!=)", makefile, re.MULTILINE):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +16,7 @@ from dinemesh.kit.bus import Bus, dead_letter_queue
 
 # An operator's look or pass ends, however much arrives meanwhile.
 MOST = 10_000
+GIVEN_BACK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,25 @@ class DeadLetter:
 
 async def list_dead(bus: Bus, queue: str, *, most: int = MOST) -> list[DeadLetter]:
     """The dead letters of `queue`, oldest first; they stay where they are."""
-    found: list[DeadLetter] = []
+    held: list[AbstractIncomingMessage] = []
     async with bus.channel(0) as channel:
         dead = await channel.declare_queue(dead_letter_queue(queue), passive=True)
-        # Held unacknowledged until the channel closes, which puts them back in their order.
-        while len(found) < most and (message := await dead.get(fail=False)) is not None:
-            found.append(_describe(queue, message))
-    return found
+        while len(held) < most and (message := await dead.get(fail=False)) is not None:
+            held.append(message)
+        if held:
+            await held[-1].nack(multiple=True, requeue=True)  # they stand in their order again
+    if held:
+        await _given_back(bus, queue, len(held))
+    return [_describe(queue, message) for message in held]
+
+
+async def _given_back(bus: Bus, queue: str, count: int) -> None:
+    """The broker puts back what a look had held in its own time; whoever redrives next must find it. Somebody
+    else may have redriven it meanwhile: then there is nothing to wait for."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GIVEN_BACK_SECONDS):
+            while await count_dead(bus, queue) < count:  # noqa: ASYNC110 - the broker does not tell
+                await asyncio.sleep(0.01)
 
 
 async def redrive(bus: Bus, queue: str, *, most: int = MOST) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from dinemesh.kit.store_errors import StoreInUse
+
+log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 5
 CONNECT_TIMEOUT_SECONDS = 3
@@ -143,12 +146,23 @@ def database_clock(connection: Connection) -> datetime:
     return cast(datetime, moment).astimezone(UTC)
 
 
+# A role, a database or a server may say otherwise, and then a commit that was answered could be lost with the
+# machine. The one value that promises more stays.
+_COMMIT_IS_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') <> 'remote_apply'"
+)
+
+
 def connect_writer(opened: Engines) -> Connection:
     """The one connection that writes, and the only one that holds locks. A reader may take its time."""
     connection = opened.writer.connect()
     if connection.dialect.name == "postgresql":
         session: Any = connection.connection.driver_connection
         session.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'")
+        session.execute(_COMMIT_IS_DURABLE)
+        if session.execute("SHOW fsync").fetchone() == ("off",):
+            log.warning("this PostgreSQL runs with fsync=off: what it commits may be lost with its machine")
         session.commit()
     return connection
 

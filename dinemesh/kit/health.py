@@ -31,6 +31,7 @@ class Health:
     def __init__(self) -> None:
         self._ready = False
         self._stopping = False
+        self._closed = False
         self._names = {""}
         self._changed = asyncio.Event()
 
@@ -51,8 +52,14 @@ class Health:
         self._set(ready and not self._stopping)
 
     def stop(self) -> None:
-        """Not ready for good, and watches end. "live" stays true: a draining process must not be killed."""
+        """Not ready for good. "live" stays true: a draining process must not be killed. Watches go on: a gRPC
+        client whose watch has ended asks again at once, all through the drain."""
         self._stopping = True
+        self._set(False)
+
+    def close(self) -> None:
+        """Watches end, since the door closes now."""
+        self._closed = True
         self._set(False)
 
     def _set(self, ready: bool) -> None:
@@ -87,7 +94,7 @@ class Health:
             if status != last:
                 yield _Status(status=status)
             last = status
-            if self._stopping:
+            if self._closed:
                 return
             await changed.wait()
 

@@ -210,11 +210,11 @@ class Service:
             failed = await self._failed_check()
             failures = failures + 1 if failed else 0
             ready = failures == 0 or (self.health.ready and failures < CHECKS_UNTIL_NOT_READY)
-            if ready and not self.health.ready:
-                log.info("ready")
-            elif self.health.ready and not ready:
-                log.warning("not ready: %s does not answer", failed)
-            if ready != self.health.ready:
+            if ready != self.health.ready and not self._stop.is_set():
+                if ready:
+                    log.info("ready")
+                else:
+                    log.warning("not ready: %s does not answer", failed)
                 self.health.set_ready(ready)
             await asyncio.sleep(CHECK_SECONDS)
 
@@ -262,6 +262,7 @@ class Service:
             if __debug__:
                 crash.point("service.drain.calls")
             self.changes.stop()
+            self.health.close()
             await self._server.stop(settings.stop_grace_seconds)
             if __debug__:
                 crash.point("service.drain.background")

@@ -1,4 +1,5 @@
-"""No event is stuck: outboxes are empty or young, history has every one, and nothing lies dead."""
+"""No event is stuck: outboxes are empty or young, every subscriber has taken every one, history has it, and
+nothing lies dead."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from operations.limits import Limits
-from operations.picture import Outgoing, Picture
+from operations.picture import LISTENS, Outgoing, Picture
 from operations.report import Finding, Violation
+from operations.waiting import Waiting, unheard
 
-OUTBOX, HISTORY, DEAD_LETTERS = "outbox", "history", "dead letters"
+OUTBOX, INBOXES, HISTORY, DEAD_LETTERS = "outbox", "inboxes", "history", "dead letters"
 # One line a service or type, however many events: the ids of the first few are enough to look closer.
 _SHOWN = 3
+SERVICES_LISTEN = [queue for queue in LISTENS if not queue.startswith("history.")]
 
 
 def outboxes(picture: Picture, limits: Limits) -> Finding:
@@ -31,6 +34,25 @@ def outboxes(picture: Picture, limits: Limits) -> Finding:
         for source, events in stuck.items()
     )
     return Finding(OUTBOX, f"{len(picture.outgoing)} events, {unsent} of them unsent", violations)
+
+
+def inboxes(picture: Picture, limits: Limits) -> Finding:
+    """Of the services; what history took shows in its timeline."""
+    late: dict[str, list[Waiting]] = defaultdict(list)
+    for queue in SERVICES_LISTEN:
+        late[queue] = [one for one in unheard(picture, limits, [queue]) if one.is_late(picture.now)]
+    violations = tuple(
+        Violation(
+            INBOXES,
+            queue,
+            f"{len(found)} events have not been taken: {_some([one.subject for one in found])}",
+            found[0].remedy,
+        )
+        for queue, found in late.items()
+        if found
+    )
+    taken = sum(len(events) for queue, events in picture.taken.items() if queue in SERVICES_LISTEN)
+    return Finding(INBOXES, f"{taken} events taken", violations)
 
 
 def history(picture: Picture, limits: Limits) -> Finding:

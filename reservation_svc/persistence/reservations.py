@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, or_, select, update
+from sqlalchemy import Row, and_, bindparam, func, or_, select, update
 
 from dinemesh.kit.store import Instant, Transaction
 from reservation_svc.domain import (
@@ -103,6 +103,7 @@ _DUE = (
     .order_by(reservations.c.due_time)
     .limit(bindparam("most"))
 )
+_FIRST_DUE = select(func.min(reservations.c.due_time)).where(reservations.c.due_time.is_not(None))
 _VERSION = select(reservations.c.version).where(reservations.c.reservation_id == bindparam("wanted"))
 _OF_DEPOSIT = select(deposits.c.reservation_id).where(deposits.c.deposit_id == bindparam("wanted"))
 _PAGE = (
@@ -162,6 +163,12 @@ def page(
 def due(tx: Transaction, now: datetime, most: int) -> list[str]:
     """Ids of reservations that the clock has something to do with, the oldest first."""
     return [row.reservation_id for row in tx.execute(_DUE, {"now": now, "most": most})]
+
+
+def lateness(tx: Transaction, now: datetime) -> timedelta:
+    """How long the clock has had something to do that is not done."""
+    first: datetime | None = tx.execute(_FIRST_DUE).scalar_one()
+    return max(now - (first or now), timedelta(0))
 
 
 def modification(tx: Transaction, modification_id: str) -> Modification | None:

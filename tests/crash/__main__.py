@@ -11,18 +11,15 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from local_mesh.broker import start_broker
-from tests.crash.cases import Case
+from tests.crash.cases import Cases, Group, each
 from tests.crash.forked import Nursery
 from tests.crash.run import Databases, Result, Yard, run
-from tests.crash.stories import Story
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
-
-Choice = Callable[[dict[Case, Story]], dict[Case, Story]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exercise(engine: str, yard: Yard, options: argparse.Namespace) -> Result:
-    def choose(cases: dict[Case, Story]) -> dict[Case, Story]:
+    def choose(cases: Cases) -> list[Group]:
         found = {case: story for case, story in cases.items() if options.only in f"{case} {story.__name__}"}
-        return dict(list(found.items())[:: options.every])
+        return each(found)[:: options.every]
 
     return asyncio.run(
         run(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +49,12 @@ def points_in(source: str) -> Iterator[str]:
             yield str(name.value)
 
 
-def all_points() -> list[str]:
+@functools.cache
+def all_points() -> tuple[str, ...]:
     """Of the whole product. A name that stands twice is there twice."""
-    return [
+    return tuple(
         name for module in modules() if module.name != "crash.py" for name in points_in(module.read_text())
-    ]
+    )
 
 
 def _is_point(function: ast.expr) -> bool:
@@ -61,6 +64,31 @@ def _is_point(function: ast.expr) -> bool:
         and function.value.id == "crash"
         and function.attr in (crash.point.__name__, crash.points.__name__)
     )
+
+
+Cases = Mapping[Case, Story]
+Group = Sequence[tuple[Case, Story]]
+"""Cases one of which is enough."""
+
+
+def each(cases: Cases) -> list[Group]:
+    """All of them."""
+    return [[one] for one in cases.items()]
+
+
+def one_of_each_point(cases: Cases, seed: int, most: int | None = None) -> list[Group]:
+    """A death at each point, or at `most` of them, in whichever service and at whatever work; the seed says
+    which are tried first."""
+    chance = random.Random(seed)
+    points: dict[str, list[tuple[Case, Story]]] = {}
+    for case, story in sorted(cases.items(), key=lambda one: one[0]):
+        points.setdefault(case.point, []).append((case, story))
+    groups: list[Group] = []
+    for group in points.values():
+        chance.shuffle(group)
+        groups.append(group)
+    chance.shuffle(groups)
+    return groups[:most]
 
 
 @dataclass
@@ -90,6 +118,14 @@ class Found:
             for line in sorted(lines)
             if Case(service, line) not in sure
         }
+
+    def stories(self, case: Case) -> list[Story]:
+        """All that passed it, at least sometimes."""
+        return [
+            story
+            for story, runs in self.runs.items()
+            if any(case.line in run.get(case.service, ()) for run in runs)
+        ]
 
     def never(self) -> list[str]:
         """Points of the code that no story passes."""

@@ -14,7 +14,7 @@ from google.type.date_pb2 import Date
 from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.restaurant.v1 import restaurant_service_pb2
 from dinemesh.sandbox.v1 import sandbox_pb2
-from tests.crash.world import NOTHING, End, Guest, World, insist, says, sees
+from tests.crash.world import CHARGES_AT_ONCE, NOTHING, End, Guest, World, insist, says, sees
 from tests.mesh.people import CONFIRMED, DECLINED, FAILED, SHORT, Place, Reservation, new_id, policy, soon
 from tests.support.mesh import SERVICES
 from tests.support.refusals import refusal
@@ -137,6 +137,27 @@ async def the_provider_is_down(world: World) -> None:
     await guest.ends(kept_cents=0)
 
 
+async def deposit_has_too_much_to_do(world: World) -> None:
+    """It refuses before it has written anything: a reservation, and a modification that gets dearer."""
+    booked_guest, late = world.guest(), world.guest()
+    booked = await booked_guest.book(world.auto)
+    sandbox = world.mesh["sandbox"]
+    sandbox.pause()
+    try:
+        first = [world.guest() for _ in range(CHARGES_AT_ONCE)]
+        sending = [asyncio.create_task(one.try_once(world.auto, card="tok_visa")) for one in first]
+        for one, task in zip(first, sending, strict=True):
+            await sees(one.customer.deposits, lambda found, task=task: found or task.done())  # type: ignore[misc]
+        modifying = _ignored(booked_guest.customer.modify(booked, party=5, card="tok_visa"))
+        await asyncio.gather(late.try_once(world.auto, card="tok_visa"), modifying)
+    finally:
+        sandbox.resume()
+    await asyncio.gather(*sending)
+    for one in (*first, late):
+        await one.ends_as(NOTHING, BOOKED)
+    await booked_guest.ends_as(BOOKED, End(("CONFIRMED",), 5000))
+
+
 async def deposit_is_down(world: World) -> None:
     """Its void is the first that deposit hears of it."""
     guest = world.guest()
@@ -166,6 +187,17 @@ async def guests_come(world: World) -> None:
     await says(world.tonight, "MarkSeated", booked, "ACCEPTED")
     await guest.ends("SEATED", kept_cents=0)
     await says(world.tonight, "CompleteBooking", booked, "SEATED")
+    await guest.ends("COMPLETED", kept_cents=0)
+
+
+async def nobody_marks_what_became_of_it(world: World) -> None:
+    """The clock completes it, some time after the meal."""
+    brief = await insist(
+        lambda: world.city.place(
+            times=[], terms=policy(free_cancel_seconds=0, interval_seconds=1, service_seconds=1)
+        )
+    )
+    guest, _ = await _booked_for_tonight(world, brief)
     await guest.ends("COMPLETED", kept_cents=0)
 
 
@@ -349,6 +381,8 @@ STORIES: tuple[Story, ...] = (
     both_die_before_the_card_is_charged,
     guests_come,
     no_show,
+    nobody_marks_what_became_of_it,
+    deposit_has_too_much_to_do,
     a_hold_expires,
     a_hold_of_a_modification_expires,
     *(_of(_a_queue_is_lost, service, queue) for service, queue in _A_QUEUE_OF),
@@ -357,18 +391,18 @@ STORIES: tuple[Story, ...] = (
 """The cheapest first: a point that several pass is exercised in the first of them."""
 
 
-async def _booked_for_tonight(world: World) -> tuple[Guest, Reservation]:
+async def _booked_for_tonight(world: World, place: Place | None = None) -> tuple[Guest, Reservation]:
     """A confirmed booking for in a moment; for a later one if it took longer to be confirmed."""
     for seconds in (1.5, 4, 10):
-        guest, booked = await _reserved_for(world, soon(seconds))
+        guest, booked = await _reserved_for(world, place or world.tonight, soon(seconds))
         if booked.state == CONFIRMED:
             return guest, booked
     raise AssertionError("no booking was confirmed before its time")
 
 
-async def _reserved_for(world: World, moment: dt.datetime) -> tuple[Guest, Reservation]:
+async def _reserved_for(world: World, place: Place, moment: dt.datetime) -> tuple[Guest, Reservation]:
     """A reservation that the restaurant has confirmed, or that its time has overtaken."""
-    place, guest = world.tonight, world.guest()
+    guest = world.guest()
     if moment not in place.slots:
         await insist(lambda: place.open([moment], 100))
     reserved = await guest.reserve(place, slot=place.slots.index(moment))

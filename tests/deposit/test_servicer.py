@@ -367,10 +367,10 @@ async def test_a_charge_that_is_too_slow_is_closed_before_it_happens(
     client: Client, record: SandboxServiceAsyncStub
 ) -> None:
     deposit_id = new_id()
-    answer = await refused(client.create(deposit_id, "tok_slow_2000", seconds=0.7))
+    answer = await refused(client.create(deposit_id, "tok_slow_3000", seconds=1.5))
     assert answer.reason == "DEPOSIT_IN_DOUBT"
     await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_VOIDED)
-    await asyncio.sleep(2)  # the time at which the charge would have happened
+    await asyncio.sleep(3)  # the time at which the charge would have happened
     closed = await record_of(record, deposit_id)
     assert closed is not None
     assert closed.state == sandbox_pb2.CHARGE_STATE_CLOSED

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from sqlalchemy import func, select
 
 from deposit_svc import persistence
 from deposit_svc.domain import (
@@ -22,7 +23,7 @@ from deposit_svc.domain import (
 )
 from dinemesh.kit.call import Call, current
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store import Store
+from dinemesh.kit.store import Store, Transaction
 from tests.deposit.conftest import CUSTOMER, LIMITS, RESERVATION, Clock, Desk, euros, new_id, until
 from tests.support.logs import logged
 
@@ -127,7 +128,7 @@ async def test_more_charges_than_allowed_are_shed_before_anything_is_recorded(de
     await until(lambda: desk.provider.charge_calls >= LIMITS.charges_in_flight)
     shed = new_id()
     with pytest.raises(Refusal) as refusal:
-        await desk.create(shed)
+        await asyncio.wait_for(desk.create(shed), 5)
     assert (refusal.value.reason, refusal.value.retry_after) == ("DEPOSIT_OVERLOADED", 1.0)
     with pytest.raises(AssertionError):
         await desk.read(shed)
@@ -352,6 +353,15 @@ async def test_a_refund_told_twice_goes_back_once(desk: Desk) -> None:
     assert await desk.told(deposit.deposit_id) == ["DepositCaptured", "DepositRefunded"]
 
 
+async def test_a_forfeit_told_twice_is_kept_once(desk: Desk) -> None:
+    deposit = await desk.create()
+    order = ForfeitOrder(new_id(), deposit.deposit_id, euros(10))
+    await desk.obey(order, order)
+    await desk.obey(order)
+    assert (await desk.read(deposit.deposit_id)).held == 2000
+    assert await desk.told(deposit.deposit_id) == ["DepositCaptured", "DepositForfeited"]
+
+
 async def test_one_deposit_goes_back_in_several_refunds_and_a_forfeit(desk: Desk) -> None:
     deposit = await desk.create()
     await desk.obey(RefundOrder(new_id(), deposit.deposit_id, euros(5)))
@@ -480,6 +490,21 @@ async def test_what_settling_logs_belongs_to_the_request_that_it_came_from(desk:
         await desk.settle()
     assert [line["correlation_id"] for line in log.lines("still open")] == ["reserve"]
     desk.provider.down = False
+
+
+async def test_a_step_and_its_event_are_one_transaction(desk: Desk) -> None:
+    deposit = await desk.create()
+    order = ForfeitOrder(new_id(), deposit.deposit_id, euros(30))
+
+    def forfeited_and_rolled_back(tx: Transaction) -> None:
+        desk.deposits.obey(tx, [order], CUSTOMER, RESERVATION)
+        assert tx.execute(select(func.count()).select_from(persistence.outbox)).scalar_one() == 2
+        raise Refusal("NO", "this transaction is not committed")
+
+    with pytest.raises(Refusal):
+        await desk.store.write(forfeited_and_rolled_back)
+    assert await desk.read(deposit.deposit_id) == deposit
+    assert await desk.told(deposit.deposit_id) == ["DepositCaptured"]
 
 
 # Reading

@@ -13,7 +13,7 @@ from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.store import Store
 from local_mesh.broker import RunningBroker
-from tests.kit.test_events import (
+from tests.kit.words import (
     encode,
     heard,
     metadata,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dinemesh.history.v1 import history_service_pb2_grpc as pb_grpc
 from dinemesh.kit import call, errors
 from dinemesh.kit.channel import ServiceToken, open_channel
 from dinemesh.kit.channel import call as make_call
+from dinemesh.kit.health import Health
 from dinemesh.kit.refusal import Refusal
 from tests.kit.serving import Servicer, answer, serving
 from tests.support.ports import free_ports
@@ -139,3 +141,122 @@ def test_a_token_is_read_again_when_its_file_changes(tmp_path: Path) -> None:
     assert token.current() == "second"
     file.unlink()
     assert token.current() == "second"
+
+
+class Instance:
+    """One of several servers behind a channel; counts the calls that it answers."""
+
+    def __init__(self) -> None:
+        self.health = Health()
+        self.answered = 0
+        self._server = grpc.aio.server()
+        self.health.add_to(self._server)
+        handler: Any = grpc.unary_unary_rpc_method_handler(self._answer)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("instance.Instance", {"Call": handler}),)
+        )
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    async def _answer(self, _request: bytes, _context: Any) -> bytes:
+        await asyncio.sleep(0.002)
+        self.answered += 1
+        return b""
+
+    async def start(self) -> None:
+        await self._server.start()
+        self.health.set_ready(True)
+
+    async def stop(self, *, drain_seconds: float) -> None:
+        """As a service stops (dinemesh/kit/service.py); without a drain, as it must not."""
+        if drain_seconds:
+            self.health.stop()
+            await asyncio.sleep(drain_seconds)
+        self.health.close()
+        await self._server.stop(None if not drain_seconds else 5)
+
+
+@pytest.fixture
+async def instances() -> AsyncIterator[list[Instance]]:
+    found = [Instance(), Instance()]
+    for one in found:
+        await one.start()
+    yield found
+    for one in found:
+        await one.stop(drain_seconds=0)
+
+
+class Callers:
+    """Ten of them call `instance.Instance/Call` all the time."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.failed: list[str] = []
+        self._call: Any = channel.unary_unary("/instance.Instance/Call")
+        self._calling = [asyncio.create_task(self._repeat()) for _ in range(10)]
+
+    async def _repeat(self) -> None:
+        while True:
+            try:
+                await self._call(b"", timeout=5)
+            except grpc.aio.AioRpcError as error:
+                self.failed.append(f"{error.code()}: {error.details()}")
+                await asyncio.sleep(0.002)
+
+    async def leave(self) -> None:
+        for one in self._calling:
+            one.cancel()
+        await asyncio.wait(self._calling)
+
+
+async def until_it_answers(instance: Instance, calls: int = 20) -> None:
+    """Waits for so many more answers of it."""
+    wanted = instance.answered + calls
+    async with asyncio.timeout(10):
+        while instance.answered < wanted:  # noqa: ASYNC110  what it waits for has no event
+            await asyncio.sleep(0.005)
+
+
+async def test_of_several_instances_one_may_stop_and_no_call_fails(instances: list[Instance]) -> None:
+    stops, stays = instances
+    channel = open_channel(f"{stops.address},{stays.address}")
+    callers = Callers(channel)
+    for one in instances:
+        await until_it_answers(one)
+    await stops.stop(drain_seconds=0.5)
+    answered = stops.answered
+    await until_it_answers(stays)
+    await callers.leave()
+    assert callers.failed == []
+    assert stops.answered == answered
+    await channel.close()
+
+
+async def test_an_instance_that_stops_without_a_drain_fails_calls(instances: list[Instance]) -> None:
+    """The control of the test above: its callers would see it. Nothing is repeated by the library."""
+    stops, stays = instances
+    channel = open_channel(f"{stops.address},{stays.address}")
+    callers = Callers(channel)
+    for one in instances:
+        await until_it_answers(one)
+    await stops.stop(drain_seconds=0)
+    await until_it_answers(stays)
+    await callers.leave()
+    assert callers.failed
+    await channel.close()
+
+
+async def test_an_instance_that_is_not_ready_gets_no_calls_until_it_is(instances: list[Instance]) -> None:
+    sick, well = instances
+    channel = open_channel(f"{sick.address},{well.address}")
+    callers = Callers(channel)
+    for one in instances:
+        await until_it_answers(one)
+    sick.health.set_ready(False)
+    await until_it_answers(well)
+    answered = sick.answered
+    await until_it_answers(well, 100)
+    assert sick.answered == answered
+    sick.health.set_ready(True)
+    await until_it_answers(sick)
+    await callers.leave()
+    assert callers.failed == []
+    await channel.close()

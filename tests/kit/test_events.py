@@ -3,127 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
-from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select, update
+from sqlalchemy import func, select, update
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters
 from dinemesh.kit.bus import LOG_QUEUE, Bus, BusUnavailable
-from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecodable, forget, inbox_tables
-from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, backlog, mark_unsent, outbox_table
+from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecodable, forget
+from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, mark_unsent
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
-from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker
+from tests.kit.words import (
+    QUEUE,
+    count,
+    encode,
+    heard,
+    hears,
+    on_said,
+    outbox_rows,
+    running,
+    say,
+    tables,
+    texts,
+    unsent,
+    until,
+    words,
+)
 from tests.support.logs import logged
-
-metadata = MetaData()
-outbox_rows = outbox_table(metadata)
-tables = inbox_tables(metadata)
-heard = Table("heard", metadata, Column("position", Text, primary_key=True), Column("text", Text))
-
-QUEUE = "test.words"
-
-
-def encode(event: tuple[str, int]) -> OutgoingEvent:
-    text, version = event
-    return OutgoingEvent(StringValue(value=text), "words.v1.said", "word-1", version, "alice", "r-1")
-
-
-def on_said(tx: Transaction, event: Received[StringValue]) -> None:
-    if event.message.value == "poison":
-        raise KeyError("cannot swallow this")
-    tx.execute(heard.insert(), {"position": f"{event.aggregate_version:05}", "text": event.message.value})
-
-
-def words(newest_only: bool = False, queue: str = QUEUE) -> Subscription:
-    return Subscription(queue, ["words.v1.*"], {StringValue: on_said}, newest_only=newest_only)
-
-
-def texts(tx: Transaction) -> list[str]:
-    return list(tx.execute(select(heard.c.text).order_by(heard.c.position)).scalars())
-
-
-def count(table: Table) -> Callable[[Transaction], int]:
-    return lambda tx: tx.execute(select(func.count()).select_from(table)).scalar_one()
-
-
-async def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Polls until `condition` (sync or async) is true."""
-    async with asyncio.timeout(seconds):
-        while True:
-            result = condition()
-            if asyncio.iscoroutine(result):
-                result = await result
-            if result:
-                return
-            await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def store(fresh_database: Callable[[str], str]) -> AsyncIterator[Store]:
-    url = fresh_database("")
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    engine.dispose()
-    store = Store.open(url)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def sqlite_store(tmp_path: Path) -> AsyncIterator[Store]:
-    url = f"sqlite:///{tmp_path}/words.db"
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    engine.dispose()
-    store = Store.open(url)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-def outbox() -> Outbox:
-    return Outbox(outbox_rows, encode, "words")
-
-
-@asynccontextmanager
-async def running(*workers: object) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(worker.run()) for worker in workers]  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            await cancel(task)
-
-
-async def say(store: Store, outbox: Outbox, *said: str, first: int = 1) -> list[str]:
-    def change(tx: Transaction) -> list[str]:
-        return [outbox.add(tx, (text, first + n)) for n, text in enumerate(said)]
-
-    return await store.write(change)
-
-
-def unsent(store: Store) -> Callable[[], object]:
-    async def none_left() -> bool:
-        return (await store.read(lambda tx: backlog(tx, outbox_rows)))[0] == 0
-
-    return none_left
-
-
-def hears(store: Store, *expected: str) -> Callable[[], object]:
-    async def check() -> bool:
-        return await store.read(texts) == list(expected)
-
-    return check
-
 
 # Without a broker.
 

@@ -65,3 +65,24 @@ async def test_a_watch_of_health_tells_the_stop_and_ends(tmp_path: Path) -> None
         assert (await watch.read()).status == NOT_SERVING
         assert await watch.read() is grpc.aio.EOF
         await asyncio.wait_for(server.task, 20)
+
+
+async def test_a_watch_of_health_lasts_through_the_drain() -> None:
+    """A gRPC client whose watch has ended asks again at once, and again, until the door closes."""
+    health, server = Health(), grpc.aio.server()
+    health.add_to(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    health.set_ready(True)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = asking(channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=30)
+        assert (await watch.read()).status == SERVING
+        health.stop()
+        assert (await watch.read()).status == NOT_SERVING
+        ended = asyncio.ensure_future(watch.read())
+        for _ in range(3):  # whatever would end it is done before these are answered
+            assert await status(channel, "") == NOT_SERVING
+        assert not ended.done()
+        health.close()
+        assert await asyncio.wait_for(ended, 10) is grpc.aio.EOF
+    await server.stop(None)

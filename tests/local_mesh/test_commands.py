@@ -8,12 +8,10 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -27,76 +25,12 @@ from local_mesh import machine, parts, settings, tokens
 from local_mesh.broker import RunningBroker
 from local_mesh.commands import Mesh
 from local_mesh.liveness import MISSES
-from local_mesh.places import Places
 from local_mesh.settings import SERVICES
-from local_mesh.supervision import Seen, Supervisor, start_supervisor, write_config
+from local_mesh.supervision import Supervisor, start_supervisor, write_config
+from tests.local_mesh.running import LocalMesh, free_table, restaurants, wait_until
+from tests.operations.runbook import COMMANDS, TEXT, Trouble
 from tests.support.mesh import state_of
 from tests.support.ports import free_ports
-
-
-class LocalMesh:
-    """Runs `python -m local_mesh <command>` for one folder and set of ports."""
-
-    def __init__(self, state: Path, **given: str) -> None:
-        names = list(settings.build({}).ports)
-        chosen = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
-        self.given = {"STATE_DIR": str(state), **chosen, **given}
-        self.settings = settings.build(self.given)
-        self.places = Places(self.settings.state_dir)
-
-    def run(self, command: str, seconds: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
-        process = self.spawn(command, **more)
-        try:
-            said, complained = process.communicate(timeout=seconds)
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
-
-    def spawn(self, command: str, **more: str) -> subprocess.Popen[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("DINEMESH_")}
-        given = {f"DINEMESH_{name}": value for name, value in self.given.items()}
-        return subprocess.Popen(
-            [sys.executable, "-m", "local_mesh", command],
-            env={**clean, "MAKEFLAGS": "", **given, **more},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def up(self) -> str:
-        done = self.run("up")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def down(self) -> str:
-        done = self.run("down")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def part(self, name: str) -> Seen:
-        supervisor = Supervisor(self.places.socket)
-        try:
-            return supervisor.parts()[name]
-        finally:
-            supervisor.close()
-
-    def is_ready(self, name: str) -> bool:
-        return parts.is_well(self.settings, name, "ready")
-
-    def get(self, path: str) -> int:
-        """The status that the edge answers with."""
-        return httpx.get(f"http://{self.settings.address('edge')}{path}", timeout=5).status_code
-
-    def calls_in_the_edge(self) -> int:
-        name = "http.edge.downstream_rq_active"
-        admin = f"http://127.0.0.1:{self.settings.edge_admin_port}"
-        return int(httpx.get(f"{admin}/stats?filter=^{name}$", timeout=5).text.split()[-1])
-
-    def envoy(self) -> int:
-        """The process of Envoy itself, below the part that the supervisor knows."""
-        (child,) = machine.children_of(self.part("edge").pid)
-        return child
 
 
 @pytest.fixture(scope="module")
@@ -117,36 +51,6 @@ def small(tmp_path: Path, broker: RunningBroker) -> Iterator[LocalMesh]:
     one = LocalMesh(tmp_path / "state", AMQP_URL=broker.fresh_url(), SAMPLES="off")
     yield one
     one.down()
-
-
-def restaurants(mesh: LocalMesh) -> list[dict[str, str]]:
-    answer = httpx.get(f"http://{mesh.settings.address('edge')}/v1/restaurants", timeout=5)
-    assert answer.status_code == 200, answer.text
-    found: list[dict[str, str]] = answer.json()["restaurants"]
-    return found
-
-
-def free_table(mesh: LocalMesh) -> dict[str, str]:
-    """Where and when there is one, as soon as reservation has heard of it."""
-    restaurant_id = next(one["restaurantId"] for one in restaurants(mesh) if one["name"] == "Trattoria Lume")
-    day = datetime.now(UTC).date() + timedelta(days=3)
-    path = f"/v1/restaurants/{restaurant_id}/availableSlots?date={day}&party_size=2"
-    slots: list[dict[str, str]] = []
-
-    def heard() -> bool:
-        answer = httpx.get(f"http://{mesh.settings.address('edge')}{path}", timeout=5).json()
-        slots.extend(one for one in answer.get("slots", []) if one["available"])
-        return bool(slots)
-
-    wait_until(heard, "reservation offers a table")
-    return {"restaurantId": restaurant_id, "dineTime": slots[0]["dineTime"]}
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 def test_status_has_a_line_for_each_part(mesh: LocalMesh) -> None:
@@ -283,6 +187,36 @@ def test_an_edge_without_one_service_is_well_and_stays(mesh: LocalMesh) -> None:
     # No waiting here: `start` has waited for the edge too.
     assert mesh.get("/healthz") == 200
     assert mesh.part("edge").pid == before
+
+
+async def test_every_command_of_the_runbook_runs_and_the_mesh_is_well_afterwards(mesh: LocalMesh) -> None:
+    trouble = Trouble(mesh)
+    await trouble.lay_dead()
+    shows = trouble.shows()
+    for command in COMMANDS:
+        said = trouble.run(command)
+        assert said.is_right, said
+        for words in shows.pop(command, []):
+            assert words in said.output, said
+    assert not shows, "the page does not have these any more"
+
+    wait_until(lambda: trouble.run("make pending").code == 0, "nothing is late any more")
+    audit = trouble.run("make audit")
+    assert audit.code == 0, audit
+
+
+def test_each_metric_that_the_runbook_names_is_shown(mesh: LocalMesh) -> None:
+    named = set(re.findall(r"\bdinemesh_\w+", TEXT))
+    assert len(named) >= 8
+
+    def missing() -> set[str]:
+        shown: set[str] = set()
+        for service in settings.BEHIND_THE_EDGE:
+            metrics = f"http://127.0.0.1:{mesh.settings.ports[f'{service.upper()}_METRICS_PORT']}/metrics"
+            shown |= set(re.findall(r"^# TYPE (\w+)", httpx.get(metrics).text, re.MULTILINE))
+        return {name for name in named if name not in shown and name.removesuffix("_total") not in shown}
+
+    wait_until(lambda: not missing(), "a service shows each of them")
 
 
 @pytest.mark.parametrize("name", ["DEPOSIT_PORT", "EDGE_PORT", "EDGE_ADMIN_PORT"])

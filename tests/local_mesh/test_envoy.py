@@ -11,7 +11,7 @@ import yaml
 from google.protobuf import descriptor_pb2
 
 from dinemesh.kit import errors
-from local_mesh import envoy
+from local_mesh import envoy, envoy_yaml
 from local_mesh.failure import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def test_nothing_of_this_machine_stands_in_the_files() -> None:
 
 def test_every_instance_of_a_service_is_an_endpoint(tmp_path: Path) -> None:
     given = values(tmp_path, deposit=["10.0.0.1:8082", "10.0.0.2:9000"])
-    config = envoy.load(envoy.EDGE, given.as_mapping())
+    config = envoy_yaml.load(envoy.EDGE, given.as_mapping())
     (cluster,) = [one for one in config["static_resources"]["clusters"] if one["name"] == "deposit"]
     (group,) = cluster["load_assignment"]["endpoints"]
     found = [one["endpoint"]["address"]["socket_address"] for one in group["lb_endpoints"]]
@@ -79,7 +79,7 @@ def test_files_include_one_another_and_lists_spread(tmp_path: Path) -> None:
         part_more="[c, d]",
         part_map="{own: 0, theirs: !value there}",
     )
-    assert envoy.load(source, {"there": 5}) == {
+    assert envoy_yaml.load(source, {"there": 5}) == {
         "items": ["first", "a", ["b"], "c", "d", "last"],
         "one": {"own": 1, "theirs": 5},
     }
@@ -87,7 +87,7 @@ def test_files_include_one_another_and_lists_spread(tmp_path: Path) -> None:
 
 def test_what_is_rendered_reads_back_the_same(tmp_path: Path) -> None:
     given = values(tmp_path).as_mapping()
-    assert yaml.safe_load(envoy.render(envoy.EDGE, given)) == envoy.load(envoy.EDGE, given)
+    assert yaml.safe_load(envoy.render(envoy.EDGE, given)) == envoy_yaml.load(envoy.EDGE, given)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_configuration_with_a_hole_is_refused(
     tmp_path: Path, main: str, given: dict[str, object], said: str
 ) -> None:
     with pytest.raises(Failure, match=said):
-        envoy.load(files(tmp_path, main=main), given)
+        envoy_yaml.load(files(tmp_path, main=main), given)
 
 
 def test_a_refusal_of_the_edge_has_the_code_of_its_reason(tmp_path: Path) -> None:
-    config = envoy.load(envoy.EDGE, values(tmp_path).as_mapping())
+    config = envoy_yaml.load(envoy.EDGE, values(tmp_path).as_mapping())
     (listener,) = [one for one in config["static_resources"]["listeners"] if one["name"] == "edge"]
     mappers = listener["filter_chains"][0]["filters"][0]["typed_config"]["local_reply_config"]["mappers"]
     bodies = [one["body_format_override"]["json_format"] for one in mappers[1::2]]
@@ -123,7 +123,7 @@ def test_a_refusal_with_a_reason_that_the_contract_lacks_is_none(tmp_path: Path)
         tmp_path, main="{a: !refusals [{when: 'true', status: 400, reason: NONSENSE, message: x}]}"
     )
     with pytest.raises(Failure, match="NONSENSE is not a reason"):
-        envoy.load(source, {})
+        envoy_yaml.load(source, {})
 
 
 def test_the_descriptors_hold_what_they_import_before_it_and_the_details_of_refusals() -> None:

@@ -15,6 +15,7 @@ from operations.audit import CHECKS, audit, look
 from operations.limits import Limits
 from operations.picture import Sources, Unreadable
 from operations.report import Report
+from operations.text import indented
 from tests.operations.world import PARTY, PRICE, SERVICES, Kept, Record, World, micros
 from tests.support.postgres import PostgresServer
 
@@ -39,6 +40,7 @@ async def test_a_world_in_order_is_in_order(world: World) -> None:
         "seats": f"1 slots, {2 * PARTY} seats sold",
         "bookings": "3 bookings",
         "outbox": "9 events, 0 of them unsent",
+        "inboxes": "12 events taken",
         "history": "9 entries",
     }
     assert report.skipped == ("dead letters",)
@@ -201,14 +203,15 @@ def modification_that_never_ended(world: World) -> None:
     modify(world, micros(world.then))
 
 
-def modify(world: World, hold_expire_time: int) -> None:
+def modify(world: World, hold_expire_time: int) -> str:
+    """The id of a modification that is open."""
     kept = world.confirmed
-    extra = str(uuid.uuid4())
+    extra, modification_id = str(uuid.uuid4()), str(uuid.uuid4())
     world.line(extra, kept.reservation_id, captured=False, state="PENDING", position=1)
     world.insert(
         "reservation",
         "modifications",
-        modification_id=str(uuid.uuid4()),
+        modification_id=modification_id,
         reservation_id=kept.reservation_id,
         deposit_id=extra,
         dine_time=micros(world.dine_time),
@@ -216,6 +219,20 @@ def modify(world: World, hold_expire_time: int) -> None:
         state="OPEN",
         hold_expire_time=hold_expire_time,
     )
+    return modification_id
+
+
+def booking_that_never_ended(world: World) -> None:
+    world.execute(
+        "reservation",
+        "UPDATE reservations SET due_time = :then WHERE state = 'CONFIRMED'",
+        then=micros(world.then),
+    )
+
+
+def order_that_waits_for_ever(world: World) -> None:
+    kind = {"kind": "REFUND", "instruction_id": str(uuid.uuid4()), "deposit_id": str(uuid.uuid4())}
+    world.insert("deposit", "instructions", **kind, amount_minor=100, currency="EUR", state="WAITING")
 
 
 def charge_that_was_never_decided(world: World) -> None:
@@ -281,6 +298,10 @@ def event_never_sent(world: World) -> None:
     world.event("deposit", sent=False)
 
 
+def event_never_taken(world: World) -> None:
+    world.event("reservation", heard=False)
+
+
 def event_not_in_the_timeline(world: World) -> None:
     world.event("restaurant", told=False)
 
@@ -316,6 +337,8 @@ def entry_of_no_event(world: World) -> None:
         ("pending", hold_that_never_ended),
         ("pending", acceptance_that_never_ended),
         ("pending", modification_that_never_ended),
+        ("pending", booking_that_never_ended),
+        ("pending", order_that_waits_for_ever),
         ("pending", charge_that_was_never_decided),
         ("pending", void_that_was_never_decided),
         ("pending", refund_that_was_never_decided),
@@ -330,6 +353,7 @@ def entry_of_no_event(world: World) -> None:
         ("bookings", booking_never_made),
         ("bookings", booking_of_nobody),
         ("outbox", event_never_sent),
+        ("inboxes", event_never_taken),
         ("history", event_not_in_the_timeline),
         ("history", entry_of_no_event),
     ],
@@ -353,22 +377,13 @@ async def pending(world: World) -> list[str]:
 
 
 async def test_a_refused_refund_is_listed_for_the_operator(world: World) -> None:
-    kept = Kept(world.confirmed.reservation_id, world.confirmed.deposit_id, str(uuid.uuid4()))
-    world.execute(
-        "reservation",
-        "UPDATE reservations SET state = 'CANCELLED', cancelled_by = 'CUSTOMER' WHERE reservation_id = :id",
-        id=kept.reservation_id,
-    )
-    world.execute("reservation", "UPDATE slots SET sold = sold - :seats", seats=PARTY)
-    change = "UPDATE bookings SET state = 'WITHDRAWN', confirmed = :no WHERE state = 'ACCEPTED'"
-    world.execute("restaurant", change, no=False)
-    world.order("REFUND", kept)
-    world.refund_row(kept, "FAILED")
-    world.post("REFUND_ORDERED", kept.return_id, kept.deposit_id, PRICE)
-    world.post("REFUND_FAILED", kept.return_id, kept.deposit_id, PRICE)
-    change = "UPDATE deposits SET refund_failed_minor = :all WHERE deposit_id = :id"
-    world.execute("deposit", change, all=PRICE, id=kept.deposit_id)
-    assert await pending(world) == ["REFUND FAILED, to be retried by RetryRefund"]
+    kept = world.refuse_refund()
+    report = await seen(world)
+    assert report.clean, report
+    (listed,) = report.pending
+    assert (listed.state, listed.subject) == ("REFUND FAILED", kept.return_id)
+    assert f"make retry-refund DEPOSIT={kept.deposit_id}" in listed.remedy
+    assert listed.remedy in str(report)
 
 
 async def test_a_payment_under_way_is_listed(world: World) -> None:
@@ -444,6 +459,12 @@ async def test_only_what_is_wrong_twice_is_reported(world: World) -> None:
     assert {violation.check for violation in once.violations} == {"seats", "bookings"}
     report, _ = await asyncio.gather(audit(world.sources, patience_seconds=1), repair())
     assert {violation.check for violation in report.violations} == {"bookings"}
+
+
+def test_a_command_is_never_broken_into_two_lines() -> None:
+    command = "make stop SERVICE=reservation"
+    for words in range(1, 60):
+        assert any(command in line for line in indented(f"{'a ' * words}{command}, then more", "  do: "))
 
 
 async def test_an_audit_changes_nothing(world: World) -> None:

@@ -5,6 +5,7 @@ A test damages it in one place, and the audit must see it.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from sqlalchemy import MetaData, Table, create_engine, insert, text
 
 from dinemesh.kit import wire
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.picture import Sources
+from operations.picture import LISTENS, Sources
 
 SERVICES = ("reservation", "deposit", "restaurant", "history")
 RESTAURANT = "trattoria"
@@ -83,6 +84,7 @@ class World:
             self._tables[name] = MetaData()
             self._tables[name].reflect(engine)
         self._seats = 0
+        self._positions = itertools.count()
         self.confirmed = self._booked("CONFIRMED", "ACCEPTED", PARTY)
         self.cancelled = self._booked("CANCELLED", "WITHDRAWN", 0, cancelled_by="CUSTOMER")
         self._refund(self.cancelled, "SUCCEEDED")
@@ -151,16 +153,31 @@ class World:
             currency="EUR",
         )
 
-    def event(self, service: str, *, told: bool = True, sent: bool = True, at: datetime | None = None) -> str:
-        """An event in a service's outbox, and in the timeline."""
+    def event(
+        self,
+        service: str,
+        *,
+        told: bool = True,
+        sent: bool = True,
+        heard: bool = True,
+        at: datetime | None = None,
+    ) -> str:
+        """An event in a service's outbox, in the inboxes of those who listen to it, and in the timeline."""
         event_id = str(uuid.uuid4())
         moment = micros(at or self.then)
         row = {"event_id": event_id, "aggregate_id": "a", "routing_key": f"{service}.v1.happened"}
         sent_time = moment if sent else None
         self.insert(service, "outbox", **row, envelope=b"-", create_time=moment, sent_time=sent_time)
+        for queue, sources in LISTENS.items():
+            if heard and sent and service in sources:
+                self.hear(event_id, queue)
         if told:
             self.tell(event_id, service)
         return event_id
+
+    def hear(self, event_id: str, queue: str) -> None:
+        """An event in the inbox of a subscriber."""
+        self.insert(queue.partition(".")[0], "inbox", subscriber=queue, event_id=event_id)
 
     def tell(self, event_id: str, source: str) -> None:
         """An entry of the timeline."""
@@ -257,6 +274,22 @@ class World:
             id=kept.deposit_id,
         )
 
+    def refuse_refund(self) -> Kept:
+        """The confirmed reservation is cancelled, and the provider refuses to give its deposit back."""
+        kept = Kept(self.confirmed.reservation_id, self.confirmed.deposit_id, str(uuid.uuid4()))
+        change = "UPDATE reservations SET state = 'CANCELLED', cancelled_by = 'CUSTOMER'"
+        self.execute("reservation", f"{change} WHERE reservation_id = :id", id=kept.reservation_id)
+        self.execute("reservation", "UPDATE slots SET sold = sold - :seats", seats=PARTY)
+        change = "UPDATE bookings SET state = 'WITHDRAWN', confirmed = :no WHERE state = 'ACCEPTED'"
+        self.execute("restaurant", change, no=False)
+        self.order("REFUND", kept)
+        self.refund_row(kept, "FAILED")
+        self.post("REFUND_ORDERED", kept.return_id, kept.deposit_id, PRICE)
+        self.post("REFUND_FAILED", kept.return_id, kept.deposit_id, PRICE)
+        change = "UPDATE deposits SET refund_failed_minor = :all WHERE deposit_id = :id"
+        self.execute("deposit", change, all=PRICE, id=kept.deposit_id)
+        return kept
+
     def refund_row(self, kept: Kept, state: str, minor: int = PRICE) -> None:
         settle_time = micros(self.then) if state == "PENDING" else None
         self.insert(
@@ -264,7 +297,7 @@ class World:
             "refunds",
             refund_id=kept.return_id,
             deposit_id=kept.deposit_id,
-            position=0,
+            position=next(self._positions),
             amount_minor=minor,
             state=state,
             settle_time=settle_time,

@@ -9,7 +9,10 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from sqlalchemy import func, select
 
+from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import Transaction
 from reservation_svc.domain import (
     Acceptance,
     BookingNews,
@@ -24,7 +27,7 @@ from reservation_svc.domain import (
     Reservation,
     State,
 )
-from reservation_svc.persistence import allotment
+from reservation_svc.persistence import allotment, tables
 from reservation_svc.usecases import hear
 from tests.reservation.conftest import DINNER, RESTAURANT, OpenPod, Pod, new_id
 from tests.reservation.races import HEAD_STARTS, race
@@ -85,6 +88,21 @@ async def test_a_decline_after_accept_is_a_cancel_by_the_restaurant(pod: Pod) ->
     assert returned(after) == [(Kind.REFUND, 2000, Cause.CANCELLED)]
 
 
+async def test_a_move_and_its_event_are_one_transaction(pod: Pod) -> None:
+    placed = await pod.reserve()
+
+    def accepted_and_rolled_back(tx: Transaction) -> None:
+        news = BookingNews(BookingState.ACCEPTED, placed.terms.revision)
+        hear.hear_booking(pod.desk, tx, placed.reservation_id, news)
+        assert tx.execute(select(func.count()).select_from(tables.outbox)).scalar_one() == 2
+        raise Refusal("NO", "this transaction is not committed")
+
+    with pytest.raises(Refusal):
+        await pod.store.write(accepted_and_rolled_back)
+    assert (await pod.see(placed)).state is State.PENDING_ACCEPTANCE
+    assert await pod.events(placed) == ["Placed"]
+
+
 async def test_without_an_answer_the_booking_is_declined_at_its_deadline(pod: Pod) -> None:
     placed = await pod.reserve(2)
     pod.clock.pass_by(seconds=3599)
@@ -134,6 +152,22 @@ async def test_what_nobody_marked_is_completed_a_day_after_the_service(pod: Pod)
     after = await pod.see(forgotten)
     assert (after.state, returned(after)) == (State.COMPLETED, [(Kind.REFUND, 2000, Cause.COMPLETED)])
     assert (await pod.see(seated)).state is State.COMPLETED
+
+
+async def test_what_was_seen_before_another_pod_moved_it_is_decided_anew(pod: Pod) -> None:
+    seen = await pod.reserve(1)
+    await pod.cancel(seen)  # the other pod was faster
+    accepted = BookingNews(BookingState.ACCEPTED, 1)
+    await pod.store.write(
+        lambda tx: pod.desk.follow(
+            tx,
+            seen.reservation_id,
+            lambda current: current.hear_restaurant(accepted, tx.now),
+            seen=seen,
+        )
+    )
+    after = await pod.see(seen)
+    assert (after.state, returned(after)) == (State.CANCELLED, [(Kind.REFUND, 1000, Cause.CANCELLED)])
 
 
 async def test_no_show_against_late_cancel_forfeits_once(open_pod: OpenPod, pod: Pod) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.store import Transaction
 from reservation_svc.domain import (
     BookingState,
     DepositState,
     Failure,
     Kind,
+    RequestRecord,
     Reservation,
     State,
 )
+from reservation_svc.persistence import allotment, requests
 from reservation_svc.usecases.door import BreakerState
-from tests.reservation.conftest import DINNER, LATER, OpenPod, Pod, new_id, with_time_left
+from tests.reservation.conftest import ALICE, DINNER, LATER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
 from tests.reservation.refusals import refused
 
 
@@ -207,6 +211,29 @@ async def test_fifty_repeats_of_one_request_make_one_reservation_and_one_charge(
     assert await pod.sold() == 2
 
 
+async def test_a_sale_beyond_the_capacity_changes_nothing(pod: Pod) -> None:
+    def sell(seats: int) -> Callable[[Transaction], bool]:
+        return lambda tx: allotment.hold(tx, RESTAURANT.restaurant_id, DINNER, seats)
+
+    # As a pod does that looked before another one sold: 8 of 10, then 3 more, then 2.
+    assert [await pod.store.write(sell(seats)) for seats in (8, 3, 2, 1)] == [True, False, True, False]
+    assert await pod.sold() == 10
+    await pod.store.write(lambda tx: allotment.release(tx, RESTAURANT.restaurant_id, DINNER, 10))
+
+
+async def test_a_request_id_is_taken_by_one_pod_only(pod: Pod) -> None:
+    first, second, third = (RequestRecord("body", new_id()) for _ in range(3))
+
+    def point(old: RequestRecord | None, new: RequestRecord) -> Callable[[Transaction], bool]:
+        return lambda tx: requests.point(tx, ALICE, "request", old, new)
+
+    assert await pod.store.write(point(None, first))
+    assert not await pod.store.write(point(None, second)), "another pod had not seen the first one"
+    assert await pod.store.write(point(first, second))
+    assert not await pod.store.write(point(first, third)), "another pod had seen an attempt that is over"
+    assert await pod.store.read(lambda tx: requests.find(tx, ALICE, "request")) == second
+
+
 async def test_a_capacity_cut_below_what_is_sold_stops_the_sale_and_breaks_nothing(pod: Pod) -> None:
     booked = await pod.book(6)
     await pod.open_slots((DINNER, 4), version=2)
@@ -354,7 +381,9 @@ async def test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again(pod: Po
         pod.deposits.arrived.clear()
         trial = asyncio.create_task(pod.reserve(card="tok_unknown"))
         await pod.deposits.arrived.wait()
+        asked = len(pod.deposits.asked)
         await refused("TRY_AGAIN_LATER", pod.reserve())
+        assert len(pod.deposits.asked) == asked, "a second one was let in beside the trial"
         pod.deposits.gate.set()
         await refused("TRY_AGAIN_LATER", trial)
         assert pod.door.knock() is not None

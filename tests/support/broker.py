@@ -15,6 +15,7 @@ def _run(home: Path) -> Iterator[RunningBroker]:
     amqp, dist, epmd = free_ports(3)
     running = start_broker(home, amqp, dist, epmd)
     yield running
+    running.kill()  # in order, it would put away hundreds of queues that nobody needs: half a minute
     running.stop()
 
 

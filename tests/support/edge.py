@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from local_mesh import envoy
+from local_mesh import envoy, envoy_yaml
 from local_mesh.edge import command
 from tests.support.mesh import SERVICES, Keys
 from tests.support.ports import free_ports
@@ -72,7 +72,7 @@ class RunningEdge(Process):
         self.values = envoy.EdgeValues(**chosen)
         self.values.descriptor_file.write_bytes(envoy.descriptor_set())
         # Through JSON: what the files share by an anchor is changed in one place only, as in what Envoy gets.
-        config = json.loads(json.dumps(envoy.load(envoy.EDGE, self.values.as_mapping())))
+        config = json.loads(json.dumps(envoy_yaml.load(envoy.EDGE, self.values.as_mapping())))
         self._write(config, mutate)
 
     def mutant(self, folder: Path, mutate: Callable[[Config], object]) -> RunningEdge:

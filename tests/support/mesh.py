@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
 
+from tests.guards import switch
 from tests.support.ports import free_ports
 from tests.support.process import ROOT, Child, NotHealthy, Process, spawn
 
@@ -111,7 +112,8 @@ Launch = Callable[[str, dict[str, str], Path], Child]
 
 def launch(module: str, environment: dict[str, str], log: Path) -> Child:
     """`python -m module`. The kernel ends it when the tests are gone, however they went."""
-    return spawn(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", module], environment, log)
+    modules = ["tests.guards.start", module] if environment.get(switch.VARIABLE) else [module]
+    return spawn(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", *modules], environment, log)
 
 
 class Part(Process):

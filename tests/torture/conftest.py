@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from local_mesh.broker import RunningBroker, start_broker
+from tests.crash.forked import Nursery
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -26,6 +26,13 @@ FreshMesh = Callable[[str], RunningMesh]
 
 
 @pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
 def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     amqp, dist, epmd = free_ports(3)
     broker = start_broker(tmp_path_factory.mktemp("rabbitmq-to-kill"), amqp, dist, epmd)
@@ -33,26 +40,31 @@ def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     broker.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fresh_mesh(
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     broker_to_kill: RunningBroker,
+    nursery: Nursery,
     request: pytest.FixtureRequest,
 ) -> Iterator[FreshMesh]:
-    """Starts a mesh of the test's own on an engine."""
+    """Starts a mesh of the test's own on an engine; the one before it is stopped."""
     started: list[RunningMesh] = []
 
+    def stop() -> None:
+        while started:
+            started.pop().stop()
+
     def start(engine: str) -> RunningMesh:
+        stop()
         databases = {}
         if engine == "postgresql":
             server: PostgresServer = request.getfixturevalue("postgres")
             databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
-        url = broker_to_kill.fresh_url()
-        mesh = RunningMesh(tmp_path, url, databases=databases, settings=SETTINGS)
-        mesh.start()
+        folder, url = tmp_path_factory.mktemp("mesh"), broker_to_kill.fresh_url()
+        mesh = RunningMesh(folder, url, databases=databases, settings=SETTINGS, launch=nursery.launch)
         started.append(mesh)
+        mesh.start()
         return mesh
 
     yield start
-    for mesh in started:
-        mesh.stop()
+    stop()

@@ -56,13 +56,15 @@ class Witness:
 
 @dataclass
 class Scene:
-    """Where faults happen. `burst` lets a story of a crowd begin."""
+    """Where faults happen. `begin_story` lets a story of a crowd begin; `is_over`: there is no more work to
+    wait for."""
 
     town: Town
     mesh: RunningMesh
     broker: RunningBroker
     bus: Bus
     begin_story: Callable[[Awaitable[object]], None]
+    is_over: Callable[[], bool]
     locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     @asynccontextmanager
@@ -79,8 +81,15 @@ class Scene:
 
     async def busy(self) -> int:
         """Waits until enough calls are under way; how many."""
-        await _until(lambda: self.in_flight >= LEAST_IN_FLIGHT, "too few calls were in flight")
+        await self.until(lambda: self.in_flight >= LEAST_IN_FLIGHT, "too few calls were in flight")
         return self.in_flight
+
+    async def until(self, happened: Callable[[], bool], otherwise: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not happened():
+            if self.is_over() or time.monotonic() > end:
+                raise NotWitnessed(otherwise)
+            await asyncio.sleep(0.01)
 
 
 async def strike(scene: Scene, blow: Blow) -> Witness:
@@ -182,7 +191,7 @@ async def _replay(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with(blow.target):
         begin = time.monotonic()
         count = 0
-        while count == 0 and time.monotonic() < begin + PATIENCE:
+        while count == 0 and time.monotonic() < begin + PATIENCE and not scene.is_over():
             count = await events.replay(scene.mesh.databases[blow.target], REPLAYED_SECONDS)
             await asyncio.sleep(0.1)
         _see(count > 0, f"{blow.target} had sent nothing")
@@ -195,6 +204,8 @@ async def _overload(scene: Scene, blow: Blow) -> Witness:
         begin = time.monotonic()
         before = await _refused_by_deposit(scene)
         for turn in range(BURSTS):
+            if scene.is_over():
+                break
             for story in _crowd(blow, turn):
                 visitor = Visitor(scene.town, story, scene.town.places.easy)
                 scene.begin_story(visitor.reserve_at_last(tries=2))
@@ -239,7 +250,7 @@ async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomi
     async with scene.bus.channel(MOST_HELD) as channel:
         caught = await channel.get_queue(queue, ensure=False)
         tag = await caught.consume(keep)
-        await _until(lambda: len(held) >= LEAST_HELD, f"too few events came to {queue}")
+        await scene.until(lambda: len(held) >= LEAST_HELD, f"too few events came to {queue}")
         await caught.cancel(tag)
         yield held
 
@@ -284,14 +295,6 @@ async def _refused_by_deposit(scene: Scene) -> int:
         return int(connection.execute(query).scalar_one())
 
     return await asyncio.to_thread(look, scene.mesh.databases["reservation"], count)
-
-
-async def _until(happened: Callable[[], bool], otherwise: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        if time.monotonic() > end:
-            raise NotWitnessed(otherwise)
-        await asyncio.sleep(0.01)
 
 
 def _see(seen: bool, otherwise: str) -> None:

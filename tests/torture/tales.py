@@ -16,9 +16,9 @@ HEAD_START = 0.5
 """At most so many seconds one side of a race begins before the other."""
 
 
-async def live(town: Town, story: Story) -> None:
-    """One story from beginning to end."""
-    visitor = Visitor(town, story, _where(town.places, story))
+async def live(town: Town, story: Story, push: float = 0.0) -> None:
+    """One story from beginning to end. `push`: so many seconds more of a start for one side of a race."""
+    visitor = Visitor(town, story, _where(town.places, story), push=push)
     await _TALES[story.tale](visitor, story, town)
 
 
@@ -159,19 +159,19 @@ async def _no_show(visitor: Visitor, story: Story, town: Town) -> None:
 
 async def _cancel_or_accept(visitor: Visitor, story: Story, town: Town) -> None:
     if await visitor.reserve_at_last() and await visitor.arrived():
-        start = visitor.chance.uniform(0.0, HEAD_START)
-        await _race(lambda: visitor.staff(Call.ACCEPT), visitor.cancel, start if story.early else -start)
+        await _race(lambda: visitor.staff(Call.ACCEPT), visitor.cancel, _start(visitor, story))
 
 
 async def _cancel_or_charge(visitor: Visitor, story: Story, town: Town) -> None:
-    visitor.card = "tok_slow_900"
+    # The longest is a little shorter than reservation waits for deposit.
+    visitor.card = "tok_slow_1200" if story.early and visitor.push else "tok_slow_900"
 
     async def cancel() -> None:
         while not await visitor.find() and not creating.done():
             await asyncio.wait((creating,), timeout=0.05)
         if visitor.seen is not None:
             if not story.early:
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(1.0 + visitor.push)
             await visitor.cancel()
 
     creating = asyncio.create_task(visitor.reserve_at_last())
@@ -183,8 +183,7 @@ async def _cancel_or_no_show(visitor: Visitor, story: Story, town: Town) -> None
     _at_a_near_table(visitor)
     if await visitor.reserve_at_last() and await visitor.sees("CONFIRMED"):
         await _until(visitor.dine_time)
-        start = visitor.chance.uniform(0.0, HEAD_START)
-        await _race(lambda: visitor.staff(Call.NO_SHOW), visitor.cancel, start if story.early else -start)
+        await _race(lambda: visitor.staff(Call.NO_SHOW), visitor.cancel, _start(visitor, story))
         await visitor.sees("NO_SHOW", "CANCELLED", seconds=3)
 
 
@@ -192,15 +191,16 @@ async def _cancel_or_window(visitor: Visitor, story: Story, town: Town) -> None:
     _at_a_near_table(visitor)
     if await visitor.reserve_at_last() and await visitor.sees("CONFIRMED"):
         moment = visitor.dine_time - dt.timedelta(seconds=FREE_UNTIL)
-        away = dt.timedelta(seconds=visitor.chance.uniform(0.0, HEAD_START))
-        await _until(moment - away if story.early else moment + away)
+        await _until(moment - dt.timedelta(seconds=_start(visitor, story)))
         await visitor.cancel()
 
 
 async def _accept_or_deadline(visitor: Visitor, story: Story, town: Town) -> None:
+    if visitor.push and story.early:
+        visitor.place = await town.less_hurried(visitor.push)
     if await visitor.reserve_at_last():
         if not story.early:
-            await asyncio.sleep(HURRIED_LIMIT - 0.2 + visitor.chance.uniform(0.0, HEAD_START))
+            await asyncio.sleep(HURRIED_LIMIT - 0.2 - _start(visitor, story))
         await visitor.staff(Call.ACCEPT)
         await visitor.sees("CONFIRMED", "DECLINED", seconds=5)
 
@@ -208,10 +208,7 @@ async def _accept_or_deadline(visitor: Visitor, story: Story, town: Town) -> Non
 async def _modify_or_cancel(visitor: Visitor, story: Story, town: Town) -> None:
     if await visitor.reserve_at_last():
         party = visitor.party + (2 if visitor.chance.random() < 0.5 else -1)
-        start = visitor.chance.uniform(0.0, HEAD_START)
-        await _race(
-            lambda: visitor.modify(party, "tok_slow_100"), visitor.cancel, start if story.early else -start
-        )
+        await _race(lambda: visitor.modify(party, "tok_slow_100"), visitor.cancel, _start(visitor, story))
 
 
 async def _last_seat(visitor: Visitor, story: Story, town: Town) -> None:
@@ -220,8 +217,7 @@ async def _last_seat(visitor: Visitor, story: Story, town: Town) -> None:
     slots = visitor.place.slots
     for one in (visitor, rival):
         one.party, one.dine_time = 2, slots[story.number % len(slots)]
-    start = visitor.chance.uniform(0.0, HEAD_START)
-    await _race(visitor.reserve_at_last, rival.reserve_at_last, start if story.early else -start)
+    await _race(visitor.reserve_at_last, rival.reserve_at_last, _start(visitor, story))
 
 
 _TALES: Mapping[Tale, Callable[[Visitor, Story, Town], Awaitable[None]]] = {
@@ -285,8 +281,14 @@ def outcome(story: Story, books: Books) -> str | None:
             return None
 
 
+def _start(visitor: Visitor, story: Story) -> float:
+    """How many seconds the one side of a race begins before the other; below zero, after it."""
+    start = visitor.chance.uniform(0.0, HEAD_START) + visitor.push
+    return start if story.early else -start
+
+
 def _at_a_near_table(visitor: Visitor) -> None:
-    earliest = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=NEAR)
+    earliest = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=NEAR + 2 * visitor.push)
     later = [moment for moment in visitor.place.slots if moment >= earliest]
     visitor.dine_time = later[0] if later else visitor.place.slots[-1]
 

@@ -1,43 +1,66 @@
-"""A short run with faults, its control without, and the broker killed again and again under load."""
+"""A short run with faults, what its clients saw of it, and the control run without."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
 from local_mesh.broker import RunningBroker
 from tests.torture.conftest import FreshMesh
 from tests.torture.plan import Blow, Fault
-from tests.torture.run import describe, torture
+from tests.torture.run import Outcome, describe, percentile, torture
+from tests.torture.town import DEADLINE
+from tests.torture.truth import FINAL
 
-SEED = 20
+SEED = 147
+"""Its events meet a broker that is killed, and then each other in another order."""
+OUTAGES = (
+    Blow(Fault.KILL, "deposit", 0.5, 2.0, 0),
+    Blow(Fault.PAUSE, "deposit", 0.5, 2.0, 1),
+    Blow(Fault.KILL, "reservation", 0.5, 0.5, 2),
+)
+LEAST_REFUSALS = 15
+
+pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.timeout(600)
-async def test_whatever_fails_nothing_is_lost_and_no_answer_is_a_lie(
-    fresh_mesh: FreshMesh, broker_to_kill: RunningBroker
-) -> None:
-    outcome = await torture(SEED, 12, fresh_mesh("sqlite"), broker_to_kill)
-    print(describe(outcome))  # noqa: T201 - shown by `pytest -rP`, and when it fails
+@pytest.fixture(scope="module")
+def outcome(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> Outcome:
+    """Of the run with faults."""
+    outcome = asyncio.run(torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=OUTAGES))
+    print(describe(outcome))  # noqa: T201 - shown by `pytest -rP`, and when a test fails
+    return outcome
+
+
+def test_whatever_fails_nothing_is_lost_and_no_answer_is_a_lie(outcome: Outcome) -> None:
     assert (outcome.violations, outcome.void) == ([], [])
-    assert len(outcome.witnesses) >= 2
+    witnessed = [one.blow for one in outcome.witnesses]
+    assert [blow for blow in witnessed if blow in OUTAGES] == list(OUTAGES)
+    assert Fault.KILL_BROKER in {blow.fault for blow in witnessed}
 
 
-@pytest.mark.timeout(600)
-async def test_the_same_run_without_faults_holds(
-    fresh_mesh: FreshMesh, broker_to_kill: RunningBroker
+def test_a_client_that_repeats_its_request_as_it_is_told_ends_with_one_booking_or_a_final_refusal(
+    outcome: Outcome,
 ) -> None:
-    outcome = await torture(SEED, 3, fresh_mesh("sqlite"), broker_to_kill, with_faults=False)
+    # Two bookings of one request, or a last word that is none, would be among the violations.
+    assert outcome.violations == []
+    given_up = "given up by the client"  # a card that never works is not tried for ever
+    assert outcome.endings.keys() <= {"booked", *FINAL, given_up, "  of them repeated"}
+    assert outcome.endings["booked"] and outcome.endings["  of them repeated"]
+
+
+def test_while_deposit_is_down_a_client_is_refused_soon_and_told_when_to_come_back(outcome: Outcome) -> None:
+    refused = outcome.refused_while_deposit_was_down
+    print(f"{len(refused)} refusals, p99 {percentile(refused, 0.99) * 1000:.0f} ms")  # noqa: T201
+    assert len(refused) >= LEAST_REFUSALS, "void: hardly anybody asked meanwhile"
+    assert percentile(refused, 0.99) < DEADLINE
+    # That one of them named no time would be among the violations.
+    assert outcome.violations == []
+
+
+def test_the_same_run_without_faults_holds(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> None:
+    outcome = asyncio.run(torture(SEED, 3, fresh_mesh("sqlite"), broker_to_kill, with_faults=False))
     print(describe(outcome))  # noqa: T201
     assert (outcome.violations, outcome.void) == ([], [])
     assert outcome.witnesses == []
-
-
-@pytest.mark.timeout(600)
-async def test_a_broker_killed_five_times_under_load_loses_no_event_and_none_has_a_second_effect(
-    fresh_mesh: FreshMesh, broker_to_kill: RunningBroker
-) -> None:
-    blows = [Blow(Fault.KILL_BROKER, "rabbitmq", 1.0, 0.5, n) for n in range(5)]
-    outcome = await torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=blows, clients=6)
-    print(describe(outcome))  # noqa: T201
-    assert (outcome.violations, outcome.void) == ([], [])
-    assert [one.blow.fault for one in outcome.witnesses] == [Fault.KILL_BROKER] * 5

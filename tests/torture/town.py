@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import random
 import time
 import uuid
@@ -83,6 +84,11 @@ class Town:
     closing: float | None = None
     visitors: list[Visitor] = field(default_factory=list)
 
+    async def less_hurried(self, seconds: float) -> Place:
+        """A restaurant like the hurried one, where a person has so many seconds more."""
+        limit = HURRIED_LIMIT + math.ceil(seconds)
+        return await self.city.place(capacity=SEATS, terms=policy(MANUAL, limit_seconds=limit))
+
     @property
     def closed(self) -> bool:
         return self.closing is not None and time.monotonic() > self.closing
@@ -128,8 +134,11 @@ async def _open(city: City, place: Place, times: Sequence[dt.datetime], capacity
 class Visitor:
     """A customer with one wish, and the staff who get to see it."""
 
-    def __init__(self, town: Town, story: Story, place: Place, *, rival: bool = False) -> None:
+    def __init__(
+        self, town: Town, story: Story, place: Place, *, rival: bool = False, push: float = 0.0
+    ) -> None:
         self._town = town
+        self.push = push
         self._doors = town.city.doors
         self.name = f"{story.customer}{'-rival' if rival else ''}"
         self.chance = random.Random(f"{story.chance} {self.name}")

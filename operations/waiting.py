@@ -1,0 +1,188 @@
+"""What waits for somebody or something: since when, how long it may, and what to do when that is over.
+
+`make pending` lists what is late. The audit takes its check "pending" from here too, so that both mean the
+same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from operations.limits import Limits
+from operations.picture import LISTENS, Outgoing, Picture
+from operations.text import indented
+
+REFUND_FAILED = "REFUND FAILED"
+_RESTART = (
+    "make logs SERVICE={0}; its settling task is stuck: make stop SERVICE={0}, then make start SERVICE={0}"
+)
+_PROVIDER = "make status: is the provider up? Deposit asks it again and again: make logs SERVICE=deposit"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One thing that is not at its end. `subject` is its id; `until` is when it should have gone on, None if
+    only a person can end it and no time makes it right."""
+
+    kind: str
+    subject: str
+    what: str
+    since: datetime
+    until: datetime | None
+    remedy: str
+
+    @property
+    def limit(self) -> timedelta:
+        return timedelta(0) if self.until is None else max(self.until - self.since, timedelta(0))
+
+    def is_late(self, now: datetime) -> bool:
+        return self.until is None or now > self.until
+
+
+def everything(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    """All that waits, of each kind."""
+    yield from bookings_and_money(picture, limits)
+    yield from unsent(picture, limits)
+    yield from unheard(picture, limits)
+    yield from dead_letters(picture)
+
+
+def bookings_and_money(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    """Of reservation and deposit."""
+    yield from _reservations(picture, limits)
+    yield from _modifications(picture, limits)
+    yield from _deposits(picture, limits)
+    yield from _refunds(picture, limits)
+    yield from _instructions(picture, limits)
+
+
+def _reservations(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    restart = _RESTART.format("reservation")
+    for one in picture.reservations.values():
+        if one.state == "PENDING_DEPOSIT":
+            what = f"its seats are held until {one.hold_expire_time:%H:%M:%S} UTC"
+            until = one.hold_expire_time
+        elif one.state == "PENDING_ACCEPTANCE" and one.accept_deadline is not None:
+            what = f"the restaurant had time to accept it until {one.accept_deadline:%Y-%m-%d %H:%M:%S} UTC"
+            until = one.accept_deadline
+        elif one.state in ("CONFIRMED", "SEATED") and one.due_time is not None:
+            what = f"nobody said how it went; it ends by itself at {one.due_time:%Y-%m-%d %H:%M:%S} UTC"
+            until = one.due_time
+        else:
+            continue
+        yield Waiting(
+            one.state, one.reservation_id, what, one.update_time, until + limits.on_the_way, restart
+        )
+
+
+def _modifications(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    for one in picture.modifications:
+        what = f"extra seats of {one.reservation_id} are held until {one.hold_expire_time:%H:%M:%S} UTC"
+        until = one.hold_expire_time + limits.on_the_way
+        # When it began is not on record; its own attempt was to be over by then.
+        since, restart = min(one.attempt_deadline, one.hold_expire_time), _RESTART.format("reservation")
+        yield Waiting("MODIFYING", one.modification_id, what, since, until, restart)
+
+
+def _deposits(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    for one in picture.deposits.values():
+        if one.state in ("PENDING", "VOIDING"):
+            what = f"whether it was charged for {one.reservation_id} is not known"
+            until = one.update_time + limits.undecided
+            kind = f"DEPOSIT {one.state}"
+            yield Waiting(kind, one.deposit_id, what, one.update_time, until, _PROVIDER)
+
+
+def _refunds(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    for one in picture.refunds:
+        amount = picture.deposits[one.deposit_id].money(one.amount_minor)
+        since = one.update_time
+        if one.state == "FAILED":
+            what = f"{amount} of {one.deposit_id} refused by the provider ({one.failure_code})"
+            remedy = (
+                f"put right what the provider complains of, then: make retry-refund DEPOSIT={one.deposit_id}"
+            )
+            yield Waiting(REFUND_FAILED, one.refund_id, what, since, None, remedy)
+        elif one.state == "PENDING":
+            what = f"{amount} of {one.deposit_id} are on their way back"
+            yield Waiting("REFUND PENDING", one.refund_id, what, since, since + limits.undecided, _PROVIDER)
+
+
+def _instructions(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    for one in picture.applied:
+        if one.state == "WAITING":
+            what = (
+                f"the {one.kind.lower()} of {one.deposit_id} waits until it is known whether it was charged"
+            )
+            until = one.create_time + limits.undecided + limits.on_the_way
+            remedy = f"is that deposit listed too? If not: {_RESTART.format('deposit')}"
+            yield Waiting("INSTRUCTION", one.instruction_id, what, one.create_time, until, remedy)
+
+
+def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    """Events that no broker has."""
+    for event in picture.outgoing:
+        if not event.sent:
+            what = f"{event.routing_key} of {event.source} is not published"
+            remedy = (
+                "make status: is rabbitmq ready? If it is, the relay is stuck:"
+                f" make stop SERVICE={event.source}, then make start SERVICE={event.source}"
+            )
+            until = event.create_time + limits.on_the_way
+            yield Waiting("EVENT UNSENT", event.event_id, what, event.create_time, until, remedy)
+
+
+def unheard(picture: Picture, limits: Limits, queues: Iterable[str] = LISTENS) -> Iterator[Waiting]:
+    """Events that were published, and that a subscriber has neither taken nor refused."""
+    dead = {(letter.queue, letter.event_id) for letter in picture.dead_letters}
+    by_source: dict[str, list[Outgoing]] = defaultdict(list)
+    for event in picture.outgoing:
+        if event.sent:
+            by_source[event.source].append(event)
+    for queue in queues:
+        taken = picture.taken.get(queue)
+        if taken is None:
+            continue  # its inbox was not looked at
+        service = queue.partition(".")[0]
+        for event in (event for source in LISTENS[queue] for event in by_source[source]):
+            if event.event_id not in taken and (queue, event.event_id) not in dead:
+                what = f"{event.routing_key} has not been taken by {queue}"
+                remedy = f"make status: is {service} ready? If it is: make replay SERVICE={event.source}"
+                until = event.create_time + limits.on_the_way
+                yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
+
+
+def dead_letters(picture: Picture) -> Iterator[Waiting]:
+    for letter in picture.dead_letters:
+        kind = letter.type or f"an unreadable message of {letter.size_bytes} bytes"
+        what = f"{kind} could not be taken by {letter.queue} ({letter.reason})"
+        service = letter.queue.partition(".")[0]
+        remedy = f"put right what make logs SERVICE={service} complains of: make redrive QUEUE={letter.queue}"
+        since = letter.since or picture.now
+        yield Waiting("DEAD LETTER", letter.event_id or "-", what, since, None, remedy)
+
+
+def listing(found: Sequence[Waiting], now: datetime, most: int) -> str:
+    """What is late, for a person: kind by kind, the oldest first, `most` of each kind."""
+    late = sorted((one for one in found if one.is_late(now)), key=lambda one: (one.kind, one.since))
+    counts = Counter(one.kind for one in late)
+    shown: Counter[str] = Counter()
+    lines: list[str] = []
+    for one in late:
+        shown[one.kind] += 1
+        if shown[one.kind] <= most:
+            lines += [
+                f"{one.kind}  {one.subject}  since {one.since:%Y-%m-%d %H:%M:%S} UTC,"
+                f" limit {one.limit.total_seconds():.0f} s",
+                *indented(one.what, "  what: "),
+                *indented(one.remedy, "  do:   "),
+                "",
+            ]
+        elif shown[one.kind] == counts[one.kind]:
+            lines += [f"{one.kind}  and {counts[one.kind] - most} more", ""]
+    on_time = len(found) - len(late)
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
+    return "\n".join([*lines, f"pending: late: {said}; {on_time} wait within their time"])

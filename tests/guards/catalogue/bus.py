@@ -1,0 +1,245 @@
+"""Promises 4 and 5 over the broker: nothing is lost on the way, and poison blocks nothing."""
+
+from __future__ import annotations
+
+from tests.guards.guard import Edit, Guard, Witness
+
+BUS = "dinemesh.kit.bus"
+INBOX = "dinemesh.kit.inbox"
+OUTBOX = "dinemesh.kit.outbox"
+_KIT = "tests/kit/test_events.py::"
+_BUS = "tests/kit/test_bus.py::"
+
+GUARDS = (
+    Guard(
+        "publisher-confirms",
+        (4,),
+        "An event is sent when the broker has confirmed it.",
+        (Edit(BUS, "publisher_confirms=True, on_return_raises=True", "publisher_confirms=False"),),
+        (
+            Witness(
+                _BUS + "test_what_a_broker_took_along_when_it_died_is_published_again",
+                'await until(hears(store, "before", "taken along?"))',
+            ),
+        ),
+    ),
+    Guard(
+        "mark-sent-after-publish",
+        (4,),
+        "A row is marked sent after the confirm, not before.",
+        (
+            Edit(
+                OUTBOX,
+                "rows = await self._store.write(self._claim)\n",
+                "rows = await self._store.write(self._claim)\n"
+                "        taken = [row.position for row in rows]\n"
+                "        await self._store.write(lambda tx: self._settle(tx, taken, []))\n",
+            ),
+        ),
+        (
+            Witness(
+                _BUS + "test_what_a_broker_took_along_when_it_died_is_published_again",
+                'await until(hears(store, "before", "taken along?"))',
+            ),
+        ),
+    ),
+    Guard(
+        "mandatory",
+        (4,),
+        "An event that no queue takes is not sent.",
+        (Edit(BUS, "mandatory=True", "mandatory=False"),),
+        (Witness(_BUS + "test_what_no_queue_takes_is_not_sent", 'assert "confirmed" not in outcomes'),),
+    ),
+    Guard(
+        "lease",
+        (4,),
+        "What one relay has claimed the others leave alone for a while.",
+        (
+            Edit(
+                OUTBOX,
+                "free = or_(columns.claim_until.is_(None), columns.claim_until < tx.now)",
+                "free = columns.sent_time.is_(None)",
+            ),
+        ),
+        (Witness(_BUS + "test_two_relays_publish_each_event_once", "assert other.published == []"),),
+    ),
+    Guard(
+        "lease-ends",
+        (4,),
+        "What a relay claimed and did not send is free again after the lease.",
+        (
+            Edit(
+                OUTBOX,
+                "free = or_(columns.claim_until.is_(None), columns.claim_until < tx.now)",
+                "free = columns.claim_until.is_(None)",
+            ),
+        ),
+        (
+            Witness(
+                _BUS + "test_what_a_dead_relay_had_claimed_is_sent_after_its_lease",
+                "await until(lambda: bus.published, 5)",
+            ),
+        ),
+    ),
+    Guard(
+        "claims-of-the-dead",
+        (4,),
+        "On SQLite what a killed process had claimed is sent by the next one at once.",
+        (Edit(OUTBOX, 'if tx.dialect == "sqlite":', 'if tx.dialect == "":'),),
+        (
+            Witness(
+                _KIT + "test_what_a_killed_process_had_claimed_is_sent_by_the_next_one_at_once",
+                "await until(unsent(sqlite_store), 10)",
+            ),
+        ),
+    ),
+    Guard(
+        "sweep",
+        (4, 6),
+        "The relay looks by itself for what was written while the broker was away.",
+        (
+            Edit(
+                OUTBOX,
+                "async with asyncio.timeout(self._sweep_seconds):",
+                "async with asyncio.timeout(None):",
+            ),
+        ),
+        (
+            Witness(
+                _KIT + "test_events_written_without_a_broker_are_sent_when_it_is_there",
+                'await until(hears(sqlite_store, "early"))',
+            ),
+        ),
+    ),
+    Guard(
+        "log-first",
+        (4, 10),
+        "A subscriber whose queue is new reads the log before it counts as caught up.",
+        (
+            Edit(
+                INBOX,
+                "if not await self._inbox.caught_up():\n                await",
+                "if not queue:\n                await",
+            ),
+        ),
+        (
+            Witness(
+                _KIT + "test_a_guest_reads_all_that_was_said_before_it_came",
+                'assert await sqlite_store.read(texts) == ["before", "between"]',
+            ),
+        ),
+    ),
+    Guard(
+        "lost-queue",
+        (4,),
+        "A subscriber whose queue was lost reads the log again.",
+        (
+            Edit(
+                INBOX,
+                "if not await self._bus.has_queue(queue) and await self._inbox.caught_up():",
+                "if not queue:",
+            ),
+        ),
+        (
+            Witness(
+                _KIT + "test_a_deleted_queue_heals_and_misses_nothing",
+                'await until(hears(sqlite_store, "a", "lost?"))',
+            ),
+        ),
+    ),
+    Guard(
+        "junk-is-told-apart",
+        (5,),
+        "Bytes that are no event are known as such, before anything is done with them.",
+        (
+            Edit(
+                INBOX,
+                "if not (envelope.event_id and envelope.type and envelope.aggregate_id):",
+                "if envelope.event_id and not envelope.type:",
+            ),
+        ),
+        (Witness(_KIT + "test_junk_is_undecodable", "DID NOT RAISE"),),
+        quick=True,
+    ),
+    Guard(
+        "unreadable-at-once",
+        (5,),
+        "What cannot be read becomes a dead letter at once.",
+        (Edit(INBOX, "await message.reject(requeue=False)", "await message.nack(requeue=True)"),),
+        (
+            Witness(
+                _KIT
+                + "test_a_message_that_cannot_be_read_is_a_dead_letter_blocks_nothing_and_can_be_redriven",
+                "assert (letter.queue, letter.event_id, letter.type, letter.reason) == (",
+            ),
+        ),
+    ),
+    Guard(
+        "delivery-limit",
+        (5,),
+        "What fails again and again becomes a dead letter.",
+        (Edit(BUS, '                "x-delivery-limit": DELIVERY_LIMIT,\n', ""),),
+        (
+            Witness(
+                _KIT + "test_a_message_that_always_fails_becomes_a_dead_letter"
+                "_and_takes_effect_after_the_cause_is_gone",
+                "await until(lambda: dead_letters.count_dead(bus, QUEUE))",
+            ),
+        ),
+    ),
+    Guard(
+        "dead-letter-queue",
+        (5,),
+        "What a subscriber rejects goes into a queue that is listed, not into nothing.",
+        (
+            Edit(BUS, '                "x-dead-letter-exchange": DEAD_EXCHANGE,\n', ""),
+            Edit(BUS, '                "x-dead-letter-routing-key": dead,\n', ""),
+            Edit(BUS, '                "x-dead-letter-strategy": "at-least-once",\n', ""),
+        ),
+        (
+            Witness(
+                _KIT
+                + "test_a_message_that_cannot_be_read_is_a_dead_letter_blocks_nothing_and_can_be_redriven",
+                "await until(dead)",
+            ),
+        ),
+    ),
+    Guard(
+        "poison-in-the-log",
+        (5,),
+        "What fails in the log becomes a dead letter and does not keep a subscriber from catching up.",
+        (
+            Edit(
+                INBOX,
+                "            self._count(_FAILED)\n            with call.working_on(_call_of(event)):\n"
+                '                log.exception("an event of the log failed',
+                "            raise\n            with call.working_on(_call_of(event)):\n"
+                '                log.exception("an event of the log failed',
+            ),
+        ),
+        (
+            Witness(
+                _KIT + "test_a_guest_reads_all_that_was_said_before_it_came",
+                "await asyncio.wait_for(guest.caught_up.wait(), 30)",
+            ),
+        ),
+    ),
+    Guard(
+        "own-database-down",
+        (4, 5),
+        "With its own database away a consumer keeps its messages instead of sending them in a circle.",
+        (
+            Edit(
+                INBOX,
+                "await asyncio.sleep(PAUSE_SECONDS)",
+                "return self._count(_FAILED)",
+            ),
+        ),
+        (
+            Witness(
+                _BUS + "test_while_its_database_is_away_a_consumer_keeps_its_messages",
+                "assert await dead_letters.count_dead(bus, QUEUE) == 0",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,196 @@
+"""Promise 9: everyone sees their own, errors leak nothing, no client can make a pod look sick."""
+
+from __future__ import annotations
+
+from tests.guards.guard import Edit, Guard, Witness
+
+INTERCEPTORS = "dinemesh.kit.interceptors"
+_INTERCEPTORS = "tests/kit/test_interceptors.py::"
+
+GUARDS = (
+    Guard(
+        "own-reservation",
+        (9,),
+        "A reservation is its customer's and its restaurant's; to others it is not there.",
+        (
+            Edit(
+                "reservation_svc.domain.requests",
+                "if self.customer_id is not None and self.customer_id == reservation.customer_id:",
+                "if self.customer_id is not None:",
+            ),
+        ),
+        (
+            Witness(
+                "tests/reservation/test_ends.py::test_someone_elses_reservation_cannot_be_told_from_none[sqlite]",
+                'await refused("NOT_FOUND", pod.cancel(booked, who))',
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "own-deposit",
+        (9,),
+        "A deposit is its customer's.",
+        (
+            Edit(
+                "deposit_svc.usecases",
+                "if deposit is None or deposit.customer_id != customer_id:",
+                "if deposit is None:",
+            ),
+        ),
+        (
+            Witness(
+                "tests/deposit/test_usecases.py::test_a_customer_reads_only_their_own[sqlite]",
+                "with pytest.raises(Refusal) as refusal:",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "own-timeline",
+        (9,),
+        "A timeline is its customer's.",
+        (
+            Edit(
+                "history_svc.persistence",
+                "query = select(timeline_entries).where(timeline_entries.c.customer_id == customer_id)",
+                "query = select(timeline_entries)",
+            ),
+        ),
+        (
+            Witness(
+                "tests/history/test_usecases.py::test_somebody_elses_reservation_is_not_found[sqlite]",
+                'assert await history.kinds("bob") == []',
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "own-booking",
+        (9,),
+        "Staff change bookings of their restaurant only.",
+        (
+            Edit(
+                "restaurant_svc.usecases",
+                "if before is None or before.restaurant_id != restaurant_id:",
+                "if before is None:",
+            ),
+        ),
+        (
+            Witness(
+                "tests/restaurant/test_usecases.py::test_a_booking_of_another_restaurant_is_not_found[sqlite]",
+                "with pytest.raises(Refusal) as refused:",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "own-restaurant",
+        (9,),
+        "Staff speak of the restaurant that their token names.",
+        (
+            Edit(
+                "restaurant_svc.servicer",
+                "if caller.role == STAFF and caller.restaurant_id != restaurant_id:",
+                "if caller.role == STAFF and not restaurant_id:",
+            ),
+        ),
+        (
+            Witness(
+                "tests/restaurant/test_servicer.py::test_nobody_acts_for_a_restaurant_that_is_not_theirs",
+                "return await refused(self.call(name, request, token))",
+            ),
+        ),
+    ),
+    Guard(
+        "roles",
+        (9,),
+        "A method is called by the roles of its table only.",
+        (
+            Edit(
+                INTERCEPTORS,
+                "if access is not ANYONE and identity.role not in access:",
+                "if access is not ANYONE and not identity.role:",
+            ),
+        ),
+        (
+            Witness(_INTERCEPTORS + "test_a_role_that_is_not_in_the_table_is_denied", "said = await"),
+            Witness(
+                _INTERCEPTORS + "test_a_method_that_no_table_names_is_closed",
+                "said = await refused( stub.ListTimelineEntries(",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "signatures",
+        (9,),
+        "A token counts if it is signed by a known key, for us, and has not expired.",
+        (
+            Edit(
+                "dinemesh.kit.identity",
+                'options={"require": ["exp", "iss", "aud", "sub"], "verify_iat": False},',
+                'options={"verify_signature": False},',
+            ),
+        ),
+        (
+            Witness(
+                _INTERCEPTORS + "test_without_a_valid_token_a_call_is_unauthenticated",
+                "said = await refused( server.stub.ListTimelineEntries(",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "errors-leak-nothing",
+        (9,),
+        "A failure that nobody foresaw is told as an error id, without a word of its cause.",
+        (Edit(INTERCEPTORS, 'f"internal error {error_id}"', 'f"internal error {error_id}: {error!r}"'),),
+        (
+            Witness(
+                _INTERCEPTORS + "test_an_unhandled_exception_tells_the_client_nothing_but_an_error_id",
+                "assert SECRET not in said.everything",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "unreadable-is-the-clients-fault",
+        (9,),
+        "Bytes that are no request are the client's fault, and count against no pod.",
+        (
+            Edit(
+                INTERCEPTORS,
+                "        except Exception:  # corrupt bytes and invalid UTF-8 fail in several ways\n"
+                "            return _UNDECODABLE",
+                "        except Exception:  # corrupt bytes and invalid UTF-8 fail in several ways\n"
+                "            raise",
+            ),
+        ),
+        (
+            Witness(
+                _INTERCEPTORS + "test_bytes_that_are_no_message_are_an_invalid_argument",
+                "assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT,",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "streams-of-one-person",
+        (9,),
+        "One person holds only so many watches.",
+        (
+            Edit(
+                INTERCEPTORS,
+                "if self._streams_of[identity.subject] >= self._streams_per_subject:",
+                "if self._streams_per_subject < 0:",
+            ),
+        ),
+        (
+            Witness(
+                _INTERCEPTORS + "test_one_person_holds_only_so_many_streams_and_nobody_else_is_touched",
+                'said = await refused(opened("alice", seconds=1800))',
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,210 @@
+"""What becomes of an event on its way: claimed by one relay, sent when confirmed, kept while nobody can take
+it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pytest
+from sqlalchemy import create_engine, func, select, update
+
+from dinemesh.kit import dead_letters
+from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable
+from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.outbox import Outbox, Relay, backlog
+from dinemesh.kit.store import Store, StoreUnavailable, Transaction
+from local_mesh.broker import RunningBroker
+from tests.kit.words import (
+    QUEUE,
+    encode,
+    hears,
+    metadata,
+    outbox_rows,
+    running,
+    say,
+    tables,
+    unsent,
+    until,
+    words,
+)
+from tests.support.mesh import state_of
+
+T = TypeVar("T")
+
+
+class FakeBus(Bus):
+    """A broker in memory that confirms once its gate is open."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.published: list[tuple[str, datetime]] = []
+        self.gate = asyncio.Event()
+
+    @property
+    def can_publish(self) -> bool:
+        """A relay asks this at the beginning of each turn."""
+        self.turns += 1
+        return True
+
+    async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
+        self.published.append((event_id, datetime.now(UTC)))
+        await self.gate.wait()
+
+
+async def test_two_relays_publish_each_event_once(store: Store, outbox: Outbox) -> None:
+    one, two = FakeBus(), FakeBus()
+    relays = [Relay(store, outbox, bus, sweep_seconds=0.02) for bus in (one, two)]
+    async with running(*relays):
+        await until(lambda: one.turns and two.turns)
+        said = await say(store, outbox, "a", "b", "c")
+        await until(lambda: one.published or two.published)
+        seen = one.turns, two.turns
+        first, other = (one, two) if one.published else (two, one)
+        # The one that was faster waits for its confirms; the other looks again and again meanwhile.
+        await until(lambda: other.published or other.turns >= seen[other is two] + 3)
+        assert [event_id for event_id, _ in first.published] == said
+        assert other.published == []
+        first.gate.set()
+        other.gate.set()
+        await until(unsent(store))
+    assert len(one.published + two.published) == 3
+
+
+async def test_what_a_dead_relay_had_claimed_is_sent_after_its_lease(store: Store, outbox: Outbox) -> None:
+    lease = timedelta(seconds=0.5)
+
+    def claimed_elsewhere(tx: Transaction) -> datetime:
+        outbox.add(tx, ("a", 1))
+        tx.execute(update(outbox_rows).values(claim_until=tx.now + lease))
+        return tx.now + lease
+
+    bus = FakeBus()
+    bus.gate.set()
+    async with running(Relay(store, outbox, bus, sweep_seconds=0.02)):
+        await until(lambda: bus.turns)
+        end_of_lease = await store.write(claimed_elsewhere)
+        await until(lambda: bus.published, 5)
+        await until(unsent(store))
+    ((_, sent),) = bus.published
+    assert sent >= end_of_lease, "void: it did not have to wait"
+
+
+async def test_what_no_queue_takes_is_not_sent(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker
+) -> None:
+    outcomes: list[str] = []
+
+    class Watched(Bus):
+        async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
+            try:
+                await super().publish(body, routing_key, event_id=event_id)
+            except BusUnavailable as error:
+                outcomes.append(str(error))
+                raise
+            outcomes.append("confirmed")
+
+    url = broker.fresh_url()
+    bus = Watched(url, "test")
+    async with running(bus, Relay(sqlite_store, outbox, bus, sweep_seconds=0.05)):
+        async with bus.channel(1) as channel:
+            await channel.queue_delete(LOG_QUEUE)
+        await say(sqlite_store, outbox, "a")
+        await until(lambda: outcomes)
+        assert "confirmed" not in outcomes
+        assert (await sqlite_store.read(lambda tx: backlog(tx, outbox_rows)))[0] == 1
+        async with running(Bus(url, "another service, which declares the log")):
+            await until(unsent(sqlite_store))
+
+
+async def test_what_a_broker_took_along_when_it_died_is_published_again(
+    tmp_path: Path, own_broker: RunningBroker
+) -> None:
+    url = f"sqlite:///{tmp_path}/words.db"
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    store = Store.open(url)
+    outbox = Outbox(outbox_rows, encode, "words")
+    bus = Bus(own_broker.url, "test")
+    claimed = select(func.count()).select_from(outbox_rows).where(outbox_rows.c.claim_until.is_not(None))
+    handed_over = claimed.where(outbox_rows.c.position == 2)
+    sent = handed_over.where(outbox_rows.c.sent_time.is_not(None))
+
+    def counts(query: Any) -> Callable[[], object]:
+        async def check() -> bool:
+            return bool(await store.read(lambda tx: tx.execute(query).scalar_one()))
+
+        return check
+
+    consumer = Consumer(store, bus, tables, words())
+    async with running(bus, Relay(store, outbox, bus, sweep_seconds=0.05), consumer):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        # RabbitMQ 3.10 writes down within two seconds that a queue or stream exists.
+        born = time.monotonic()
+        await say(store, outbox, "before")
+        await until(hears(store, "before"))
+        await until(unsent(store))
+        await until(lambda: time.monotonic() - born > 4)
+
+        old = own_broker.pid
+        os.kill(old, signal.SIGSTOP)
+        await until(lambda: state_of(old) == "T")
+        await say(store, outbox, "taken along?", first=2)
+        await until(counts(handed_over))
+        with suppress(TimeoutError):
+            await until(counts(sent), 1)  # whoever does not wait for the confirm has marked it by now
+        await asyncio.to_thread(own_broker.kill)
+        await until(lambda: not bus.can_publish)
+        own_broker.start()  # here: it dies with the thread that starts it
+        assert own_broker.pid != old
+        await until(hears(store, "before", "taken along?"))
+        await until(unsent(store))
+    await store.close()
+
+
+class FickleStore:
+    """A database that is away whenever `away` is set."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.away = False
+        self.refused = 0
+
+    async def write(self, change: Callable[[Transaction], T], *, shed: bool = False) -> T:
+        if self.away:
+            self.refused += 1
+            raise StoreUnavailable("the database cannot be reached")
+        return await self._store.write(change, shed=shed)
+
+    async def read(self, query: Callable[[Transaction], T]) -> T:
+        return await self._store.read(query)
+
+
+async def test_while_its_database_is_away_a_consumer_keeps_its_messages(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.inbox.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    bus = Bus(broker.fresh_url(), "test")
+    fickle = FickleStore(sqlite_store)
+    consumer = Consumer(cast(Store, fickle), bus, tables, words())
+
+    async def asked_often() -> bool:
+        return fickle.refused > 3 * DELIVERY_LIMIT or await dead_letters.count_dead(bus, QUEUE) > 0
+
+    async with running(bus, Relay(sqlite_store, outbox, bus), consumer):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        fickle.away = True
+        await say(sqlite_store, outbox, "a", "b")
+        await until(asked_often)
+        assert await dead_letters.count_dead(bus, QUEUE) == 0
+        fickle.away = False
+        await until(hears(sqlite_store, "a", "b"))

@@ -1,0 +1,113 @@
+"""The four services as processes of a machine, each built of its real parts as its `main` builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from deposit_svc import handlers as deposit_handlers
+from deposit_svc import messages as deposit_messages
+from deposit_svc import persistence as deposit_persistence
+from deposit_svc import usecases as deposit_usecases
+from deposit_svc.provider import Provider
+from dinemesh.kit.inbox import Inbox
+from dinemesh.kit.outbox import Outbox
+from history_svc import handlers as history_handlers
+from history_svc import persistence as history_persistence
+from history_svc.usecases import Timeline
+from reservation_svc import handlers as reservation_handlers
+from reservation_svc import messages as reservation_messages
+from reservation_svc.domain import Rules
+from reservation_svc.persistence import tables as reservation_tables
+from reservation_svc.usecases.desk import Deposits, Desk, Limits
+from reservation_svc.usecases.door import Door
+from reservation_svc.usecases.settle import settle
+from restaurant_svc import handlers as restaurant_handlers
+from restaurant_svc import messages as restaurant_messages
+from restaurant_svc import persistence as restaurant_persistence
+from restaurant_svc.usecases import Restaurants
+from tests.machines.process import Process, Time
+
+RULES = Rules(
+    attempt=timedelta(seconds=10),
+    hold=timedelta(minutes=2),
+    unmarked=timedelta(hours=24),
+    horizon=timedelta(days=366),
+)
+LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10)
+DEPOSIT_LIMITS = deposit_usecases.Limits(
+    charges_in_flight=2, charge_timeout_seconds=3, pending_settle_seconds=12, settle_lease_seconds=15
+)
+BREAKER_THRESHOLD = 3
+
+
+class DepositClient(Deposits, Protocol):
+    async def is_healthy(self) -> bool: ...
+
+
+class Reservations(Process):
+    def __init__(self, time: Time, deposits: DepositClient) -> None:
+        super().__init__(time, "reservation_svc")
+        self.door = Door(
+            threshold=BREAKER_THRESHOLD,
+            limit=200,
+            rest_seconds=0,  # it rests by the real clock
+            longest_rest_seconds=0,
+            is_healthy=deposits.is_healthy,
+        )
+        self.work(self.door.run())
+        self.desk = Desk(
+            store=self.store,
+            outbox=Outbox(reservation_tables.outbox, reservation_messages.encode_event, source="reservation"),
+            deposits=deposits,
+            door=self.door,
+            background=self.background,
+            rules=RULES,
+            limits=LIMITS,
+            tell=lambda _: None,
+        )
+        self.inboxes: Mapping[str, Inbox] = {
+            one.queue: Inbox(self.store, reservation_tables.inbox, one)
+            for one in (
+                reservation_handlers.restaurants(self.desk),
+                reservation_handlers.deposits(self.desk),
+            )
+        }
+
+    def settle(self) -> None:
+        self.do(settle(self.desk))
+
+
+class DepositService(Process):
+    def __init__(self, time: Time, provider: Provider) -> None:
+        super().__init__(time, "deposit_svc")
+        outbox = Outbox(deposit_persistence.outbox, deposit_messages.encode_event, source="deposit")
+        self.deposits = deposit_usecases.Deposits(
+            self.store, outbox, provider, self.background, DEPOSIT_LIMITS
+        )
+        subscription = deposit_handlers.subscription(self.deposits)
+        inbox = Inbox(self.store, deposit_persistence.inbox, subscription)
+        self.inboxes: Mapping[str, Inbox] = {subscription.queue: inbox}
+
+    def settle(self) -> None:
+        self.do(self.deposits.settle())
+
+
+class RestaurantService(Process):
+    def __init__(self, time: Time) -> None:
+        super().__init__(time, "restaurant_svc")
+        outbox = Outbox(restaurant_persistence.outbox, restaurant_messages.encode_event, "restaurant")
+        self.restaurants = Restaurants(self.store, outbox, changed=lambda _: None)
+        subscription = restaurant_handlers.subscription(self.restaurants)
+        inbox = Inbox(self.store, restaurant_persistence.inbox, subscription)
+        self.inboxes: Mapping[str, Inbox] = {subscription.queue: inbox}
+
+
+class HistoryService(Process):
+    def __init__(self, time: Time) -> None:
+        super().__init__(time, "history_svc")
+        self.timeline = Timeline(self.store, on_arrival=lambda _: None)
+        subscription = history_handlers.subscription(self.timeline)
+        inbox = Inbox(self.store, history_persistence.inbox, subscription)
+        self.inboxes: Mapping[str, Inbox] = {subscription.queue: inbox}
