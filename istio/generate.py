@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from local_mesh import envoy
+from local_mesh import envoy, envoy_yaml
 
 FOLDER = Path(__file__).resolve().parent / "edge"
 
@@ -171,7 +171,7 @@ def _edge() -> Doc:
         jwks_file=nowhere,
         descriptor_file=nowhere,
     )
-    config = _with_contracts(envoy.load(envoy.EDGE, values.as_mapping()))
+    config = _with_contracts(envoy_yaml.load(envoy.EDGE, values.as_mapping()))
     (edge,) = (one for one in config["static_resources"]["listeners"] if one["name"] == "edge")
     manager = edge["filter_chains"][0]["filters"][0]["typed_config"]
     (host,) = manager["route_config"]["virtual_hosts"]
@@ -199,7 +199,7 @@ def _with_contracts(config: Any) -> Any:
 def _connection(edge: Doc) -> Doc:
     manager = edge["manager"]
     replies = {**manager["local_reply_config"]}
-    replies["mappers"] = [*envoy.load(FOLDER / "no_token.yaml", {})["mappers"], *replies["mappers"]]
+    replies["mappers"] = [*envoy_yaml.load(FOLDER / "no_token.yaml", {})["mappers"], *replies["mappers"]]
     merged = {name: manager[name] for name in CONNECTION} | {"local_reply_config": replies}
     kind = manager["@type"]
     return _patch(

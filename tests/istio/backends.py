@@ -25,7 +25,7 @@ class Backend:
         self.calls: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._server = grpc.server(ThreadPoolExecutor(128), handlers=(_Everything(self),))
+        self._server = grpc.server(ThreadPoolExecutor(128), handlers=[_Everything(self)])
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
@@ -13,6 +14,8 @@ from tests.istio.proxy import DEPOSIT, Mutate, Proxy
 
 AUTHORITY = "deposit.dinemesh.svc.cluster.local:8082"
 LISTENER = "0.0.0.0_8082"
+
+Call: TypeAlias = "grpc.Future[bytes]"
 
 
 class Way:
@@ -40,10 +43,11 @@ class Way:
         for one in self.backends:
             one.stop()
 
-    def begin(self, method: str, timeout: float = 10.0) -> grpc.Future:
+    def begin(self, method: str, timeout: float = 10.0) -> Call:
         """A call that goes on by itself."""
-        call: grpc.Future = self.channel.unary_unary(method).future(b"", timeout=timeout)
-        return call
+        made: Any = self.channel.unary_unary(method)
+        begun: Call = made.future(b"", timeout=timeout)
+        return begun
 
     def call(self, method: str, timeout: float = 10.0) -> grpc.StatusCode:
         return code_of(self.begin(method, timeout))
@@ -53,7 +57,7 @@ class Way:
         return sum(one.calls[method] for one in self.backends)
 
 
-def code_of(call: grpc.Future) -> grpc.StatusCode:
+def code_of(call: Call) -> grpc.StatusCode:
     error = call.exception()
     if error is None:
         return grpc.StatusCode.OK

@@ -1,7 +1,7 @@
 """A real Envoy with the configuration that istiod made, and nothing else: no cluster, no istiod.
 
-Taken as they are: routes, filters, limits, outlier detection, repetitions. Changed: where it listens, where the
-back ends are, and that between them there is no TLS (that is shown in tests/mesh_truth).
+Taken as they are: routes, filters, limits, outlier detection, repetitions. Changed: where it listens, where
+the back ends are, and that between them there is no TLS (that is shown in tests/mesh_truth).
 """
 
 from __future__ import annotations

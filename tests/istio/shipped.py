@@ -12,6 +12,8 @@ import yaml
 
 from tests.support.process import ROOT
 
+__all__ = ["ROOT", "document", "documents", "files", "golden", "sources"]
+
 FOLDER = ROOT / "istio"
 GOLDENS = Path(__file__).parent / "goldens"
 HASH = GOLDENS / "sources.sha256"
@@ -50,7 +52,10 @@ def golden(proxy: str) -> Any:
 
 def sources() -> str:
     """The hash of everything that the goldens are made of: istio/, and of k8s/ what istiod looks at."""
-    found = [*documents(), *(one for file in sorted(FOLDER.glob("plain/*.yaml")) for one in read(file))]
+    found: list[object] = [
+        *documents(),
+        *(one for file in sorted(FOLDER.glob("plain/*.yaml")) for one in read(file)),
+    ]
     for file in sorted((ROOT / "k8s" / "base").glob("*.yaml")):
         found += [seen for one in read(file) for seen in _seen(one)]
     text = json.dumps(found, sort_keys=True, separators=(",", ":"))

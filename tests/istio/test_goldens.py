@@ -19,7 +19,7 @@ PORTS = {"reservation": 8081, "deposit": 8082, "history": 8083, "restaurant": 80
 
 def test_the_goldens_are_of_these_files() -> None:
     assert shipped.HASH.read_text().strip() == shipped.sources(), (
-        "istio/ or what istiod sees of k8s/ has changed: `make mesh-truth`, and `make mesh-goldens` where it is right so"
+        "istio/, or what istiod sees of k8s/, has changed: `make mesh-goldens`, and look at what it changed"
     )
 
 
@@ -131,9 +131,7 @@ def test_every_service_has_two_instances_behind_the_edge_and_on_its_own_port(ser
 
 def test_at_the_edge_translation_comes_before_every_decision() -> None:
     (heard,) = shipped.golden("edge")["listeners"]
-    names = [
-        one["name"] for one in heard["filterChains"][0]["filters"][0]["typedConfig"]["httpFilters"]
-    ]
+    names = [one["name"] for one in heard["filterChains"][0]["filters"][0]["typedConfig"]["httpFilters"]]
     there = names.index
     assert there("envoy.filters.http.grpc_json_transcoder") < there("envoy.filters.http.jwt_authn")
     assert there("envoy.filters.http.jwt_authn") < there("envoy.filters.http.rbac") < there("limit of one")

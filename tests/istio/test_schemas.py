@@ -54,7 +54,12 @@ def test_every_field_of_the_file_is_one_of_istios(one: shipped.Document) -> None
 @pytest.mark.parametrize(
     ("kind", "name", "path", "wrong"),
     [
-        ("DestinationRule", "reservation-to-deposit", "trafficPolicy.outlierDetection.maxEjectionPercents", 50),
+        (
+            "DestinationRule",
+            "reservation-to-deposit",
+            "trafficPolicy.outlierDetection.maxEjectionPercents",
+            50,
+        ),
         ("DestinationRule", "reservation-to-deposit", "trafficPolicy.outlierDetection.interval", 5),
         ("VirtualService", "reservation-to-deposit", "http.0.retires", {"attempts": 0}),
         ("VirtualService", "reservation-to-deposit", "http.0.retries.attempts", "none"),
