@@ -166,3 +166,52 @@ func TestTheGoldensAreWhatIstiodMakesOfTheShippedFiles(t *testing.T) {
 		t.Errorf("%s (make mesh-goldens writes them anew)", problem)
 	}
 }
+
+// decisions is what the edge decides by on a port: its filters, the shape of its refusals, and its routes.
+func decisions(t *testing.T, from shipped, listener, routes string) []byte {
+	t.Helper()
+	ds, pods := control(t, from, 1)
+	var all struct {
+		Listeners []struct {
+			Name         string
+			FilterChains []struct {
+				Filters []struct{ TypedConfig map[string]any }
+			}
+		}
+		Routes []struct {
+			Name         string
+			VirtualHosts []struct{ Routes []any }
+		}
+	}
+	if err := json.Unmarshal(configuration(t, ds, pods.of(t, edgeAccount, 0), from), &all); err != nil {
+		t.Fatal(err)
+	}
+	var found []any
+	for _, one := range all.Listeners {
+		if one.Name == listener {
+			manager := one.FilterChains[0].Filters[0].TypedConfig
+			found = append(found, manager["httpFilters"], manager["localReplyConfig"], manager["maxRequestHeadersKb"])
+		}
+	}
+	for _, one := range all.Routes {
+		if one.Name == routes {
+			found = append(found, one.VirtualHosts[0].Routes)
+		}
+	}
+	if len(found) != 4 {
+		t.Fatalf("there is no %s with %s", listener, routes)
+	}
+	text, err := json.MarshalIndent(found, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestTheEdgeWithACertificateDecidesAsTheOneWithout(t *testing.T) {
+	plain := decisions(t, render(t, dev), "0.0.0.0_80", "http.80")
+	certified := decisions(t, render(t, prod), "0.0.0.0_443", "https.443.https.dinemesh.istio-ingress")
+	if !bytes.Equal(plain, certified) {
+		t.Error(firstDifference(plain, certified))
+	}
+}

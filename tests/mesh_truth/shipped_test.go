@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -202,7 +203,8 @@ func (s shipped) running(t testing.TB, replicas int) running {
 	for i, deployment := range deployments {
 		template := deployment.Spec.Template
 		for n := range replicas {
-			labels := map[string]string{"security.istio.io/tlsMode": "istio"}
+			// Each in a zone of its own, as `prod` spreads them.
+			labels := map[string]string{"security.istio.io/tlsMode": "istio", "istio-locality": zone(n)}
 			for key, value := range template.Labels {
 				labels[key] = value
 			}
@@ -338,6 +340,8 @@ func gatewayService() *corev1.Service {
 	}
 }
 
+func zone(n int) string { return fmt.Sprintf("here.zone-%d", n) }
+
 // proxy is the Envoy of a pod, as istiod knows it.
 func (p pod) proxy() *model.Proxy {
 	kind := model.SidecarProxy
@@ -346,7 +350,7 @@ func (p pod) proxy() *model.Proxy {
 	}
 	return &model.Proxy{
 		Type: kind, ID: p.name + "." + p.namespace, ConfigNamespace: p.namespace,
-		IPAddresses: []string{p.address}, Labels: p.labels,
+		IPAddresses: []string{p.address}, Labels: p.labels, Locality: &core.Locality{Region: "here", Zone: "zone-0"},
 		Metadata: &model.NodeMetadata{
 			Namespace: p.namespace, Labels: p.labels, ServiceAccount: p.account,
 			IstioVersion: istioVersion, ClusterID: cluster.ID("Kubernetes"),
