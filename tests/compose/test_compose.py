@@ -21,7 +21,8 @@ from tests.k8s.rules import SETTINGS
 
 Rule = Callable[[Any], Iterator[str]]
 
-OURS = (*SETTINGS, "edge", "keys", "samples", "token")
+PROXIES = ("edge", "policy")
+OURS = (*SETTINGS, *PROXIES, "keys", "samples", "token")
 SIGN = {"keys", "samples", "token"}
 """Who may see the private keys."""
 
@@ -129,12 +130,13 @@ def is_told_what_it_knows(compose: Any) -> Iterator[str]:
 
 
 def sends_to_whom_there_is(compose: Any) -> Iterator[str]:
-    for argument in compose["services"]["edge"]["command"][1:]:
-        name, _, value = argument.removeprefix("--").partition("=")
-        if name in SETTINGS and (
-            not value.startswith(f"{name}:") or not _listens(compose["services"], value)
-        ):
-            yield f"edge: nobody listens at {value} for {name}"
+    for proxy in PROXIES:
+        for argument in compose["services"][proxy]["command"][1:]:
+            name, _, value = argument.removeprefix("--").partition("=")
+            if name in SETTINGS and (
+                not value.startswith(f"{name}:") or not _listens(compose["services"], value)
+            ):
+                yield f"{proxy}: nobody listens at {value} for {name}"
 
 
 def is_what_the_cluster_runs(compose: Any) -> Iterator[str]:
@@ -167,6 +169,9 @@ def _seconds(text: str) -> int:
 
 def _listens(services: Any, address: str) -> bool:
     host, _, port = address.rpartition(":")
+    if host == "policy":
+        given = containers.parser().parse_args(services["policy"]["command"])
+        return bool(port == str(given.port))
     return bool(services.get(host, {}).get("environment", {}).get("DINEMESH_PORT") == port)
 
 
@@ -263,6 +268,16 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], Rule, str]] = {
         sends_to_whom_there_is,
         "restaurant:8083",
     ),
+    "a proxy before nobody": (
+        lambda c: service(c, "policy")["command"].__setitem__(-1, "--deposit=deposit:8092"),
+        sends_to_whom_there_is,
+        "policy: nobody listens at deposit:8092",
+    ),
+    "a proxy at another port": (
+        lambda c: service(c, "policy")["command"].append("--port=8091"),
+        is_told_what_it_knows,
+        "nobody listens at policy:8092",
+    ),
     "another PostgreSQL than in the cluster": (
         lambda c: service(c, "postgres").update(image="docker.io/library/postgres:17.5"),
         is_what_the_cluster_runs,
@@ -286,7 +301,7 @@ def test_no_rule_is_without_a_mistake_that_turns_it_red() -> None:
 
 def test_the_commands_of_the_edges_image_are_ones_that_it_knows() -> None:
     parser = containers.parser()
-    for name in ("edge", "keys", "samples"):
+    for name in (*PROXIES, "keys", "samples"):
         parser.parse_args(service(files.compose(), name)["command"])
     entry = service(files.compose(), "token")["entrypoint"]
     assert entry[:4] == ["python", "-O", "-m", "local_mesh.containers"]
@@ -311,6 +326,19 @@ def test_envoy_takes_the_edge_as_the_containers_configure_it(tmp_path: Path) -> 
     assert _validate(config) == ""
     config.write_text(config.read_text().replace("type: STRICT_DNS", "type: STATIC"))
     assert "malformed IP address" in _validate(config)
+
+
+def test_envoy_takes_the_proxy_before_deposit_as_the_containers_configure_it(tmp_path: Path) -> None:
+    given = containers.parser().parse_args(service(files.compose(), "policy")["command"])
+    given.work = tmp_path
+    config = containers.policy_config(given)
+    loaded = yaml.safe_load(config.read_text())["static_resources"]
+    (cluster,) = loaded["clusters"]
+    # How many instances stand behind the name is known to the DNS alone.
+    assert (cluster["type"], cluster["outlier_detection"]["max_ejection_percent"]) == ("STRICT_DNS", 50)
+    (listener,) = loaded["listeners"]
+    assert listener["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 8092}
+    assert _validate(config) == ""
 
 
 def _validate(config: Path) -> str:

@@ -4,6 +4,7 @@
 set -euo pipefail
 for service in reservation deposit restaurant history; do
     password="${service^^}_PASSWORD"
+    [ -n "${!password:-}" ] || { echo "databases.sh: $password is not set" >&2; exit 1; }
     psql --no-psqlrc --quiet -v ON_ERROR_STOP=1 -v service="$service" -v password="${!password}" \
         --username "${POSTGRES_USER:-postgres}" --dbname postgres <<'SQL'
 CREATE ROLE :"service" LOGIN PASSWORD :'password';

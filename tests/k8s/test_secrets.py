@@ -1,0 +1,100 @@
+"""What `python -m local_mesh.cluster` makes: every Secret that the files refer to, and no password twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jwt
+import pytest
+from sqlalchemy.engine import make_url
+
+from dinemesh.kit.identity import Verifier
+from local_mesh import cluster
+from tests.k8s import rendered, rules, schemas
+from tests.k8s.rendered import OVERLAYS, ROOT, SERVICES, Cluster
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[rendered.Object]]:
+    """A copy of the project, as it writes into k8s/keys; what it printed."""
+    root = tmp_path_factory.mktemp("project")
+    for folder in ("local_mesh", "dinemesh", "k8s"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    printed = subprocess.run(
+        [sys.executable, "-m", "local_mesh.cluster"],
+        cwd=root,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return root, rendered.parsed(printed.stdout)
+
+
+def test_every_secret_that_the_overlays_refer_to_is_made(made: tuple[Path, list[rendered.Object]]) -> None:
+    _, secrets = made
+    found = {one["metadata"]["name"]: set(one["stringData"]) for one in secrets}
+    assert found == {name: set(keys) for name, keys in cluster.SECRETS.items()}
+    referred = {
+        name
+        for overlay in OVERLAYS
+        for workload in Cluster(rendered.objects(overlay)).workloads
+        for container in workload.containers
+        for name in [*rules._secrets(container), *rules._mounted_secrets(workload)]
+    }
+    assert referred == set(found)
+    for one in secrets:
+        assert list(schemas.complaints(one)) == []
+        assert one["metadata"]["namespace"] == "dinemesh"
+
+
+def test_both_ends_have_the_same_password_and_everybody_another(
+    made: tuple[Path, list[rendered.Object]],
+) -> None:
+    _, secrets = made
+    held = {one["metadata"]["name"]: one["stringData"] for one in secrets}
+    words = set()
+    for service in SERVICES:
+        url = make_url(held[f"{service}-endpoints"]["DINEMESH_DATABASE_URL"])
+        assert (url.host, url.database, url.username) == ("postgres", service, service)
+        assert url.password == held["postgres"][f"{service.upper()}_PASSWORD"]
+        words.add(url.password)
+        broker = make_url(held[f"{service}-endpoints"]["DINEMESH_AMQP_URL"])
+        assert broker.host == "rabbitmq"
+        assert broker.username == held["rabbitmq"]["RABBITMQ_DEFAULT_USER"]
+        assert broker.password == held["rabbitmq"]["RABBITMQ_DEFAULT_PASS"]
+    words |= {held["postgres"]["POSTGRES_PASSWORD"], held["rabbitmq"]["RABBITMQ_DEFAULT_PASS"]}
+    assert len(words) == len(SERVICES) + 2
+    assert all(word is not None and len(word) >= 32 for word in words)
+    again = cluster.values("token")
+    assert again["postgres"] != held["postgres"]
+
+
+def test_the_services_take_reservations_token_by_the_keys_that_go_with_it(
+    made: tuple[Path, list[rendered.Object]],
+) -> None:
+    root, secrets = made
+    token = next(one for one in secrets if one["metadata"]["name"] == "reservation-token")["stringData"][
+        "token"
+    ]
+    identity = Verifier(root / "k8s/keys/jwks.json").verify(token)
+    assert (identity.subject, identity.role) == ("reservation", "service")
+    private = {"d", "p", "q"}
+    assert all(
+        not private & set(key) for key in json.loads((root / "k8s/keys/jwks.json").read_text())["keys"]
+    )
+
+
+def test_the_keys_that_ship_let_nobody_in(made: tuple[Path, list[rendered.Object]]) -> None:
+    root, _ = made
+    (shipped,) = json.loads((ROOT / "k8s/keys/jwks.json").read_text())["keys"]
+    assert shipped["kid"] == "nobody"
+    jwt.PyJWK(shipped)  # a point of the curve: Envoy would refuse its whole listener otherwise
+    Verifier(ROOT / "k8s/keys/jwks.json")
+    assert (root / "k8s/keys/jwks.json").read_text() != (ROOT / "k8s/keys/jwks.json").read_text()
