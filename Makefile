@@ -12,7 +12,7 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-RUNTIME_TARGETS := demo up down status logs stop start settings edge-config token audit pending dead-letters redrive replay rebuild-history \
+RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token audit pending dead-letters redrive replay rebuild-history \
 	retry-refund lift-refund-block
 .PHONY: help runtime dev page test torture check format generate openapi bench lock $(RUNTIME_TARGETS)
 
@@ -20,7 +20,7 @@ help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
 
 #? make demo                        a story over the running mesh: book, modify, cancel, see everything
-#? make up                          start the mesh and wait until it is healthy; the edge is at http://127.0.0.1:8080
+#? make up [DEPOSITS=2]             start the mesh and wait until it is healthy; the edge is at http://127.0.0.1:8080
 #? make down                        stop it and leave no process behind; its data stays in .local
 #? make status                      one line per part
 #? make logs [SERVICE=deposit]      follow the logs, of all parts or of one
@@ -31,6 +31,7 @@ help:
 #?                                  print one token; also ROLE=staff RESTAURANT=<id>, ROLE=operator
 #? make settings                    every setting, and what it is now
 #? make edge-config                 what Envoy is told, put together out of envoy/ and the settings
+#? make policy-config               the same of the proxy between reservation and deposit
 #? make audit                       hold the books of all services against each other (read-only)
 #? make dead-letters                list the messages that a subscriber could not take
 #? make redrive [QUEUE=name]        give them to it again

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from local_mesh import settings, tokens
-from local_mesh.commands import Mesh, show_edge_config, show_settings
+from local_mesh.commands import Mesh, show_edge_config, show_policy_config, show_settings
 from local_mesh.failure import Failure
 
 
@@ -72,6 +72,11 @@ def _edge_config(mesh: Mesh) -> int:
     return 0
 
 
+def _policy_config(mesh: Mesh) -> int:
+    show_policy_config(mesh)
+    return 0
+
+
 def _token(mesh: Mesh) -> int:
     print(
         tokens.person(mesh.places, mesh.word("SUB"), mesh.word("ROLE") or "customer", mesh.word("RESTAURANT"))
@@ -94,6 +99,7 @@ COMMANDS: dict[str, Callable[[Mesh], int]] = {
     "stop": _stop,
     "settings": _settings,
     "edge-config": _edge_config,
+    "policy-config": _policy_config,
     "token": _token,
     "audit": lambda mesh: _call("local_mesh.operate", "audit", mesh),
     "pending": lambda mesh: _call("local_mesh.operate", "pending", mesh),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_mesh import broker, envoy, keys, machine, parts, settings, tokens
+from local_mesh import broker, envoy, keys, machine, parts, policy, settings, tokens
 from local_mesh.debian import Unpacked
 from local_mesh.failure import Failure
 from local_mesh.places import Places
@@ -27,8 +27,8 @@ QUICK_SECONDS = 1.0
 DOWN_SECONDS = 60
 EDGE_ALONE_SECONDS = 2.0
 """What `make down` gives the edge for the calls in flight before it stops the services too."""
-EDGE_SEES_SECONDS = 30.0
-"""For the edge to find a service that is ready. It asks each one every second; hung, it is killed first."""
+PROXIES_SEE_SECONDS = 30.0
+"""For a proxy to find a service that is ready. It asks each one every second; hung, it is killed first."""
 FAILED_TRIES = 3
 """A part that came back this often without getting well will not get well."""
 
@@ -108,6 +108,7 @@ class Mesh:
             keys.make_keys(self.places)
             tokens.write_for_services(self.places)
             envoy.write(parts.edge_values(self.settings, self.places), self.places.edge_config)
+            policy.write(parts.policy_values(self.settings), self.places.policy_config)
             write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
             self.places.running.write_text(self.settings.to_json())
             self.places.make_socket_folder()
@@ -117,7 +118,7 @@ class Mesh:
             try:
                 supervisor = start_supervisor(self.settings, self.places)
                 _wait_until_ready(supervisor, self.settings, self.places)
-                _wait_until_the_edge_sees(supervisor, self.settings)
+                _wait_until_proxies_see(supervisor, self.settings)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     say("\nInterrupted: stopping what was started.")
@@ -134,7 +135,7 @@ class Mesh:
     def _stand_by(self, supervisor: Supervisor) -> None:
         taken_away = [part.name for part in supervisor.parts().values() if part.state == "STOPPED"]
         _wait_until_ready(supervisor, self.settings, self.places)
-        _wait_until_the_edge_sees(supervisor, self.settings)
+        _wait_until_proxies_see(supervisor, self.settings)
         supervisor.close()
         if taken_away:
             for name in taken_away:
@@ -198,7 +199,7 @@ class Mesh:
                 raise Failure(f"{service}: {refused}") from refused
             say(f"{service} is running already.")
         _wait_until_ready(supervisor, self.settings, self.places, only=service)
-        _wait_until_the_edge_sees(supervisor, self.settings)
+        _wait_until_proxies_see(supervisor, self.settings)
         supervisor.close()
 
     def stop_part(self, service: str) -> None:
@@ -289,7 +290,8 @@ class Mesh:
                 # First the edge takes no new calls. It is not waited for to the end: watches through it end
                 # when their service says so. The broker last: services say goodbye to it.
                 supervisor.stop_together(["edge"], at_most_seconds=EDGE_ALONE_SECONDS)
-                supervisor.stop_together(["edge", *settings.SERVICES])
+                supervisor.stop_together(["edge", *_services(self.settings)])
+                supervisor.stop_together(["policy"])
                 supervisor.stop_together(["rabbitmq"])
                 supervisor.shut_down()
             supervisor.close()
@@ -338,21 +340,23 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
             time.sleep(0.1)
 
 
-def _wait_until_the_edge_sees(supervisor: Supervisor, mesh: MeshSettings) -> None:
-    """Until a call through the edge reaches every service that is ready: it looks for itself, each second."""
-    end = time.monotonic() + EDGE_SEES_SECONDS
-    while supervisor.parts()["edge"].pid:
-        unseen = [
-            name
-            for name in settings.BEHIND_THE_EDGE
-            if parts.is_well(mesh, name, "ready") and not parts.edge_sees(mesh, name)
-        ]
+def _wait_until_proxies_see(supervisor: Supervisor, mesh: MeshSettings) -> None:
+    """Until a call through the edge reaches every service that is ready, and a charge deposit: the proxies
+    look for themselves, each second."""
+    end = time.monotonic() + PROXIES_SEE_SECONDS
+    while True:
+        seen = supervisor.parts()
+        ready = [name for name in settings.BEHIND_THE_EDGE if parts.is_well(mesh, name, "ready")]
+        unseen = [f"the edge does not find {name}" for name in ready if not parts.edge_sees(mesh, name)]
+        if not seen["edge"].pid:
+            unseen = []
+        if seen["policy"].pid and "deposit" in ready and not parts.policy_sees(mesh):
+            unseen.append("policy does not find deposit")
         if not unseen:
             return
         if time.monotonic() > end:
             raise Failure(
-                f"After {EDGE_SEES_SECONDS:.0f} s the edge still does not find {', '.join(unseen)},"
-                " which say that they are ready."
+                f"After {PROXIES_SEE_SECONDS:.0f} s still: {', '.join(unseen)}, which says that it is ready."
             )
         time.sleep(0.1)
 
@@ -389,9 +393,17 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
         "EDGE_PORT": mesh.edge_port,
         "EDGE_ADMIN_PORT": mesh.edge_admin_port,
         "EDGE_DRAIN_SECONDS": f"{mesh.edge_drain_seconds:g}",
+        "POLICY_PORT": mesh.policy_port,
+        "POLICY_ADMIN_PORT": mesh.policy_admin_port,
+        "DEPOSITS": mesh.deposits,
+        "DEPOSIT_2_PORT": mesh.deposit_2_port,
+        "DEPOSIT_2_METRICS_PORT": mesh.deposit_2_metrics_port,
     }
     flat = {name: str(value) for name, value in own.items()}
     flat |= {f"EDGE_{name}": value for name, value in (settings.edge_settings() | dict(mesh.edge)).items()}
+    flat |= {
+        f"POLICY_{name}": value for name, value in (settings.policy_settings() | dict(mesh.policy)).items()
+    }
     for service, values in mesh.services.items():
         flat |= {f"{service.upper()}_{name}": value for name, value in values.items()}
     return flat
@@ -410,6 +422,16 @@ def show_settings(mesh: MeshSettings) -> None:
 def show_edge_config(mesh: Mesh) -> None:
     """The configuration of the edge as Envoy gets it."""
     say(envoy.render(envoy.EDGE, parts.edge_values(mesh.settings, mesh.places).as_mapping()).rstrip())
+
+
+def show_policy_config(mesh: Mesh) -> None:
+    """The configuration of the proxy before deposit as Envoy gets it."""
+    say(policy.render(parts.policy_values(mesh.settings)).rstrip())
+
+
+def _services(mesh: MeshSettings) -> list[str]:
+    """Every process of ours, each instance."""
+    return [part for service in settings.SERVICES for part in mesh.instances(service)]
 
 
 def _without_password(url: str) -> str:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_mesh import edge, envoy, samples, settings, tokens
+from local_mesh import edge, envoy, parts, policy, samples, settings, tokens
 from local_mesh.commands import Mesh
 from local_mesh.failure import Failure
 from local_mesh.places import Places
@@ -76,6 +76,19 @@ def _edge(given: argparse.Namespace) -> int:
     return edge.run(edge_config(given), f"127.0.0.1:{ADMIN_PORT}", edge.DRAIN_SECONDS)
 
 
+def policy_config(given: argparse.Namespace) -> Path:
+    """The proxy before deposit of these containers, in a file."""
+    values = policy.PolicyValues(
+        host="0.0.0.0", port=given.port, admin_port=ADMIN_PORT, deposit=given.deposit
+    )
+    return policy.write(values, given.work / "envoy.yaml")
+
+
+def _policy(given: argparse.Namespace) -> int:
+    config = policy_config(given)
+    return edge.run(config, f"127.0.0.1:{ADMIN_PORT}", parts.POLICY_DRAIN_SECONDS, "policy")
+
+
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="python -m local_mesh.containers", description=__doc__)
     commands = whole.add_subparsers(required=True)
@@ -107,6 +120,14 @@ def parser() -> argparse.ArgumentParser:
             f"--{name}", action="append", required=True, metavar="HOST:PORT", help="may be repeated"
         )
     command.set_defaults(run=_edge)
+
+    command = commands.add_parser("policy", help="run Envoy between reservation and deposit")
+    command.add_argument("--port", type=int, default=settings.MeshSettings.policy_port)
+    command.add_argument("--work", type=Path, required=True, help="folder for its configuration")
+    command.add_argument(
+        "--deposit", action="append", required=True, metavar="HOST:PORT", help="may be repeated"
+    )
+    command.set_defaults(run=_policy)
     return whole
 
 

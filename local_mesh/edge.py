@@ -1,6 +1,6 @@
-"""Runs the edge: starts Envoy, and at SIGTERM or SIGINT lets it finish the calls that are in flight.
+"""Runs an Envoy, the edge or another: starts it, and at SIGTERM or SIGINT lets it finish the calls in flight.
 
-Usage: python -m local_mesh.edge CONFIG --admin HOST:PORT [--drain-seconds N]
+Usage: python -m local_mesh.edge CONFIG --admin HOST:PORT [--drain-seconds N] [--listener NAME]
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--admin", required=True, metavar="HOST:PORT")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS)
+    parser.add_argument("--listener", default="edge", help="stat_prefix of the listener that has the calls")
     given = parser.parse_args(arguments)
     try:
-        return run(given.config, given.admin, given.drain_seconds)
+        return run(given.config, given.admin, given.drain_seconds, given.listener)
     except Failure as failure:
         print(failure, file=sys.stderr)
         return 2
 
 
-def run(config: Path, admin: str, drain_seconds: float) -> int:
-    """Until Envoy ends; its exit code, or 0 if it was us who ended it."""
+def run(config: Path, admin: str, drain_seconds: float, listener: str = "edge") -> int:
+    """Until Envoy ends; its exit code, or 0 if it was us who ended it. `listener`: the one that has the calls."""
     asked_to_stop = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -59,7 +60,7 @@ def run(config: Path, admin: str, drain_seconds: float) -> int:
             return process.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
             continue
-    _drain(process, admin, drain_seconds)
+    _drain(process, admin, drain_seconds, listener)
     process.terminate()
     try:
         process.wait(ENDING_SECONDS)
@@ -90,7 +91,7 @@ def command(config: Path) -> list[str]:
     ]
 
 
-def _drain(process: subprocess.Popen[bytes], admin: str, seconds: float) -> None:
+def _drain(process: subprocess.Popen[bytes], admin: str, seconds: float, listener: str) -> None:
     """No new connections, /livez says 503 on the old ones, and each of those closes with its next answer.
 
     All of this begins at once: whoever asks /livez on a new connection finds the door closed.
@@ -101,15 +102,15 @@ def _drain(process: subprocess.Popen[bytes], admin: str, seconds: float) -> None
         _ask(admin, "POST", "/healthcheck/fail")
         _ask(admin, "POST", "/drain_listeners?graceful&skip_exit")
         _ask(admin, "POST", "/drain_listeners")
-        while process.poll() is None and time.monotonic() < end and _in_flight(admin) > 0:
+        while process.poll() is None and time.monotonic() < end and _in_flight(admin, listener) > 0:
             time.sleep(POLL_SECONDS)
     except OSError as error:  # it is still starting, or hangs: there is nothing to wait for
-        print(f"the edge ends without draining: {error}", file=sys.stderr)
+        print(f"{listener} ends without draining: {error}", file=sys.stderr)
 
 
-def _in_flight(admin: str) -> int:
+def _in_flight(admin: str, listener: str) -> int:
     """Calls and watches that clients are waiting for."""
-    name = "http.edge.downstream_rq_active"
+    name = f"http.{listener}.downstream_rq_active"
     said = _ask(admin, "GET", f"/stats?filter=^{name}$")
     return int(said.partition(":")[2] or 0)
 

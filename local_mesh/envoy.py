@@ -100,8 +100,8 @@ class EdgeValues:
             name: getattr(self, name) for name in ("reservation", "deposit", "restaurant", "history")
         }
         for name in addresses:
-            shaped[name] = [_endpoint(address) for address in addresses[name]]
-        shaped["discovery"] = _discovery(itertools.chain(*addresses.values()))
+            shaped[name] = [endpoint(address) for address in addresses[name]]
+        shaped["discovery"] = discovery(itertools.chain(*addresses.values()))
         return plain | shaped | documents()
 
 
@@ -170,13 +170,14 @@ def descriptor_set() -> bytes:
     return found.SerializeToString(deterministic=True)
 
 
-def _endpoint(address: str) -> dict[str, object]:
+def endpoint(address: str) -> dict[str, object]:
+    """host:port as Envoy has it."""
     host, _, port = address.rpartition(":")
     return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
 
 
-def _discovery(addresses: Iterable[str]) -> str:
-    """Envoy takes names only where it is told to look them up."""
+def discovery(addresses: Iterable[str]) -> str:
+    """How Envoy finds these: it takes names only where it is told to look them up."""
     for address in addresses:
         try:
             ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))

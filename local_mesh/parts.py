@@ -20,7 +20,17 @@ from local_mesh.envoy import EdgeValues
 from local_mesh.failure import Failure
 from local_mesh.machine import MARK
 from local_mesh.places import Places
-from local_mesh.settings import BEHIND_THE_EDGE, PREFIX, ROOT, SERVICES, MeshSettings, edge_value
+from local_mesh.policy import PolicyValues
+from local_mesh.settings import (
+    BEHIND_THE_EDGE,
+    PREFIX,
+    ROOT,
+    SECOND_DEPOSIT,
+    SERVICES,
+    MeshSettings,
+    edge_value,
+    policy_value,
+)
 
 MODULES = {
     "sandbox": "deposit_svc.sandbox",
@@ -29,6 +39,11 @@ MODULES = {
     "reservation": "reservation_svc.main",
     "history": "history_svc.main",
 }
+
+POLICY_DRAIN_SECONDS = 5
+"""What calls in flight to deposit get when their proxy is told to stop: above every time that it gives them."""
+TWO_DRAIN_SECONDS = 3.5
+"""Of two deposits one can stop unnoticed: above two checks of a proxy, a second apart, and the time of one."""
 
 Question = Literal["ready", "live"]
 
@@ -44,7 +59,8 @@ class Part:
 
 def names(settings: MeshSettings) -> list[str]:
     """The parts of a mesh, in starting order."""
-    return (["epmd", "rabbitmq"] if settings.own_broker else []) + list(SERVICES) + ["edge"]
+    services = [part for service in SERVICES for part in settings.instances(service)]
+    return (["epmd", "rabbitmq"] if settings.own_broker else []) + services + ["policy", "edge"]
 
 
 def ports(settings: MeshSettings) -> dict[str, int]:
@@ -61,19 +77,25 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
         for name, command in broker.commands(broker_files, places.rabbitmq, numbers).items():
             environment = command.environment | {MARK: str(settings.state_dir)}
             found.append(Part(name, _tied(command.arguments), environment))
-    for name, module in MODULES.items():
-        # -O leaves out the points at which tests crash a process, and asserts, which only types need.
-        arguments = _tied((sys.executable, "-O", "-m", module))
-        found.append(Part(name, arguments, _environment(name, settings, places)))
-    arguments = (sys.executable, "-m", "local_mesh.edge", str(places.edge_config))
-    arguments += ("--admin", f"127.0.0.1:{settings.edge_admin_port}")
-    arguments += ("--drain-seconds", f"{settings.edge_drain_seconds:g}")
-    found.append(Part("edge", _tied(arguments), plain_environment(settings)))
+    for service, module in MODULES.items():
+        for name in settings.instances(service):
+            # -O leaves out the points at which tests crash a process, and asserts, which only types need.
+            arguments = _tied((sys.executable, "-O", "-m", module))
+            found.append(Part(name, arguments, _environment(service, name, settings, places)))
+    proxies = (
+        ("policy", places.policy_config, settings.policy_admin_port, POLICY_DRAIN_SECONDS),
+        ("edge", places.edge_config, settings.edge_admin_port, settings.edge_drain_seconds),
+    )
+    for name, config, admin_port, drain_seconds in proxies:
+        arguments = (sys.executable, "-m", "local_mesh.edge", str(config), "--listener", name)
+        arguments += ("--admin", f"127.0.0.1:{admin_port}", "--drain-seconds", f"{drain_seconds:g}")
+        found.append(Part(name, _tied(arguments), plain_environment(settings)))
     return found
 
 
-def _environment(service: str, settings: MeshSettings, places: Places) -> dict[str, str]:
-    """Only what this service knows: it refuses to start with a setting that it does not."""
+def _environment(service: str, part: str, settings: MeshSettings, places: Places) -> dict[str, str]:
+    """Only what this service knows: it refuses to start with a setting that it does not. `part`: which of
+    its instances."""
     own = {"DATABASE_URL": f"sqlite:///{places.data}/{service}.sqlite"}
     if service != "sandbox":
         # The edge would notice within a second that a service drains, but has no other instance to turn to:
@@ -81,19 +103,23 @@ def _environment(service: str, settings: MeshSettings, places: Places) -> dict[s
         own |= {"AMQP_URL": settings.broker_url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
     if service == "deposit":
         own |= {"SANDBOX_ADDRESS": settings.address("sandbox")}
+        if settings.deposits > 1:
+            own["DRAIN_SECONDS"] = f"{TWO_DRAIN_SECONDS:g}"
     if service == "reservation":
         own |= {
             "TOKEN_FILE": str(places.service_token("reservation")),
-            "DEPOSIT_ADDRESS": settings.address("deposit"),
+            "DEPOSIT_ADDRESS": settings.address("policy"),
         }
     own |= settings.services[service]
+    if part == SECOND_DEPOSIT:
+        own |= {"PORT": str(settings.deposit_2_port), "METRICS_PORT": str(settings.deposit_2_metrics_port)}
     return {f"{PREFIX}{name}": value for name, value in own.items()} | plain_environment(settings)
 
 
 def edge_values(settings: MeshSettings, places: Places) -> EdgeValues:
     """What the edge of this mesh is told."""
     told: dict[str, Any] = {name.lower(): edge_value(name, value) for name, value in settings.edge.items()}
-    addresses: dict[str, Any] = {name: [settings.address(name)] for name in BEHIND_THE_EDGE}
+    addresses: dict[str, Any] = {name: _addresses(settings, name) for name in BEHIND_THE_EDGE}
     return EdgeValues(
         port=settings.edge_port,
         admin_port=settings.edge_admin_port,
@@ -102,6 +128,23 @@ def edge_values(settings: MeshSettings, places: Places) -> EdgeValues:
         **addresses,
         **told,
     )
+
+
+def policy_values(settings: MeshSettings) -> PolicyValues:
+    """What the proxy between reservation and deposit is told."""
+    told: dict[str, Any] = {
+        name.lower(): policy_value(name, value) for name, value in settings.policy.items()
+    }
+    return PolicyValues(
+        port=settings.policy_port,
+        admin_port=settings.policy_admin_port,
+        deposit=_addresses(settings, "deposit"),
+        **told,
+    )
+
+
+def _addresses(settings: MeshSettings, service: str) -> list[str]:
+    return [settings.address(part) for part in settings.instances(service)]
 
 
 def plain_environment(settings: MeshSettings) -> dict[str, str]:
@@ -134,11 +177,12 @@ def is_well(settings: MeshSettings, name: str, question: Question, timeout_secon
         return broker.answers(port, timeout_seconds)
     if name == "epmd":
         return _accepts(port, timeout_seconds)
-    if name == "edge":
-        # About the edge alone: that services behind it are away is no reason to kill it. Nor is it that
+    if name in ("edge", "policy"):
+        # About the proxy alone: that services behind it are away is no reason to kill it. Nor is it that
         # clients hold all connections that it takes: whether it lives is asked at a port of its own.
         if question == "live":
-            return _http_status(settings.edge_admin_port, "/ready", timeout_seconds) is not None
+            admin_port = settings.edge_admin_port if name == "edge" else settings.policy_admin_port
+            return _http_status(admin_port, "/ready", timeout_seconds) is not None
         return _http_status(port, "/livez", timeout_seconds) == 200
     request = health_pb2.HealthCheckRequest(service="live" if question == "live" else "")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -160,6 +204,11 @@ def _accepts(port: int, timeout_seconds: float) -> bool:
 def edge_sees(settings: MeshSettings, service: str, timeout_seconds: float = 1.0) -> bool:
     """Whether the edge has found this service healthy and sends calls to it."""
     return _http_status(settings.edge_port, f"/healthz/{service}", timeout_seconds) == 200
+
+
+def policy_sees(settings: MeshSettings, timeout_seconds: float = 1.0) -> bool:
+    """Whether the proxy before deposit has an instance to send charges to."""
+    return _http_status(settings.policy_port, "/healthz", timeout_seconds) == 200
 
 
 def _http_status(port: int, path: str, timeout_seconds: float) -> int | None:

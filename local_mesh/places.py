@@ -53,6 +53,11 @@ class Places:
         return self.edge / "envoy.yaml"
 
     @property
+    def policy_config(self) -> Path:
+        """What the proxy between reservation and deposit is started with."""
+        return self.state / "policy.yaml"
+
+    @property
     def supervisor_config(self) -> Path:
         return self.state / "supervisord.conf"
 

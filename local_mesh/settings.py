@@ -3,8 +3,8 @@
 A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the
 prefix DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with
 the service in front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of
-reservation, and only there. What the edge may be told has EDGE_ in front. An unknown name is refused, so that
-a misspelt one is not silently without effect.
+reservation, and only there. What the edge may be told has EDGE_ in front, what the proxy before deposit may be
+told has POLICY_. An unknown name is refused, so that a misspelt one is not silently without effect.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ SERVICES: Mapping[str, str] = {
     "history": "history_svc.settings",
 }
 """Module with the settings class of each process of ours, in starting order."""
+
+SECOND_DEPOSIT = "deposit-2"
+"""The part that DEPOSITS=2 adds."""
 
 BEHIND_THE_EDGE = ("reservation", "deposit", "restaurant", "history")
 """The services that the edge sends calls to."""
@@ -80,6 +83,18 @@ class MeshSettings:
     most unless its client asks for more, and less than the supervisor waits before it kills."""
     edge: Mapping[str, str] = field(default_factory=dict)
     """What else the edge was told, by the name without EDGE_; its defaults stand in envoy.EdgeValues."""
+    policy_port: int = 8092
+    """POLICY_PORT: the proxy between reservation and deposit. To go past it: RESERVATION_DEPOSIT_ADDRESS."""
+    policy_admin_port: int = 8093
+    """POLICY_ADMIN_PORT: its own pages."""
+    policy: Mapping[str, str] = field(default_factory=dict)
+    """What else it was told, by the name without POLICY_; its defaults stand in policy.PolicyValues."""
+    deposits: int = 1
+    """DEPOSITS: instances of deposit, 1 or 2; two need PostgreSQL (DEPOSIT_DATABASE_URL)."""
+    deposit_2_port: int = 8086
+    """DEPOSIT_2_PORT: the second instance."""
+    deposit_2_metrics_port: int = 9086
+    """DEPOSIT_2_METRICS_PORT: its metrics."""
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By service, what the environment of its process holds besides the defaults, without the prefix."""
 
@@ -92,16 +107,31 @@ class MeshSettings:
         return self.amqp_url or f"amqp://guest:guest@127.0.0.1:{self.rabbitmq_port}/"
 
     def port(self, part: str) -> int:
-        """Where a service listens for gRPC, and the edge for everything."""
-        return self.edge_port if part == "edge" else int(self.services[part]["PORT"])
+        """Where a service or the proxy before deposit listens for gRPC, and the edge for everything."""
+        own = {"edge": self.edge_port, "policy": self.policy_port, SECOND_DEPOSIT: self.deposit_2_port}
+        return own[part] if part in own else int(self.services[part]["PORT"])
 
     def address(self, part: str) -> str:
         return f"127.0.0.1:{self.port(part)}"
 
+    def instances(self, service: str) -> list[str]:
+        """The parts that are this service."""
+        return [service, SECOND_DEPOSIT] if (service, self.deposits) == ("deposit", 2) else [service]
+
     @property
     def ports(self) -> dict[str, int]:
         """Every port the mesh listens on, by the setting that changes it."""
-        found = {"EDGE_PORT": self.edge_port, "EDGE_ADMIN_PORT": self.edge_admin_port}
+        found = {
+            "EDGE_PORT": self.edge_port,
+            "EDGE_ADMIN_PORT": self.edge_admin_port,
+            "POLICY_PORT": self.policy_port,
+            "POLICY_ADMIN_PORT": self.policy_admin_port,
+        }
+        if self.deposits > 1:
+            found |= {
+                "DEPOSIT_2_PORT": self.deposit_2_port,
+                "DEPOSIT_2_METRICS_PORT": self.deposit_2_metrics_port,
+            }
         if self.own_broker:
             found |= {
                 "EPMD_PORT": self.epmd_port,
@@ -148,6 +178,7 @@ def build(given: Mapping[str, str]) -> MeshSettings:
     problems: list[str] = []
     own: dict[str, object] = {}
     edge: dict[str, str] = {}
+    policy: dict[str, str] = {}
     services: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
     for name, value in (_DEFAULT_PORTS | dict(given)).items():
         service, _, setting = name.partition("_")
@@ -163,13 +194,16 @@ def build(given: Mapping[str, str]) -> MeshSettings:
             elif service == "EDGE" and setting in edge_settings():
                 edge_value(setting, value)
                 edge[setting] = value
+            elif service == "POLICY" and setting in policy_settings():
+                policy_value(setting, value)
+                policy[setting] = value
             else:
                 problems.append(f"{name}: there is no such setting{_did_you_mean(name)}")
         except ValueError as error:
             problems.append(f"{name}={value}: {error}")
-    settings = MeshSettings(**{**own, "edge": edge, "services": services})  # type: ignore[arg-type]  # checked by _OWN
+    settings = MeshSettings(**{**own, "edge": edge, "policy": policy, "services": services})  # type: ignore[arg-type]  # checked by _OWN
     if not problems:
-        problems = _ports_used_twice(settings)
+        problems = [*_ports_used_twice(settings), *_does_not_fit(settings)]
     if problems:
         raise Failure("These settings must be put right first:\n  " + "\n  ".join(problems))
     return settings
@@ -205,6 +239,22 @@ def edge_value(name: str, value: str) -> object:
     return _seconds(value) if name.endswith("_SECONDS") else _count(value)
 
 
+def policy_settings() -> dict[str, str]:
+    """What the proxy before deposit may be told, in capitals and without prefix, with the defaults."""
+    from local_mesh.policy import PolicyValues  # most commands do without
+
+    return {
+        one.name.upper(): str(one.default)
+        for one in fields(PolicyValues)
+        if one.default is not MISSING and one.name not in _NOT_FOR_PEOPLE
+    }
+
+
+def policy_value(name: str, value: str) -> float:
+    """A setting of that proxy as policy.PolicyValues takes it. Raises ValueError."""
+    return _seconds(value) if name.endswith("_SECONDS") else _count(value)
+
+
 _NOT_FOR_PEOPLE = {"host"}
 """Everything on one machine is on 127.0.0.1."""
 
@@ -212,6 +262,7 @@ _NOT_FOR_PEOPLE = {"host"}
 def all_names() -> list[str]:
     """Every setting there is, as it is written on make's command line."""
     own = [name.upper() for name in _OWN] + [f"EDGE_{name}" for name in edge_settings()]
+    own += [f"POLICY_{name}" for name in policy_settings()]
     return own + [
         f"{service.upper()}_{name}" for service in SERVICES for name in sorted(service_settings(service))
     ]
@@ -229,6 +280,27 @@ def _ports_used_twice(settings: MeshSettings) -> list[str]:
         if port in names:
             problems.append(f"{name}={port}: {names[port]} is the same port")
         names.setdefault(port, name)
+    return problems
+
+
+def _does_not_fit(settings: MeshSettings) -> list[str]:
+    problems = []
+    if settings.deposits > 1 and not settings.services["deposit"].get("DATABASE_URL", "").startswith(
+        "postgresql"
+    ):
+        problems.append(
+            f"DEPOSITS={settings.deposits}: several instances need one PostgreSQL, like"
+            " DEPOSIT_DATABASE_URL=postgresql+psycopg://user:password@host/deposit; a SQLite file belongs to"
+            " one process"
+        )
+    charge = float((policy_settings() | dict(settings.policy))["CHARGE_TIMEOUT_SECONDS"])
+    deadline = settings.services["reservation"].get("DEPOSIT_DEADLINE_MS", "")
+    past_the_proxy = "DEPOSIT_ADDRESS" in settings.services["reservation"]
+    if deadline.isdigit() and int(deadline) <= charge * 1000 and not past_the_proxy:
+        problems.append(
+            f"RESERVATION_DEPOSIT_DEADLINE_MS={deadline}: must be above POLICY_CHARGE_TIMEOUT_SECONDS"
+            f" ({charge:g}), or the proxy cannot see who hangs"
+        )
     return problems
 
 
@@ -253,6 +325,12 @@ def _folder(value: str) -> Path:
 def _count(value: str) -> int:
     if not value.isdigit() or int(value) < 1:
         raise ValueError("must be a whole number above 0")
+    return int(value)
+
+
+def _instances(value: str) -> int:
+    if value not in ("1", "2"):
+        raise ValueError("must be 1 or 2")
     return int(value)
 
 
@@ -305,4 +383,9 @@ _OWN = {
     "edge_port": _port,
     "edge_admin_port": _port,
     "edge_drain_seconds": _drain,
+    "policy_port": _port,
+    "policy_admin_port": _port,
+    "deposits": _instances,
+    "deposit_2_port": _port,
+    "deposit_2_metrics_port": _port,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pytest
 
@@ -23,6 +24,8 @@ def test_without_settings_every_port_is_the_documented_one() -> None:
     assert settings.build({}).ports == {
         "EDGE_PORT": 8080,
         "EDGE_ADMIN_PORT": 8090,
+        "POLICY_PORT": 8092,
+        "POLICY_ADMIN_PORT": 8093,
         "RESERVATION_PORT": 8081,
         "DEPOSIT_PORT": 8082,
         "HISTORY_PORT": 8083,
@@ -170,5 +173,61 @@ def test_an_origin_is_allowed_as_a_whole(setting: str, allowed: str, refused: st
     assert not any(re.fullmatch(pattern, refused) for pattern in patterns)
 
 
+def test_reservation_asks_the_proxy_and_the_proxy_asks_deposit() -> None:
+    mesh = settings.build({"POLICY_PORT": "9192", "DEPOSIT_PORT": "9182"})
+    assert environments(mesh)["reservation"]["DINEMESH_DEPOSIT_ADDRESS"] == "127.0.0.1:9192"
+    assert parts.policy_values(mesh).deposit == ["127.0.0.1:9182"]
+    past = settings.build({"RESERVATION_DEPOSIT_ADDRESS": "127.0.0.1:8082"})
+    assert environments(past)["reservation"]["DINEMESH_DEPOSIT_ADDRESS"] == "127.0.0.1:8082"
+
+
+def test_what_the_proxy_before_deposit_is_told_arrives() -> None:
+    values = parts.policy_values(settings.build({"POLICY_CALLS_LIMIT": "5", "POLICY_EJECTION_SECONDS": "2"}))
+    assert (values.calls_limit, values.ejection_seconds) == (5, 2)
+    assert "POLICY_CALLS_LIMIT=0: must be" in told({"POLICY_CALLS_LIMIT": "0"})
+    assert "Did you mean POLICY_CALLS_LIMIT?" in told({"POLICY_CALL_LIMIT": "5"})
+
+
+def test_reservation_waits_longer_than_the_proxy_or_is_refused() -> None:
+    assert "RESERVATION_DEPOSIT_DEADLINE_MS=3000: must be above POLICY_CHARGE_TIMEOUT_SECONDS (3)" in told(
+        {"RESERVATION_DEPOSIT_DEADLINE_MS": "3000"}
+    )
+    settings.build({"RESERVATION_DEPOSIT_DEADLINE_MS": "3000", "POLICY_CHARGE_TIMEOUT_SECONDS": "2.5"})
+
+
+POSTGRESQL = {"DEPOSITS": "2", "DEPOSIT_DATABASE_URL": "postgresql+psycopg://me:secret@here/deposit"}
+
+
+def test_two_deposits_on_one_database_stand_behind_the_proxy_and_the_edge() -> None:
+    mesh = settings.build(POSTGRESQL)
+    both = ["127.0.0.1:8082", "127.0.0.1:8086"]
+    assert parts.policy_values(mesh).deposit == both
+    assert parts.edge_values(mesh, Places(mesh.state_dir)).deposit == both
+    told_to = environments(mesh)
+    one, other = told_to["deposit"], told_to["deposit-2"]
+    assert {name for name in one if one[name] != other[name]} == {"DINEMESH_PORT", "DINEMESH_METRICS_PORT"}
+    assert (other["DINEMESH_PORT"], other["DINEMESH_METRICS_PORT"]) == ("8086", "9086")
+    # One of them can stop, and nobody notices: the proxies ask every second, and believe it the second time.
+    assert float(one["DINEMESH_DRAIN_SECONDS"]) >= 3
+    assert "deposit-2" not in environments(settings.build({}))
+
+
+def test_two_deposits_on_a_file_are_refused_with_the_setting_that_is_missing() -> None:
+    for given in ({"DEPOSITS": "2"}, {"DEPOSITS": "2", "DEPOSIT_DATABASE_URL": "sqlite:////tmp/one.sqlite"}):
+        text = told(given)
+        assert "DEPOSITS=2: several instances need one PostgreSQL, like DEPOSIT_DATABASE_URL=post" in text
+    assert "DEPOSITS=3: must be 1 or 2" in told({"DEPOSITS": "3"})
+
+
+def test_the_ports_of_a_second_deposit_count_only_if_there_is_one() -> None:
+    assert "DEPOSIT_2_PORT" not in settings.build({"DEPOSIT_2_PORT": "8081"}).ports
+    assert "is the same port" in told(POSTGRESQL | {"DEPOSIT_2_PORT": "8081"})
+
+
+def environments(mesh: settings.MeshSettings) -> dict[str, Mapping[str, str]]:
+    return {part.name: part.environment for part in parts.build(mesh, Places(mesh.state_dir), None)}
+
+
 def test_the_edge_has_drained_before_the_supervisor_kills_it() -> None:
     assert settings.LONGEST_DRAIN_SECONDS < STOP_SECONDS
+    assert parts.POLICY_DRAIN_SECONDS < settings.LONGEST_DRAIN_SECONDS
