@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -62,6 +63,29 @@ class ControlPlane:
         )
         if done.returncode != 0:
             raise Refused(done.stderr.strip())
+        return done.stdout
+
+    def run(self, script: Path, *arguments: str, seconds: float = 300) -> str:
+        """A script that calls kubectl by its name; what it prints. Raises Refused."""
+        folder = self._kubeconfig.parent / "bin"
+        folder.mkdir(exist_ok=True)
+        if not (folder / "kubectl").exists():
+            (folder / "kubectl").symlink_to(programs.kubernetes("kubectl"))
+        environment = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "KUBECONFIG": str(self._kubeconfig),
+            "HOME": str(self._kubeconfig.parent),  # kubectl keeps a cache there
+        }
+        done = subprocess.run(
+            [script, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Refused(f"{done.stdout}\n{done.stderr}")
         return done.stdout
 
     def apply(self, manifests: str, *, dry_run: bool = False) -> str:

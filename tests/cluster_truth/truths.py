@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from local_mesh import cluster
 from tests.cluster_truth import programs
 from tests.cluster_truth.control_plane import NAMESPACE, ControlPlane, Refused, control_plane
 from tests.cluster_truth.nodes import Metrics, Nodes, metrics
@@ -64,9 +65,15 @@ def used(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def prod(plane: ControlPlane, nodes: Nodes, used: Metrics) -> ControlPlane:
-    """prod, applied and running."""
-    plane.apply(render("prod"))
+def rollout(plane: ControlPlane, nodes: Nodes, used: Metrics) -> str:
+    """What k8s/rollout.sh said when it rolled out prod, with the Secrets that it needs."""
+    plane.kubectl("create", "-f", "-", given=cluster.manifests(cluster.values("token")))
+    return plane.run(rendered.K8S / "rollout.sh", "prod")
+
+
+@pytest.fixture(scope="module")
+def prod(plane: ControlPlane, rollout: str) -> ControlPlane:
+    """prod, rolled out and running."""
     for service in SERVICES:
         eventually(f"three pods of {service}", lambda service=service: ready(plane, service) == 3)  # type: ignore[misc]
     return plane
@@ -132,6 +139,19 @@ def test_the_server_refuses_a_mistake(plane: ControlPlane, mistake: Mistake) -> 
     with pytest.raises(Refused) as refused:
         plane.apply(text.replace(mistake.right, mistake.wrong, 1), dry_run=True)
     assert mistake.said in str(refused.value), str(refused.value)
+
+
+def test_a_rollout_runs_the_migrations_first_and_waits_for_all_of_it(
+    prod: ControlPlane, rollout: str
+) -> None:
+    migrated, _, applied = rollout.partition("deployment.apps/reservation serverside-applied")
+    for service in SERVICES:
+        assert f"job.batch/{service}-migrations condition met" in migrated
+        assert f'deployment "{service}" successfully rolled out' in applied
+    assert {one["status"].get("succeeded") for one in prod.list("jobs", "apis/batch/v1")} == {1}
+    again = prod.run(rendered.K8S / "rollout.sh", "prod")
+    assert again.count(" deleted") == len(SERVICES)
+    assert again.count("condition met") == len(SERVICES)
 
 
 def test_pods_are_made_of_every_deployment_and_nobody_is_refused(prod: ControlPlane) -> None:
@@ -216,20 +236,10 @@ def test_a_changed_setting_rolls_the_pods_of_its_service_and_no_others(prod: Con
     assert "DEBUG" not in [one.get("DINEMESH_LOG_LEVEL") for one in held]
 
 
-def test_migrations_are_jobs_that_are_made_anew_for_each_rollout(prod: ControlPlane) -> None:
-    """As k8s/rollout.sh does it."""
-    manifests = render("migrations")
-    prod.apply(manifests)
-    jobs = "-l=app.kubernetes.io/component=migrations"
-    first = {one["metadata"]["uid"] for one in prod.list("jobs", "apis/batch/v1")}
-    assert len(first) == len(SERVICES)
+def test_a_job_of_another_version_is_refused_while_the_last_one_is_there(prod: ControlPlane) -> None:
+    """Why k8s/rollout.sh deletes them."""
     with pytest.raises(Refused, match="immutable"):
-        prod.apply(manifests.replace("dinemesh:1.0.0", "dinemesh:1.0.1"))
-    prod.kubectl("-n", NAMESPACE, "delete", "jobs", jobs)
-    prod.apply(manifests.replace("dinemesh:1.0.0", "dinemesh:1.0.1"))
-    second = {one["metadata"]["uid"] for one in prod.list("jobs", "apis/batch/v1")}
-    assert len(second) == len(SERVICES) and not first & second
-    prod.kubectl("-n", NAMESPACE, "delete", "jobs", jobs)
+        prod.apply(render("migrations").replace("dinemesh:1.0.0", "dinemesh:1.0.1"))
 
 
 def test_the_scaler_follows_the_load_up_and_down(
