@@ -1,4 +1,4 @@
-"""Runs Go, for what is built from its modules: the tools, and the code of Istio and Kubernetes in the truths."""
+"""Runs Go: the tools, and the code of Istio and Kubernetes in the truths, are built from modules."""
 
 from __future__ import annotations
 

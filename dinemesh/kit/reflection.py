@@ -30,12 +30,28 @@ def contract_services() -> list[str]:
     return sorted(found)
 
 
+class _Contracts:
+    """The pool of all contracts, for the servicer. It also finds the file of an RPC, by which ghz asks."""
+
+    def __init__(self) -> None:
+        self._pool: Any = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, name: str) -> Any:
+        try:
+            return self._pool.FindFileContainingSymbol(name)
+        except KeyError:
+            return self._pool.FindMethodByName(name).containing_service.file
+
+
 def add_to(server: grpc.aio.Server) -> None:
     """Serves both versions with one servicer; the library has v1alpha only, and grpcurl asks for v1 first."""
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     names = [*contract_services(), health, reflection.SERVICE_NAME]
     make: Any = ReflectionServicer
-    servicer = make(service_names=names, pool=descriptor_pool.Default())
+    servicer = make(service_names=names, pool=_Contracts())
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -40,3 +40,25 @@ async def test_reflection_lists_and_describes_all_services_without_a_token(
             for raw in answer.file_descriptor_response.file_descriptor_proto
         ]
         assert any(f"{file.package}.{service.name}" == name for file in files for service in file.service)
+
+
+async def test_an_rpc_is_found_by_its_own_name_and_one_that_does_not_exist_is_not(tmp_path: Path) -> None:
+    """ghz asks so, and grpcurl where it describes an RPC; the library's pool knows no RPC by name."""
+    service = "dinemesh.reservation.v1.ReservationService"
+    async with serving(tmp_path) as server:
+        ask: Any = server.channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            request_serializer=pb.ServerReflectionRequest.SerializeToString,
+            response_deserializer=pb.ServerReflectionResponse.FromString,
+        )
+        questions = [
+            pb.ServerReflectionRequest(file_containing_symbol=f"{service}.{name}")
+            for name in ("GetReservation", "FrobnicateReservation")
+        ]
+        found, missing = [answer async for answer in ask(iter(questions), timeout=10)]
+    names = {
+        FileDescriptorProto.FromString(raw).name
+        for raw in found.file_descriptor_response.file_descriptor_proto
+    }
+    assert "dinemesh/reservation/v1/reservation_service.proto" in names
+    assert missing.error_response.error_code == 5
