@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(config: Path, admin: str, drain_seconds: float, listener: str = "edge") -> int:
-    """Until Envoy ends; its exit code, or 0 if it was us who ended it. `listener`: the one that has the calls."""
+    """Until Envoy ends; its exit code, or 0 if it was us who ended it. `listener`: where the calls are."""
     asked_to_stop = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -41,9 +41,9 @@ MODULES = {
 }
 
 POLICY_DRAIN_SECONDS = 5
-"""What calls in flight to deposit get when their proxy is told to stop: above every time that it gives them."""
+"""What calls to deposit get when their proxy is told to stop: above every time that it gives them."""
 TWO_DRAIN_SECONDS = 3.5
-"""Of two deposits one can stop unnoticed: above two checks of a proxy, a second apart, and the time of one."""
+"""Of two deposits one can stop unnoticed: above two checks of a proxy, a second apart, and one's time."""
 
 Question = Literal["ready", "live"]
 

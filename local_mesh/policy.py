@@ -1,4 +1,4 @@
-"""The Envoy between reservation and deposit, which stands in for Istio where there is none: what it is told."""
+"""What the Envoy between reservation and deposit is told, which stands there where there is no Istio."""
 
 from __future__ import annotations
 

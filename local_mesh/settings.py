@@ -3,8 +3,8 @@
 A setting is given on make's command line (`make up RESERVATION_PORT=9000`) or in the environment with the
 prefix DINEMESH_ (`DINEMESH_RESERVATION_PORT=9000 make up`). Any setting of a service is set by its name with
 the service in front: RESERVATION_DATABASE_URL becomes DINEMESH_DATABASE_URL in the environment of
-reservation, and only there. What the edge may be told has EDGE_ in front, what the proxy before deposit may be
-told has POLICY_. An unknown name is refused, so that a misspelt one is not silently without effect.
+reservation, and only there. What the edge may be told has EDGE_ in front, what the proxy before deposit may
+be told has POLICY_. An unknown name is refused, so that a misspelt one is not silently without effect.
 """
 
 from __future__ import annotations

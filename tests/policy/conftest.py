@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +49,21 @@ class Way:
         for one in self.backends:
             one.stop()
 
-    def begin(self, method: str, timeout: float = 10.0, **headers: str) -> grpc.Future:
-        """A call that goes on by itself. `headers`: with `_` for `-`."""
-        sent = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        call: grpc.Future = self.channel.unary_unary(method).future(b"", timeout=timeout, metadata=sent)
-        return call
+    def begin(
+        self, method: str, timeout: float = 10.0, headers: Sequence[tuple[str, str]] = ()
+    ) -> grpc.Future[Any]:
+        """A call that goes on by itself."""
+        return self.channel.unary_unary(method).future(b"", timeout=timeout, metadata=tuple(headers))
 
-    def call(self, method: str, timeout: float = 10.0, **headers: str) -> grpc.StatusCode:
-        return code_of(self.begin(method, timeout, **headers))
+    def call(self, method: str, timeout: float = 10.0) -> grpc.StatusCode:
+        return code_of(self.begin(method, timeout))
 
     def arrived(self, method: str) -> int:
         """At all instances together."""
         return sum(one.calls[method] for one in self.backends)
 
 
-def code_of(call: grpc.Future) -> grpc.StatusCode:
+def code_of(call: grpc.Future[Any]) -> grpc.StatusCode:
     error = call.exception()
     if error is None:
         return grpc.StatusCode.OK

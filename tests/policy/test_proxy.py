@@ -131,8 +131,8 @@ def test_more_than_thirty_two_charges_at_once_are_refused_at_once(way: Way) -> N
     refused = [one for one in calls if code_of(one) == UNAVAILABLE]
     assert len(calls) - len(refused) == way.arrived(CHARGE) == AT_ONCE
     assert time.monotonic() - begin < SLOW_SECONDS + 5
-    for one in refused:
-        error = one.exception()
+    for call in refused:
+        error = call.exception()
         assert isinstance(error, grpc.Call)
         # By this reservation knows that nothing was charged.
         assert ("x-envoy-overloaded", "true") in [tuple(pair) for pair in error.trailing_metadata() or ()]
@@ -151,8 +151,8 @@ def test_a_charge_is_tried_once_however_it_fails(way: Way, state: State) -> None
 def test_a_charge_is_tried_once_although_its_caller_asks_for_more(way: Way) -> None:
     for one in way.backends:
         one.state = "unavailable"
-    wishes = {"x_envoy_retry_grpc_on": "unavailable", "x_envoy_retry_on": "5xx", "x_envoy_max_retries": "3"}
-    assert way.call(CHARGE, **wishes) == UNAVAILABLE
+    wishes = [("x-envoy-retry-grpc-on", "unavailable"), ("x-envoy-max-retries", "3")]
+    assert code_of(way.begin(CHARGE, headers=wishes)) == UNAVAILABLE
     assert way.arrived(CHARGE) == 1
 
 
@@ -200,14 +200,26 @@ def test_calls_that_nobody_can_read_eject_nobody(open_way: Open, what: str) -> N
     assert way.proxy.stat("outlier_detection.ejections_detected_consecutive_gateway_failure") == 0
 
 
-def test_a_caller_who_gives_up_ejects_nobody(way: Way) -> None:
+@pytest.mark.parametrize("deadline", [0.2, 1.0])
+def test_callers_who_give_up_eject_nobody(way: Way, deadline: float) -> None:
+    seen = impatient(way, deadline)
+    assert seen == 0
+
+
+def test_with_their_own_deadlines_handed_on_they_would(open_way: Open) -> None:
+    way = open_way(mutate=_hands_deadlines_on)
+    assert impatient(way, 1.0) > 0, "void: what the filter is for does not happen without it"
+
+
+def impatient(way: Way, deadline: float) -> int:
+    """Callers in a row who give up; how often they were taken for five errors of an instance."""
     for one in way.backends:
         one.state = "hangs"
-    calls = [way.begin(CHARGE, timeout=0.2) for _ in range(AT_ONCE)]
-    assert Counter(map(code_of, calls)) == {grpc.StatusCode.DEADLINE_EXCEEDED: AT_ONCE}
-    time.sleep(1.5)
-    assert way.proxy.ejected == 0
-    assert way.proxy.stat("outlier_detection.ejections_detected_consecutive_gateway_failure") == 0
+    for _ in range(3):
+        calls = [way.begin(CHARGE, timeout=deadline) for _ in range(AT_ONCE // 2)]
+        assert OK not in map(code_of, calls)
+    time.sleep(1.5)  # longer than the interval of the sweep
+    return way.proxy.stat("outlier_detection.ejections_detected_consecutive_gateway_failure")
 
 
 @pytest.mark.parametrize("method", ["RetryRefund", "Unknown"])
@@ -217,11 +229,20 @@ def test_what_no_route_names_gets_nowhere(way: Way, method: str) -> None:
     assert way.arrived(path) == 0
 
 
-def _routes(config: Config) -> list[Config]:
+def _manager(config: Config) -> Config:
     (listener,) = config["static_resources"]["listeners"]
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    found: list[Config] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    found: Config = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return found
+
+
+def _routes(config: Config) -> list[Config]:
+    found: list[Config] = _manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def _hands_deadlines_on(config: Config) -> None:
+    filters = _manager(config)["http_filters"]
+    filters[:] = [one for one in filters if one["name"] != "deadlines"]
 
 
 def _cluster(config: Config) -> Config:

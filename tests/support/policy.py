@@ -31,7 +31,7 @@ class RunningPolicy(Process):
         mutate: Callable[[Config], object] | None = None,
         **values: Any,
     ) -> None:
-        """`mutate` changes the configuration. `values`: fields of PolicyValues that are not to be as usual."""
+        """`mutate` changes the configuration; `values`: fields of PolicyValues not to be as usual."""
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__("the proxy before deposit", folder / "policy.log")
         self.port, admin_port = free_ports(2)
