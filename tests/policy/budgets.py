@@ -1,4 +1,4 @@
-"""Every number of docs/BUDGETS.md, read from where it takes effect: settings, YAML, constants. Times in seconds."""
+"""Every number of docs/BUDGETS.md, read from where it takes effect. Times in seconds."""
 
 from __future__ import annotations
 

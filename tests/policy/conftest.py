@@ -53,7 +53,8 @@ class Way:
         self, method: str, timeout: float = 10.0, headers: Sequence[tuple[str, str]] = ()
     ) -> grpc.Future[Any]:
         """A call that goes on by itself."""
-        return self.channel.unary_unary(method).future(b"", timeout=timeout, metadata=tuple(headers))
+        way: grpc.UnaryUnaryMultiCallable[bytes, Any] = self.channel.unary_unary(method)
+        return way.future(b"", timeout=timeout, metadata=tuple(headers))
 
     def call(self, method: str, timeout: float = 10.0) -> grpc.StatusCode:
         return code_of(self.begin(method, timeout))

@@ -294,7 +294,8 @@ async def test_calls_that_nobody_can_serve_eject_nobody(
     metadata = bearer(scene.mesh.token("reservation", role))
     said: Counter[grpc.StatusCode] = Counter()
     async with grpc.aio.insecure_channel(scene.policy.address) as channel:
-        call = channel.unary_unary(f"/dinemesh.deposit.v1.DepositService/{method}")
+        path = f"/dinemesh.deposit.v1.DepositService/{method}"
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
         for _ in range(4 * ERRORS_IN_A_ROW):
             try:
                 await call(body, metadata=metadata, timeout=DEADLINE)
