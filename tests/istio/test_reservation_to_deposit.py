@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import grpc
 import pytest
+import yaml
 
+from tests.istio import shipped
 from tests.istio.backends import CHARGE, HEALTH, READ, State
 from tests.istio.conftest import Open, Way, code_of
 from tests.istio.proxy import DEPOSIT
@@ -22,6 +26,9 @@ ERRORS_IN_A_ROW = 5
 EJECTED_SECONDS = 15.0
 ROUTE_SECONDS = 3.0
 AT_ONCE = 32
+
+
+Record = Callable[[str, object], None]
 
 
 def wait_for(seconds: float, satisfied: object) -> float:
@@ -44,7 +51,9 @@ def eject(way: Way) -> Counter[grpc.StatusCode]:
     raise AssertionError(f"nobody was ejected: {said}")
 
 
-def test_a_broken_instance_goes_after_five_errors_and_comes_back_after_fifteen_seconds(way: Way) -> None:
+def test_a_broken_instance_goes_after_five_errors_and_comes_back_after_fifteen_seconds(
+    way: Way, record_property: Record
+) -> None:
     sick, well = way.backends
     sick.state = "unavailable"
     said = eject(way)
@@ -61,7 +70,11 @@ def test_a_broken_instance_goes_after_five_errors_and_comes_back_after_fifteen_s
         return sick.calls[CHARGE] > ERRORS_IN_A_ROW
 
     wait_for(EJECTED_SECONDS + 5, is_back)
-    assert EJECTED_SECONDS - 1 < time.monotonic() - out < EJECTED_SECONDS + 3
+    away = time.monotonic() - out
+    assert EJECTED_SECONDS - 1 < away < EJECTED_SECONDS + 3
+    record_property(
+        "calls", f"{said.total()} until it was out, {said[UNAVAILABLE]} failed, 0 after; {away:.1f} s"
+    )
     assert way.proxy.stat(EJECTIONS) == 0
 
 
@@ -148,6 +161,23 @@ def test_a_read_that_meets_a_broken_instance_goes_to_the_other(way: Way) -> None
     assert [way.call(READ) for _ in range(20)] == [OK] * 20
 
 
+def hang_up(way: Way) -> tuple[int, int]:
+    """Callers who do not wait long for instances that hang. How often Envoy's own time ran out, and how often
+    it held that against an instance."""
+    for one in way.backends:
+        one.state = "hangs"
+    for _ in range(5):
+        calls = [way.begin(CHARGE, timeout=0.5) for _ in range(16)]
+        assert {code_of(one) for one in calls} <= set(FAILED)
+    assert way.arrived(CHARGE) > 2 * ERRORS_IN_A_ROW
+    counted = "outlier_detection.ejections_detected_consecutive_gateway_failure"
+    return way.proxy.stat("upstream_rq_timeout"), way.proxy.stat(counted)
+
+
+def test_callers_who_give_up_eject_nobody(way: Way) -> None:
+    assert hang_up(way) == (0, 0)
+
+
 @pytest.mark.parametrize("what", ["Unknown", "Corrupt"])
 def test_calls_that_nobody_can_read_eject_nobody(open_way: Open, what: str) -> None:
     # The shipped routes know no such method (the next test); here one of them leads on.
@@ -164,17 +194,22 @@ def test_what_no_route_names_gets_nowhere(way: Way) -> None:
     assert way.arrived("/dinemesh.deposit.v1.DepositService/RetryRefund") == 0
 
 
-def test_the_counters_that_the_annotation_shows_are_envoys_own(way: Way) -> None:
+def test_the_counters_that_pods_show_are_those_of_ejections_limits_and_repetitions(way: Way) -> None:
+    (pods,) = shipped.read(shipped.ROOT / "k8s" / "base" / "every_service.yaml")
+    annotation = pods["spec"]["template"]["metadata"]["annotations"]["proxy.istio.io/config"]
+    shown = yaml.safe_load(annotation)["proxyStatsMatcher"]["inclusionRegexps"]
     way.backends[0].state = "unavailable"
     eject(way)
-    names = way.proxy.names_of_stats()
     for wanted in (
         "outlier_detection.ejections_active",
         "circuit_breakers.default.rq_open",
         "upstream_rq_retry",
-        "upstream_rq_pending_overflow",
+        "upstream_rq_active_overflow",
+        "upstream_rq_timeout",
     ):
-        assert any(DEPOSIT in one and one.endswith(wanted) for one in names), wanted
+        names = [one for one in way.proxy.names_of_stats() if DEPOSIT in one and one.endswith(wanted)]
+        assert names, f"Envoy has no {wanted}"
+        assert any(re.fullmatch(one, name) for one in shown for name in names), wanted
 
 
 def _charge(made: object) -> dict[str, object]:
