@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token audit pending dead-letters redrive replay rebuild-history \
 	retry-refund lift-refund-block
-.PHONY: help runtime dev page test torture check format generate openapi bench lock $(RUNTIME_TARGETS)
+.PHONY: help runtime dev page test torture check format generate openapi bench tools load cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
@@ -97,6 +97,23 @@ openapi: dev
 bench: dev
 	.venv/bin/python -m benchmarks.mesh
 	.venv/bin/python -m benchmarks.edge
+
+#? make tools                       build ghz and grpcurl into .cache/tools (needs Go)
+tools: runtime
+	.venv/bin/python -m local_mesh.tools
+
+#? make load [IN_FLIGHT=20]         ghz on a mesh of its own: each call directly and through the edge (needs Go)
+IN_FLIGHT ?= 20
+load: runtime
+	.venv/bin/python -m benchmarks.load --in-flight $(IN_FLIGHT)
+
+#? make cluster-truth               what a real API server and its controllers make of k8s/ (needs Go; builds Kubernetes the first time)
+cluster-truth: dev
+	.venv/bin/python -m pytest -p no:cacheprovider -s tests/cluster_truth/truths.py
+
+#? make cluster-render              kustomize over k8s/, for the tests that look at the result (needs Go)
+cluster-render: dev
+	.venv/bin/python -m tests.cluster_truth.render
 
 #? make lock                        choose versions anew, out of pyproject.toml
 COMPILE = CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import uvloop
 from benchmarks import own_mesh
 from benchmarks.edge import RATES
 from benchmarks.own_mesh import SETTINGS, Customer, Restaurant
-from benchmarks.table import milliseconds, processor
+from benchmarks.table import processor
 from local_mesh.commands import Mesh
 from local_mesh.failure import Failure
 from local_mesh.tools import built
@@ -49,10 +49,10 @@ class Measured:
     way: str
     seconds: float
     """From the first call to the last answer."""
-    statuses: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str]
     """Calls by the gRPC status of their answer, in the letters of the contract: RESOURCE_EXHAUSTED."""
-    taken: Sequence[float] = ()
-    """How long each success took, in seconds."""
+    milliseconds: Mapping[int, float]
+    """What so many of a hundred successes took at most; empty without a success."""
 
     @property
     def per_second(self) -> float:
@@ -62,12 +62,13 @@ class Measured:
 
 def read(report: Mapping[str, Any], way: str) -> Measured:
     """Out of what `ghz --format json` writes; its times are in nanoseconds."""
-    details = report["details"] or []
-    statuses = Counter(_constant(one["status"]) for one in details)
+    statuses = Counter({_constant(name): count for name, count in report["statusCodeDistribution"].items()})
     if statuses.total() != report["count"]:
         raise Failure(f"ghz counted {report['count']} calls, and tells of {statuses.total()}")
-    taken = [one["latency"] / 1e9 for one in details if one["status"] == OK]
-    return Measured(report["options"]["call"].rpartition("/")[2], way, report["total"] / 1e9, statuses, taken)
+    shares = {one["percentage"]: one["latency"] / 1e6 for one in report["latencyDistribution"] or []}
+    return Measured(
+        report["options"]["call"].rpartition("/")[2], way, report["total"] / 1e9, statuses, shares
+    )
 
 
 def _constant(status: str) -> str:
@@ -79,7 +80,7 @@ def _constant(status: str) -> str:
 def table(runs: Sequence[Measured]) -> str:
     lines = [f"{'':<20}{'way':<10}{'calls':>7}{'OK/s':>9}{'p50':>12}{'p99':>12}  by status"]
     for run in runs:
-        times = [milliseconds(list(run.taken), share) for share in (0.5, 0.99)]
+        times = [f"{run.milliseconds[share]:.1f} ms" if run.milliseconds else "-" for share in (50, 99)]
         statuses = ", ".join(f"{name} {count}" for name, count in run.statuses.most_common())
         lines.append(
             f"{run.call:<20}{run.way:<10}{run.statuses.total():>7}{run.per_second:>9.0f}"
