@@ -75,6 +75,10 @@ def test_istio_and_the_proxy_of_one_machine_have_the_same_numbers() -> None:
     assert budgets.on_one_machine() == budgets.in_istio()
 
 
+def test_istio_and_the_proxy_of_one_machine_have_the_same_routes_and_repeat_for_the_same_reasons() -> None:
+    assert budgets.routes_on_one_machine() == budgets.routes_in_istio()
+
+
 @pytest.mark.parametrize("sum_", SUMS)
 def test_the_sum_holds(sum_: str) -> None:
     assert holds(sum_, ACTUAL), {name: ACTUAL[name] for name in named_in(sum_)}

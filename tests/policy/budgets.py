@@ -84,6 +84,25 @@ def in_istio() -> Numbers:
     return found
 
 
+def routes_on_one_machine() -> dict[str, str]:
+    """By path, on which words a call is repeated."""
+    (listener,) = _policy()["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return {
+        one["match"]["path"]: one["route"].get("retry_policy", {}).get("retry_on", "")
+        for one in manager["route_config"]["virtual_hosts"][0]["routes"]
+    }
+
+
+def routes_in_istio() -> dict[str, str]:
+    """The same, as Istio is told it."""
+    return {
+        match["uri"]["exact"]: one["retries"].get("retryOn", "")
+        for one in shipped.document("VirtualService", "reservation-to-deposit")["spec"]["http"]
+        for match in one["match"]
+    }
+
+
 def checks() -> Numbers:
     """How the proxies of one machine and of docker compose find out who is ready."""
     (cluster,) = _policy()["clusters"]

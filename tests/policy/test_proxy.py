@@ -136,6 +136,7 @@ def test_more_than_thirty_two_charges_at_once_are_refused_at_once(way: Way) -> N
         assert isinstance(error, grpc.Call)
         # By this reservation knows that nothing was charged.
         assert ("x-envoy-overloaded", "true") in [tuple(pair) for pair in error.trailing_metadata() or ()]
+    assert way.proxy.stat("upstream_rq_active_overflow") == len(refused)
     assert way.proxy.ejected == 0
 
 
