@@ -25,14 +25,14 @@ import uvloop
 
 from benchmarks import floor, own_mesh
 from benchmarks.floor import Floor, processor_seconds
-from benchmarks.own_mesh import SETTINGS, Customer, Restaurant
+from benchmarks.own_mesh import NO_LIMIT, SETTINGS, Customer, Restaurant
 from benchmarks.table import milliseconds, processor, row
 from benchmarks.ways import OK, Grpc, Json, Way
 from local_mesh import machine
 from local_mesh.commands import Mesh
 
 # Far above what this machine can do: limits are not what is measured.
-RATES = {
+RATES = dict(NO_LIMIT) | {
     f"EDGE_{name}": "1000000"
     for of in ("", "ADDRESS_", "CUSTOMER_")
     for name in (f"{of}RATE_PER_SECOND", f"{of}RATE_BURST")

@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS: Mapping[str, str] = {
     "EDGE_PORT": "18080",
     "EDGE_ADMIN_PORT": "18090",
+    "POLICY_PORT": "18092",
+    "POLICY_ADMIN_PORT": "18093",
     "RESERVATION_PORT": "18081",
     "DEPOSIT_PORT": "18082",
     "HISTORY_PORT": "18083",
@@ -45,6 +47,8 @@ SETTINGS: Mapping[str, str] = {
     "STATE_DIR": str(ROOT / ".local-bench"),
     "SAMPLES": "off",
 }
+# Limits are not what is measured: by itself the proxy before deposit refuses more than 32 charges at once.
+NO_LIMIT: Mapping[str, str] = {"POLICY_CALLS_LIMIT": "1000"}
 SEATS = 100_000
 SLOT_HOURS = range(10, 22)
 DEADLINE_SECONDS = 10.0
@@ -80,14 +84,15 @@ def running(settings: Mapping[str, str]) -> Iterator[Mesh]:
 
 
 def pids_of(mesh: Mesh) -> dict[str, int]:
-    """The processes of the mesh by the names of its parts; of the edge, Envoy itself."""
+    """The processes of the mesh by the names of its parts; of the proxies, Envoy itself."""
     supervisor = mesh.supervisor
     assert supervisor is not None
     try:
         found = {name: part.pid for name, part in supervisor.parts().items() if part.pid}
     finally:
         supervisor.close()
-    (found["edge"],) = machine.children_of(found["edge"])
+    for proxy in ("policy", "edge"):
+        (found[proxy],) = machine.children_of(found[proxy])
     return found
 
 

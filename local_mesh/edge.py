@@ -105,7 +105,7 @@ def _drain(process: subprocess.Popen[bytes], admin: str, seconds: float, listene
         while process.poll() is None and time.monotonic() < end and _in_flight(admin, listener) > 0:
             time.sleep(POLL_SECONDS)
     except OSError as error:  # it is still starting, or hangs: there is nothing to wait for
-        print(f"{listener} ends without draining: {error}", file=sys.stderr)
+        print(f"the {listener} ends without draining: {error}", file=sys.stderr)
 
 
 def _in_flight(admin: str, listener: str) -> int:
