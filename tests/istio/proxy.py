@@ -110,7 +110,7 @@ def _static(
             ],
         },
     }
-    text = json.dumps(config).replace(CONTRACTS, _contracts())
+    text = json.dumps(config).replace(CONTRACTS, contracts())
     config = json.loads(text)
     if keys is not None:
         _trust(config, keys)
@@ -155,7 +155,7 @@ def _trust(config: Any, keys: str) -> None:
             _trust(one, keys)
 
 
-def _contracts() -> str:
+def contracts() -> str:
     return base64.b64encode(envoy.descriptor_set()).decode()
 
 

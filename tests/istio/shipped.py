@@ -70,7 +70,3 @@ def _seen(one: Document) -> Iterator[object]:
             pod = one["spec"]["template"]
             ports = [container.get("ports") for container in pod["spec"]["containers"]]
             yield [pod["metadata"]["labels"], pod["spec"].get("serviceAccountName"), ports]
-
-
-if __name__ == "__main__":
-    HASH.write_text(sources() + "\n")
