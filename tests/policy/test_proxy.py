@@ -201,6 +201,26 @@ def test_calls_that_nobody_can_read_eject_nobody(open_way: Open, what: str) -> N
     assert way.proxy.stat("outlier_detection.ejections_detected_consecutive_gateway_failure") == 0
 
 
+def test_with_errors_of_any_kind_counted_they_would(open_way: Open) -> None:
+    def mutate(config: Config) -> None:
+        _routes(config)[0].update(match={"prefix": "/"})
+        _outlier(config).update(consecutive_5xx=5, enforcing_consecutive_5xx=100)
+
+    way = open_way(mutate=mutate)
+    calls = (way.call("/dinemesh.deposit.v1.DepositService/Unknown") for _ in range(30))
+    assert grpc.StatusCode.UNIMPLEMENTED in list(calls)
+    wait_for(5, lambda: way.proxy.ejected == 1)
+
+
+def test_with_repetitions_a_charge_would_arrive_three_times(open_way: Open) -> None:
+    again = {"retry_on": "unavailable", "num_retries": 2}
+    way = open_way(mutate=lambda config: _routes(config)[0]["route"].update(retry_policy=again))
+    for one in way.backends:
+        one.state = "unavailable"
+    assert way.call(CHARGE) == UNAVAILABLE
+    assert way.arrived(CHARGE) == 3
+
+
 @pytest.mark.parametrize("deadline", [0.2, 1.0])
 def test_callers_who_give_up_eject_nobody(way: Way, deadline: float) -> None:
     seen = impatient(way, deadline)
