@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token audit pending dead-letters redrive replay rebuild-history \
 	retry-refund lift-refund-block
-.PHONY: help runtime dev page test torture check format generate openapi bench tools load cluster-truth cluster-render lock $(RUNTIME_TARGETS)
+.PHONY: help runtime dev page mesh-truth mesh-goldens test torture check format generate openapi bench tools load cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
@@ -84,10 +84,11 @@ format: dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-#? make generate                    Python code and protos/openapi.json out of protos/
+#? make generate                    Python code, protos/openapi.json and istio/edge out of protos/ and envoy/
 generate: dev
 	.venv/bin/python -m protos.generate
 	.venv/bin/python -m protos.openapi
+	.venv/bin/python -m istio.generate
 
 #? make openapi                     protos/openapi.json alone
 openapi: dev
@@ -106,6 +107,14 @@ tools: runtime
 IN_FLIGHT ?= 20
 load: runtime
 	.venv/bin/python -m benchmarks.load --in-flight $(IN_FLIGHT)
+
+#? make mesh-truth                  what Istio's own code and real Envoys make of istio/ and k8s/ (needs Go; compiles istiod the first time)
+mesh-truth: dev
+	.venv/bin/python -m tests.mesh_truth $(ARGS)
+
+#? make mesh-goldens                write tests/istio/goldens anew, after a change of istio/ or k8s/base (needs Go)
+mesh-goldens: dev
+	.venv/bin/python -m tests.mesh_truth --update
 
 #? make cluster-truth               what a real API server and its controllers make of k8s/ (needs Go; builds Kubernetes the first time)
 cluster-truth: dev
