@@ -272,7 +272,7 @@ def _settings(cluster: Cluster, workload: Workload) -> BaseSettings | str | None
     kind = SETTINGS[workload.name]
     container = workload.containers[0]
     given = cluster.settings(container)
-    for secret in _secrets(container):
+    for secret in secrets(container):
         given |= dict.fromkeys(secret_keys(secret) or (), "postgresql://elsewhere")
     values = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
     if unknown := set(values) - set(kind.model_fields):
@@ -289,7 +289,7 @@ def _missing(cluster: Cluster, workload: Workload, container: Object) -> Iterato
     for name in _config_maps(workload):
         if cluster.named("ConfigMap", name) is None:
             yield f"there is no ConfigMap {name}"
-    for name in [*_secrets(container), *_mounted_secrets(workload)]:
+    for name in [*secrets(container), *mounted_secrets(workload)]:
         if secret_keys(name) is None:
             yield f"nobody makes a Secret {name}"
     for one in container.get("env", []):
@@ -319,13 +319,13 @@ def _config_maps(workload: Workload) -> Iterator[str]:
             yield volume["configMap"]["name"]
 
 
-def _secrets(container: Object) -> Iterator[str]:
+def secrets(container: Object) -> Iterator[str]:
     for source in container.get("envFrom", []):
         if "secretRef" in source:
             yield source["secretRef"]["name"]
 
 
-def _mounted_secrets(workload: Workload) -> Iterator[str]:
+def mounted_secrets(workload: Workload) -> Iterator[str]:
     for volume in workload.pod.get("volumes", []):
         if "secret" in volume:
             yield volume["secret"]["secretName"]

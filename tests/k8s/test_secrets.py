@@ -46,7 +46,7 @@ def test_every_secret_that_the_overlays_refer_to_is_made(made: tuple[Path, list[
         for overlay in OVERLAYS
         for workload in Cluster(rendered.objects(overlay)).workloads
         for container in workload.containers
-        for name in [*rules._secrets(container), *rules._mounted_secrets(workload)]
+        for name in [*rules.secrets(container), *rules.mounted_secrets(workload)]
     }
     assert referred == set(found)
     for one in secrets:
