@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A table booked, looked at and cancelled over gRPC through the edge, by reflection: no proto file is needed.
-# Needs the mesh (`make up`), grpcurl (https://github.com/fullstorydev/grpcurl) and python3.
+# Needs the mesh (`make up`), grpcurl (https://github.com/fullstorydev/grpcurl, or `make tools`) and python3.
 set -euo pipefail
+PATH="$PATH:$PWD/.cache/tools"
 
 EDGE=${EDGE:-127.0.0.1:8080}
 TOKEN=${TOKEN:-$(make token SUB=alice ROLE=customer)}

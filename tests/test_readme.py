@@ -30,7 +30,12 @@ SCRIPTS = {tool: (ROOT / "examples" / f"{tool}.sh").read_text() for tool in ("cu
 EXAMPLE = "tests.mesh.test_examples.test_the_story_over_the_generated_python_client"
 OVER_CURL = "tests.edge.test_examples.test_the_story_over_curl"
 OVER_GRPCURL = "tests.edge.test_examples.test_the_story_over_grpcurl"
+FOLLOWED = (
+    "tests.local_mesh.test_two_engines"
+    ".test_one_id_is_followed_from_the_answer_through_all_logs_into_every_event"
+)
 COVERED = {
+    "TOKEN=$(make token SUB=alice ROLE=customer) .venv/bin/python -m examples.correlation": FOLLOWED,
     "TOKEN=$(make token SUB=alice ROLE=customer) .venv/bin/python -m examples.booking": EXAMPLE,
     ".venv/bin/python -m examples.booking": EXAMPLE,
     "examples/curl.sh": OVER_CURL,

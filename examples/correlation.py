@@ -1,0 +1,103 @@
+"""One id, followed: book a table under an id of our own, and see where it turns up.
+
+    make up
+    TOKEN=$(make token SUB=alice ROLE=customer) .venv/bin/python -m examples.correlation
+
+In the answer's header, in the log of the edge, of each service called and of the payment provider, and in
+each entry of the timeline, which is made of events only. With nothing but HTTP, JSON and the logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 20.0
+"""Seconds until the restaurant, which accepts by itself, has heard and answered."""
+NOT_FOUND = 404
+"""History has not heard of the reservation yet."""
+LAST = "TIMELINE_ENTRY_KIND_RESERVATION_CONFIRMED"
+
+
+class Edge:
+    """JSON over HTTP, as anybody."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self._url = f"http://{address}/v1"
+        self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+    def ask(self, path: str, wish: object = None, **headers: str) -> tuple[Any, Any]:
+        """The answer and its headers; a POST where there is a wish."""
+        body = None if wish is None else json.dumps(wish).encode()
+        asked = urllib.request.Request(self._url + path, body, {**self._headers, **headers})
+        with urllib.request.urlopen(asked, timeout=15) as answer:
+            return json.load(answer), answer.headers
+
+
+def a_table(edge: Edge, restaurant_name: str) -> dict[str, str]:
+    restaurants, _ = edge.ask("/restaurants")
+    found = next(one for one in restaurants["restaurants"] if one["name"] == restaurant_name)
+    day = (datetime.now(UTC) + timedelta(days=3)).date()
+    place = f"/restaurants/{found['restaurantId']}/availableSlots?date={day}&party_size=2"
+    slots, _ = edge.ask(place)
+    free = next(slot for slot in slots["slots"] if slot.get("available"))
+    return {"restaurantId": found["restaurantId"], "dineTime": free["dineTime"]}
+
+
+def timeline(edge: Edge, reservation_id: str) -> list[Any]:
+    """As soon as the restaurant has accepted."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            entries: list[Any] = edge.ask(f"/timeline?reservation_id={reservation_id}")[0]["entries"]
+        except urllib.error.HTTPError as refused:
+            if refused.code != NOT_FOUND:
+                raise
+            entries = []
+        if any(entry["kind"] == LAST for entry in entries) or time.monotonic() > end:
+            return entries
+        time.sleep(0.1)
+
+
+def logged(logs: Path, correlation_id: str) -> dict[str, list[str]]:
+    """By part, what it logged under the id."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(logs.glob("*.log")):
+        for line in file.read_text().splitlines():
+            if correlation_id in line and line.startswith("{"):
+                said = json.loads(line)
+                what = said.get("method", "") if "path" not in said else f"{said['method']} {said['path']}"
+                found.setdefault(file.stem, []).append(f"{said.get('message', '')} {what}".strip())
+    return found
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--edge", default="127.0.0.1:8080")
+    arguments.add_argument("--logs", type=Path, default=Path(".local/logs"))
+    arguments.add_argument("--at", default="Trattoria Lume", help="a restaurant that accepts by itself")
+    given = arguments.parse_args()
+    edge = Edge(given.edge, os.environ["TOKEN"])
+    ours = f"order-{uuid.uuid4()}"
+    wish = {"requestId": str(uuid.uuid4()), "partySize": 2, "paymentToken": "tok_visa"}
+    booked, headers = edge.ask("/reservations", wish | a_table(edge, given.at), **{"x-correlation-id": ours})
+    entries = timeline(edge, booked["reservation"]["reservationId"])
+    print(f"our id             {ours}")
+    print(f"in the answer      {headers['x-correlation-id']}")
+    for part, lines in logged(given.logs, ours).items():
+        for line in lines:
+            print(f"log of {part:<12}{line}")
+    for entry in entries:
+        print(f"event              {entry['correlationId']}  {entry['kind']}")
+
+
+if __name__ == "__main__":
+    main()
