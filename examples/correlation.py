@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 20.0
-"""Seconds until the restaurant, which accepts by itself, has heard and answered."""
+"""Seconds until the restaurant, which accepts by itself, has answered, and until all logs are written."""
 NOT_FOUND = 404
 """History has not heard of the reservation yet."""
+PARTS = {"edge", "reservation", "deposit", "sandbox"}
+"""Whoever takes part in a booking before it is answered; the sandbox stands for the payment provider."""
 LAST = "TIMELINE_ENTRY_KIND_RESERVATION_CONFIRMED"
 
 
@@ -68,15 +70,19 @@ def timeline(edge: Edge, reservation_id: str) -> list[Any]:
 
 
 def logged(logs: Path, correlation_id: str) -> dict[str, list[str]]:
-    """By part, what it logged under the id."""
-    found: dict[str, list[str]] = {}
-    for file in sorted(logs.glob("*.log")):
-        for line in file.read_text().splitlines():
-            if correlation_id in line and line.startswith("{"):
-                said = json.loads(line)
-                what = said.get("method", "") if "path" not in said else f"{said['method']} {said['path']}"
-                found.setdefault(file.stem, []).append(f"{said.get('message', '')} {what}".strip())
-    return found
+    """By part, what it logged under the id, as soon as all have: Envoy writes its log every ten seconds."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        found: dict[str, list[str]] = {}
+        for file in sorted(logs.glob("*.log")):
+            for line in file.read_text().splitlines():
+                if correlation_id in line and line.startswith("{"):
+                    said = json.loads(line)
+                    where = (said.get("method"), said.get("path"))
+                    found.setdefault(file.stem, []).append(" ".join(filter(None, (said["message"], *where))))
+        if set(found) >= PARTS or time.monotonic() > end:
+            return found
+        time.sleep(0.2)
 
 
 def main() -> None:
