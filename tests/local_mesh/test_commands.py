@@ -133,7 +133,7 @@ def test_an_unknown_service_is_refused(mesh: LocalMesh) -> None:
     assert "SERVICE must be one of" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["deposit", "rabbitmq", "edge"])
+@pytest.mark.parametrize("name", ["deposit", "rabbitmq", "policy", "edge"])
 def test_a_killed_part_comes_back(mesh: LocalMesh, name: str) -> None:
     killed = mesh.part(name).pid
     os.kill(killed, signal.SIGKILL)
@@ -358,7 +358,7 @@ def test_a_mesh_that_an_older_version_started_is_named_and_can_be_ended(small: L
     for command in ("up", "status"):
         refused = small.run(command)
         assert refused.returncode == 1
-        assert "started by another version, without edge. Start it anew: make down" in refused.stderr
+        assert "started by another version, without edge, policy. Start it anew: make down" in refused.stderr
     small.down()
     assert machine.processes_of(small.settings.state_dir) == []
 

@@ -35,7 +35,7 @@ def test_each_process_gets_its_own_settings_and_no_others(tmp_path: Path) -> Non
     assert environment(config, "deposit")["DINEMESH_CHARGE_TIMEOUT_MS"] == "500"
     assert "DINEMESH_CHARGE_TIMEOUT_MS" not in environment(config, "reservation")
     assert environment(config, "deposit")["DINEMESH_SANDBOX_ADDRESS"] == "127.0.0.1:8085"
-    assert environment(config, "reservation")["DINEMESH_DEPOSIT_ADDRESS"] == "127.0.0.1:8082"
+    assert environment(config, "reservation")["DINEMESH_DEPOSIT_ADDRESS"] == "127.0.0.1:8092"
     for service in settings.SERVICES:
         known = {f"DINEMESH_{name}" for name in settings.service_settings(service)}
         assert environment(config, service).keys() <= known
