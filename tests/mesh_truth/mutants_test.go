@@ -63,6 +63,7 @@ var mutants = []mutant{
 	{"routes for a gateway that does not exist", "VirtualService dinemesh.istio-ingress", "gateways:\n  - dinemesh\n",
 		"gateways:\n  - dinemeshes\n", suspect},
 	{"filters for nobody's pods", edgeFilter, "      istio: ingressgateway", "      istio: gateway", promises},
+	{"a filter at another port", "EnvoyFilter reservation-to-deposit.dinemesh", "portNumber: 8082", "portNumber: 8083", promises},
 	{"a Service that selects nobody", "Service deposit.dinemesh", "  selector:\n    app.kubernetes.io/name: deposit",
 		"  selector:\n    app.kubernetes.io/name: deposits", promises},
 	{"a Service whose port leads nowhere", "Service deposit.dinemesh", "targetPort: grpc\n", "targetPort: grcp\n", promises},
@@ -148,6 +149,7 @@ func broken(t *testing.T, dumped map[string][]byte) []string {
 	holds(charge.Match.Path == createDeposit, "the route of a charge is that of CreateDeposit")
 	reads := string(reservation.route("reads").Route.RetryPolicy)
 	holds(strings.Contains(reads, "gateway-error,deadline-exceeded"), "reads are repeated")
+	holds(reservation.before("no deadline of others", "envoy.filters.http.router"), "no caller's own deadline counts")
 	for _, service := range services {
 		name := fmt.Sprintf("outbound|%d||%s.dinemesh.svc.cluster.local", port(service), service)
 		all, _ := edge.hosts(name)
