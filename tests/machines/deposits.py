@@ -123,6 +123,15 @@ class Deposits(RuleBasedStateMachine):
     def provider_is_unwell(self, what: str, value: bool) -> None:
         setattr(self.provider, what, value)
 
+    @rule(deposit_id=ids, minor=parts, which=st.integers(1, 3))
+    def a_refund_is_refused(self, deposit_id: str, minor: int, which: int) -> None:
+        self.provider.down = False
+        self.provider.refuses_refunds = True
+        self.refund(deposit_id, minor, which)
+        if not self.service.is_dead:
+            self.service.settle()
+        self.provider.refuses_refunds = False
+
     @precondition(lambda self: any(self._failed_refunds()))
     @rule()
     def operator_retries_twice(self) -> None:

@@ -11,7 +11,7 @@ from tests.machines.play import finds, play
 
 
 def test_whatever_deposit_is_told_each_cent_is_held_returned_once_or_kept() -> None:
-    play(Deposits, examples=50)
+    play(Deposits, examples=40)
 
 
 def test_the_machine_finds_a_movement_that_the_ledger_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

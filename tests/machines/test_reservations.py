@@ -17,7 +17,7 @@ PLAYS = 80
 
 
 def test_whatever_reservation_is_told_seats_and_deposits_belong_to_its_bookings() -> None:
-    play(Reservations, examples=50)
+    play(Reservations, examples=40)
 
 
 def test_the_machine_finds_staff_who_are_heard_on_terms_that_are_gone(
