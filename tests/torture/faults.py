@@ -11,13 +11,14 @@ import random
 import socket
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import Connection, bindparam, text
 
+from dinemesh.event.v1 import envelope_pb2 as event_pb2
 from dinemesh.kit.bus import Bus, BusUnavailable
 from local_mesh.broker import RunningBroker, answers
 from operations import events
@@ -162,17 +163,43 @@ async def _delay(scene: Scene, blow: Blow) -> Witness:
 
 async def _reorder(scene: Scene, blow: Blow) -> Witness:
     begin = time.monotonic()
-    async with _caught(scene, blow.target) as held:
+    async with _caught(scene, blow.target, enough=_has_two_of_one) as held:
         order = random.Random(blow.chance).sample(range(len(held)), len(held))
-        if order == sorted(order):
-            order.reverse()
+        if not _turned_round(held, order):
+            order = list(reversed(range(len(held))))
+        turned = _turned_round(held, order)
+        if not turned:
+            for message in held:
+                await message.nack(requeue=True)
+        _see(turned > 0, f"no two of {len(held)} events of {blow.target} were of one aggregate")
         for place in order:
             await _send_again(scene, blow.target, held[place])
         for message in held:
             await message.ack()
-    moved = sum(place != was for place, was in enumerate(order))
-    what = f"{moved} of {len(held)} events of {blow.target} stood in another place than before"
+    what = f"of {len(held)} events of {blow.target} {turned} came after a newer one of the same aggregate"
     return Witness(blow, what, begin, time.monotonic())
+
+
+def _version(message: AbstractIncomingMessage) -> tuple[str, int]:
+    envelope = event_pb2.Envelope.FromString(message.body)
+    return envelope.aggregate_id, envelope.aggregate_version
+
+
+def _has_two_of_one(held: Sequence[AbstractIncomingMessage]) -> bool:
+    """Whether there is something whose order could matter: two events of one aggregate."""
+    versions = {_version(one) for one in held}
+    return len(versions) > len({aggregate for aggregate, _ in versions})
+
+
+def _turned_round(held: Sequence[AbstractIncomingMessage], order: Sequence[int]) -> int:
+    """How many come after a newer one of the same aggregate if they are sent in this order."""
+    newest: dict[str, int] = {}
+    late = 0
+    for place in order:
+        aggregate, version = _version(held[place])
+        late += version < newest.get(aggregate, 0)
+        newest[aggregate] = max(version, newest.get(aggregate, 0))
+    return late
 
 
 async def _duplicate(scene: Scene, blow: Blow) -> Witness:
@@ -240,7 +267,9 @@ _FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
 
 
 @asynccontextmanager
-async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomingMessage]]:
+async def _caught(
+    scene: Scene, queue: str, enough: Callable[[Sequence[AbstractIncomingMessage]], bool] = bool
+) -> AsyncIterator[list[AbstractIncomingMessage]]:
     """Some events out of the queue, taken from its subscriber by a second consumer beside it."""
     held: list[AbstractIncomingMessage] = []
 
@@ -250,7 +279,10 @@ async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomi
     async with scene.bus.channel(MOST_HELD) as channel:
         caught = await channel.get_queue(queue, ensure=False)
         tag = await caught.consume(keep)
-        await scene.until(lambda: len(held) >= LEAST_HELD, f"too few events came to {queue}")
+        await scene.until(
+            lambda: len(held) >= MOST_HELD or (len(held) >= LEAST_HELD and enough(held)),
+            f"too few events came to {queue}",
+        )
         await caught.cancel(tag)
         yield held
 
