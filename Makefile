@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings edge-config token audit pending dead-letters redrive replay rebuild-history \
 	retry-refund lift-refund-block
-.PHONY: help runtime dev page test torture check format generate openapi bench lock $(RUNTIME_TARGETS)
+.PHONY: help runtime dev page test torture guards rolling check format generate openapi bench lock $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
@@ -59,6 +59,7 @@ ENGINE ?= sqlite
 torture: dev
 	.venv/bin/python -m tests.crash --all
 	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
+	.venv/bin/python -m pytest -q tests/machines --hypothesis-profile=torture
 	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 
 #? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail

@@ -41,6 +41,15 @@ BURSTS = 6
 REPLAYED_SECONDS = 30.0
 
 
+# No client calls deposit or the provider itself, and history and the broker only hear of what is done.
+_NEEDED_BY = {
+    "reservation": "reservation",
+    "deposit": "reservation",
+    "sandbox": "reservation",
+    "restaurant": "restaurant",
+}
+
+
 class NotWitnessed(Exception):
     """The fault did not happen, or hit nothing: the run is void."""
 
@@ -80,10 +89,16 @@ class Scene:
     def in_flight(self) -> int:
         return self.town.in_flight.total()
 
-    async def busy(self) -> int:
-        """Waits until enough calls are under way; how many."""
-        await self.until(lambda: self.in_flight >= LEAST_IN_FLIGHT, "too few calls were in flight")
-        return self.in_flight
+    async def busy(self, target: str) -> str:
+        """Waits until enough calls are under way, some of them where they need the target; how many."""
+        service = _NEEDED_BY.get(target)
+        there = self.town.in_flight
+
+        def enough() -> bool:
+            return self.in_flight >= LEAST_IN_FLIGHT and (service is None or there[service] > 0)
+
+        await self.until(enough, f"too few calls were in flight for {target}")
+        return f"{self.in_flight} calls in flight" + (f" ({there[service]} at {service})" if service else "")
 
     async def until(self, happened: Callable[[], bool], otherwise: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -101,7 +116,7 @@ async def strike(scene: Scene, blow: Blow) -> Witness:
 async def _kill(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with(blow.target):
         part = scene.mesh[blow.target]
-        in_flight, old = await scene.busy(), part.pid
+        in_flight, old = await scene.busy(blow.target), part.pid
         begin = time.monotonic()
         part.kill()
         _see(state_of(old) == "", f"process {old} lives on")
@@ -110,14 +125,14 @@ async def _kill(scene: Scene, blow: Blow) -> Witness:
         part.spawn()
         await asyncio.to_thread(part.wait_until_ready)
         _see(part.pid != old, "the process is the same one")
-        what = f"{in_flight} calls in flight, pid {old} gone, port closed, pid {part.pid} there"
+        what = f"{in_flight}, pid {old} gone, port closed, pid {part.pid} there"
         return Witness(blow, what, begin, time.monotonic())
 
 
 async def _pause(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with(blow.target):
         part = scene.mesh[blow.target]
-        in_flight = await scene.busy()
+        in_flight = await scene.busy(blow.target)
         begin = time.monotonic()
         part.pause()
         try:
@@ -128,14 +143,14 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
             part.resume()
         _see(not part.hangs, "it stands still for ever")
         await asyncio.to_thread(part.wait_until_ready)
-        what = f"{in_flight} calls in flight, pid {part.pid} stood still (T) for {stood:.1f} s"
+        what = f"{in_flight}, pid {part.pid} stood still (T) for {stood:.1f} s"
         return Witness(blow, what, begin, time.monotonic())
 
 
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with("rabbitmq"):
         broker = scene.broker
-        in_flight, old = await scene.busy(), broker.pid
+        in_flight, old = await scene.busy(blow.target), broker.pid
         begin = time.monotonic()
         broker.kill()
         _see(state_of(old) == "", f"process {old} lives on")
@@ -145,7 +160,7 @@ async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
         broker.spawn()
         await asyncio.to_thread(broker.wait_until_ready)
         _see(broker.pid != old, "the process is the same one")
-        what = f"{in_flight} calls in flight, pid {old} gone, port closed, {unsent} events waited"
+        what = f"{in_flight}, pid {old} gone, port closed, {unsent} events waited"
         return Witness(blow, f"{what}, pid {broker.pid} there", begin, time.monotonic())
 
 
