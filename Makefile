@@ -59,7 +59,7 @@ ENGINE ?= sqlite
 torture: dev
 	.venv/bin/python -m tests.crash --all
 	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
-	.venv/bin/python -m pytest -q tests/machines --hypothesis-profile=torture
+	.venv/bin/python -m pytest -q tests/machines --hypothesis-profile=torture --timeout 3600
 	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 
 #? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
