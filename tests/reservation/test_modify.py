@@ -212,10 +212,11 @@ async def test_a_decline_closes_a_modification_being_paid(pod: Pod) -> None:
     waiting = asyncio.create_task(pod.modify(placed, party=5))
     await pod.deposits.arrived.wait()
     await pod.hear_booking(placed, BookingState.DECLINED)
-    pod.deposits.gate.set()
-    assert (await waiting).state is State.DECLINED
     after = await pod.see(placed)
     assert sorted(orders(after)) == [(Kind.REFUND, 0, 2000), (Kind.VOID, 1, 0)]
+    pod.deposits.gate.set()
+    answered = await waiting
+    assert (answered.state, orders(answered)) == (State.DECLINED, orders(after))
 
 
 async def test_modify_against_cancel_only_ever_ends_cancelled(open_pod: OpenPod, pod: Pod) -> None:
