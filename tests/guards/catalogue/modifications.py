@@ -45,7 +45,6 @@ GUARDS = (
                 "assert orders(after) == [(Kind.VOID, 1, 0)]",
             ),
         ),
-        quick=True,
     ),
     Guard(
         "void-of-a-modification-at-the-end",
@@ -68,7 +67,6 @@ GUARDS = (
                 "assert sorted(orders(after)) ==",
             ),
         ),
-        quick=True,
     ),
     Guard(
         "capture-that-nobody-awaits",
@@ -88,7 +86,6 @@ GUARDS = (
                 "assert [one.kind for one in after.instructions] == [Kind.VOID]",
             ),
         ),
-        quick=True,
     ),
     Guard(
         "hold-is-the-limit",
@@ -120,7 +117,6 @@ GUARDS = (
                 'refused("MODIFICATION_IN_PROGRESS"',
             ),
         ),
-        quick=True,
     ),
     Guard(
         "guests-who-are-here",
