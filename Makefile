@@ -12,9 +12,10 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token audit pending dead-letters redrive replay rebuild-history \
-	retry-refund lift-refund-block
-.PHONY: help runtime dev page mesh-truth mesh-goldens test torture check format generate openapi bench tools load cluster-truth cluster-render lock $(RUNTIME_TARGETS)
+RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token \
+	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block
+.PHONY: help runtime dev page test torture guards rolling check format generate openapi bench tools load \
+	mesh-truth mesh-goldens cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
 	grep -hE '^#\? ' Makefile | sed 's/^#? //'
@@ -60,6 +61,7 @@ ENGINE ?= sqlite
 torture: dev
 	.venv/bin/python -m tests.crash --all
 	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
+	.venv/bin/python -m pytest -q tests/machines --hypothesis-profile=torture --timeout 3600
 	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
 
 #? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail

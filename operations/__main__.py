@@ -104,7 +104,8 @@ async def _replay(options: argparse.Namespace) -> int:
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    return Limits(timedelta(seconds=options.on_the_way), timedelta(seconds=options.undecided))
+    seconds = (options.on_the_way, options.undecided, options.unmarked)
+    return Limits(*(timedelta(seconds=one) for one in seconds))
 
 
 def _queues(options: argparse.Namespace) -> Sequence[str]:
@@ -198,6 +199,13 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=limits.undecided.total_seconds(),
         help="the provider may leave a charge or refund open for so long (%(default)s)",
+    )
+    command.add_argument(
+        "--unmarked",
+        metavar="SECONDS",
+        type=_seconds,
+        default=limits.unmarked.total_seconds(),
+        help="reservation's UNMARKED_SECONDS: what nobody marked ends so long after its meal (%(default)s)",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from operations import picture
-from operations.checks import bookings, captures, events, ledger, pending, provider, seats
+from operations.checks import bookings, captures, events, ledger, pending, provider, requests, seats
 from operations.limits import Limits
 from operations.picture import Picture, Sources
 from operations.report import Finding, Report
@@ -32,6 +32,7 @@ CHECKS = (
     Check(pending.NAME, ("reservation_db", "deposit_db"), pending.check),
     Check(seats.NAME, ("reservation_db",), seats.check),
     Check(bookings.NAME, ("reservation_db", "restaurant_db"), bookings.check),
+    Check(requests.NAME, ("reservation_db",), requests.check),
     Check(events.OUTBOX, ("reservation_db", "deposit_db", "restaurant_db"), events.outboxes),
     Check(events.INBOXES, ("reservation_db", "deposit_db", "restaurant_db"), events.inboxes),
     Check(events.HISTORY, ("reservation_db", "deposit_db", "restaurant_db", "history_db"), events.history),

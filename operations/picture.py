@@ -6,6 +6,7 @@ Read from outside, by SQL of its own: a checker that shared the services' code w
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -76,6 +77,22 @@ class Reservation:
     accept_deadline: datetime | None
     due_time: datetime | None = None
     """When the clock has something to do with it."""
+    policy: str = ""
+    """The restaurant's terms when it was made, as JSON."""
+
+    @property
+    def currency(self) -> str:
+        return str(self._terms.get("currency", ""))
+
+    @property
+    def service_end(self) -> datetime:
+        """When the guests leave the table."""
+        return self.dine_time + timedelta(seconds=int(self._terms.get("service_duration_seconds", 0)))
+
+    @property
+    def _terms(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = json.loads(self.policy or "{}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,25 @@ class Modification:
     party_size: int
     attempt_deadline: datetime
     hold_expire_time: datetime
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A modification that waited for a deposit, whatever became of it."""
+
+    modification_id: str
+    reservation_id: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a request id of a customer has led to."""
+
+    customer_id: str
+    request_id: str
+    reservation_id: str
+    modification_id: str | None
 
 
 @dataclass(frozen=True)
@@ -232,6 +268,7 @@ class ProviderRefund:
     key: str
     minor: int
     succeeded: bool
+    currency: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,6 +295,8 @@ class Picture:
     lines: dict[str, Line] = field(default_factory=dict)
     orders: Sequence[Instruction] = ()
     modifications: Sequence[Modification] = ()
+    asked: dict[str, Asked] = field(default_factory=dict)
+    requests: Sequence[Request] = ()
     slots: Sequence[Slot] = ()
     deposits: dict[str, Deposit] = field(default_factory=dict)
     refunds: Sequence[Refund] = ()
@@ -290,16 +329,19 @@ class Picture:
 
 async def take(sources: Sources, missing: list[str] | None = None) -> Picture:
     """Read all sources, each in one transaction. One that cannot be read raises Unreadable, or, if `missing`
-    is given, is named there and left out."""
+    is given, is named there and left out.
+
+    History is read first: whatever its timeline holds then was in an outbox before.
+    """
     now = datetime.now(UTC)
     parts: dict[str, Any] = {}
     outgoing: list[Outgoing] = []
     taken: dict[str, Set[str]] = {}
     for url, read in (
+        (sources.history_db, _history),
         (sources.reservation_db, _reservation),
         (sources.deposit_db, _deposit),
         (sources.restaurant_db, _restaurant),
-        (sources.history_db, _history),
     ):
         with _tolerating(missing):
             if url is not None:
@@ -343,6 +385,8 @@ def _reservation(connection: Connection) -> dict[str, Any]:
         "lines": {one.deposit_id: one for one in _rows(connection, Line, "deposits")},
         "orders": _rows(connection, Instruction, "instructions"),
         "modifications": _rows(connection, Modification, "modifications WHERE state = 'OPEN'"),
+        "asked": {one.modification_id: one for one in _rows(connection, Asked, "modifications")},
+        "requests": _rows(connection, Request, "requests"),
         "slots": _rows(connection, Slot, "slots"),
         "outgoing": _outgoing(connection, "reservation"),
         "taken": _taken(connection, "reservation"),
@@ -487,8 +531,9 @@ def _charge(charge: sandbox_pb2.Charge) -> Charge:
 
 def _provider_refunds(refunds: Iterable[sandbox_pb2.Refund]) -> Iterable[ProviderRefund]:
     for refund in refunds:
-        minor, _ = wire.from_money(refund.amount, "amount")
-        yield ProviderRefund(refund.key, minor, refund.state == sandbox_pb2.REFUND_STATE_SUCCEEDED)
+        minor, currency = wire.from_money(refund.amount, "amount")
+        succeeded = refund.state == sandbox_pb2.REFUND_STATE_SUCCEEDED
+        yield ProviderRefund(refund.key, minor, succeeded, currency)
 
 
 async def _dead_letters(amqp_url: str, queues: Sequence[str]) -> list[DeadLetter]:

@@ -44,6 +44,8 @@ class Finding:
     looked_at: str
     violations: tuple[Violation, ...] = ()
     pending: tuple[Pending, ...] = ()
+    noted: tuple[Pending, ...] = ()
+    """Allowed, and where it stays: nothing waits, but a person may want to know."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Report:
         return tuple(pending for finding in self.findings for pending in finding.pending)
 
     @property
+    def noted(self) -> tuple[Pending, ...]:
+        return tuple(noted for finding in self.findings for noted in finding.noted)
+
+    @property
     def clean(self) -> bool:
         return not self.violations
 
@@ -77,6 +83,7 @@ class Report:
                 finding.looked_at,
                 tuple(violation for violation in finding.violations if violation.key in known),
                 finding.pending,
+                finding.noted,
             )
             for finding in self.findings
         )
@@ -93,10 +100,14 @@ def _lines(report: Report) -> Iterable[str]:
         yield f"{finding.check:<{width}}  {verdict:<9}  {finding.looked_at}"
     for name in report.skipped:
         yield f"{name:<{width}}  not looked at: its source was not given"
-    if report.pending:
-        yield ""
-        yield "Pending (allowed, listed):"
-        for pending in sorted(report.pending):
+    for title, listed in (
+        ("Pending (allowed, listed):", report.pending),
+        ("To know (nothing waits):", report.noted),
+    ):
+        if listed:
+            yield ""
+            yield title
+        for pending in sorted(listed):
             yield from indented(f"{pending.state}  {pending.subject}: {pending.what}", "  ")
             yield from indented(pending.remedy, "    do: ")
     for violation in sorted(report.violations):

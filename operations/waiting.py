@@ -60,22 +60,30 @@ def bookings_and_money(picture: Picture, limits: Limits) -> Iterator[Waiting]:
 
 
 def _reservations(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    """The limits are taken from what was agreed (the meal, the hold): `due_time` is only reservation's note
+    of when to look, and may be wrong."""
     restart = _RESTART.format("reservation")
     for one in picture.reservations.values():
         if one.state == "PENDING_DEPOSIT":
-            what = f"its seats are held until {one.hold_expire_time:%H:%M:%S} UTC"
             until = one.hold_expire_time
-        elif one.state == "PENDING_ACCEPTANCE" and one.accept_deadline is not None:
-            what = f"the restaurant had time to accept it until {one.accept_deadline:%Y-%m-%d %H:%M:%S} UTC"
-            until = one.accept_deadline
-        elif one.state in ("CONFIRMED", "SEATED") and one.due_time is not None:
-            what = f"nobody said how it went; it ends by itself at {one.due_time:%Y-%m-%d %H:%M:%S} UTC"
-            until = one.due_time
+            what = f"its seats are held until {until:%H:%M:%S} UTC"
+        elif one.state == "PENDING_ACCEPTANCE":
+            until = min(one.accept_deadline or one.dine_time, one.dine_time)
+            what = f"the restaurant had time to accept it until {_time(until)}"
+        elif one.state in ("CONFIRMED", "SEATED"):
+            latest = one.service_end + limits.unmarked
+            until = min(one.due_time or latest, latest)
+            what = f"nobody said how it went; it ends by itself at {_time(until)}"
         else:
             continue
-        yield Waiting(
-            one.state, one.reservation_id, what, one.update_time, until + limits.on_the_way, restart
-        )
+        until += limits.on_the_way
+        if one.due_time is None or (one.state == "PENDING_ACCEPTANCE" and one.accept_deadline is None):
+            what, until = "its clock is not set: it would never end by itself", one.update_time
+        yield Waiting(one.state, one.reservation_id, what, one.update_time, until, restart)
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _modifications(picture: Picture, limits: Limits) -> Iterator[Waiting]:

@@ -453,7 +453,10 @@ def hear(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None
         return booking
     fresh = replace(booking, heard_version=heard.version, update_time=now, version=booking.version + 1)
     may_accept = False
-    if heard.terms.revision > booking.terms.revision:
+    if heard.terms.revision > booking.terms.revision and _are_here(booking, heard.terms):
+        # Whoever sits at the table sits there, whatever the customer changed meanwhile.
+        fresh = replace(fresh, confirmed=False, accepted_revision=heard.terms.revision)
+    elif heard.terms.revision > booking.terms.revision:
         # New terms are asked anew, and what staff said of the old ones has no effect on them. Where a person
         # had said no (or more than yes), the machine does not answer in their place.
         may_accept = booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED)
@@ -462,6 +465,12 @@ def hear(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None
     if _without_bookkeeping(told) == _without_bookkeeping(booking):
         return replace(booking, heard_version=heard.version)
     return told
+
+
+def _are_here(booking: Booking, terms: Terms) -> bool:
+    """Whether the guests came when they could have come by these terms as well."""
+    has_come = booking.state in (BookingState.SEATED, BookingState.COMPLETED)
+    return has_come and booking.update_time >= terms.dine_time - EARLY_SEATING
 
 
 def _first_heard(heard: Heard, now: datetime) -> Booking:
@@ -511,6 +520,11 @@ def news(before: Booking | None, after: Booking) -> BookingEvent | None:
     """What the restaurant has to say after it heard its reservation. What it only repeats is no news."""
     if before is not None and (before.state, before.terms.revision) == (after.state, after.terms.revision):
         return None
+    if before is not None and before.state is after.state:  # what staff said of old terms holds for the new
+        if after.state is BookingState.SEATED:
+            return BookingSeated(after)
+        if after.state is BookingState.COMPLETED:
+            return BookingCompleted(after)
     if after.state is BookingState.RECEIVED:
         return BookingReceived(after)
     if after.state is BookingState.ACCEPTED and not after.confirmed:

@@ -24,6 +24,7 @@ _EXPECTED: dict[str, frozenset[str]] = {
     "DECLINED": _OVER,
     "CANCELLED": _OVER,
 }
+_AT_THE_TABLE = frozenset({"SEATED", "COMPLETED"})
 # States that the restaurant hears of, but need not know if it is all it ever heard.
 _NEVER_OFFERED = frozenset({"PENDING_DEPOSIT", "FAILED"})
 
@@ -35,7 +36,24 @@ def check(picture: Picture, limits: Limits) -> Finding:
         f"{len(picture.bookings)} bookings",
         tuple(one for one in found if isinstance(one, Violation)),
         tuple(one for one in found if isinstance(one, Pending)),
+        tuple(_guests_without_a_booking(picture)),
     )
+
+
+def _guests_without_a_booking(picture: Picture) -> Iterator[Pending]:
+    """Staff seated them before they heard of the end, and nothing tells them that it was one."""
+    for booking in picture.bookings.values():
+        reservation = picture.reservations.get(booking.reservation_id)
+        if reservation is None or reservation.state not in ("CANCELLED", "DECLINED"):
+            continue
+        if booking.state in _AT_THE_TABLE:
+            what = (
+                f"{reservation.state}, while the restaurant had it as {booking.state}; its seats are free"
+                " again and its deposit went the way of the reservation"
+            )
+            yield Pending(
+                "GUESTS WITHOUT A BOOKING", booking.reservation_id, what, "Tell the restaurant; it decides."
+            )
 
 
 def _reservations(picture: Picture, limits: Limits) -> Iterator[Violation | Pending]:

@@ -3,12 +3,13 @@ there is no booking without its deposit."""
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from operations.limits import Limits
-from operations.picture import Deposit, Instruction, Line, Picture, Reservation
+from operations.picture import Deposit, Instruction, Line, Picture, Refund, Reservation
 from operations.report import Finding, Pending, Violation
 
 NAME = "captures"
@@ -76,6 +77,9 @@ def _capture(
     if (deposit.reservation_id, deposit.customer_id) != (reservation.reservation_id, reservation.customer_id):
         what = f"captured for {deposit.reservation_id}, and counted for {reservation.reservation_id}"
         yield Violation(NAME, subject, what, _BY_HAND)
+    if reservation.currency and reservation.currency != deposit.currency:
+        what = f"captured in {deposit.currency}, and the price is in {reservation.currency}"
+        yield Violation(NAME, subject, what, _BY_HAND)
     expected = orders[subject].expects(line)
     whose = f"reservation {reservation.reservation_id} ({reservation.state})"
     if deposit.held == expected:
@@ -135,7 +139,7 @@ def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Viol
         deposit = picture.deposits[refund.deposit_id]
         order = amounts.get(refund.refund_id)
         by_refund = order is not None and order.kind == "REFUND" and refund.amount_minor <= order.amount
-        if not by_refund and not deposit.void_ordered:
+        if not by_refund and not _by_void(refund, deposit, orders):
             what = f"a refund of {deposit.money(refund.amount_minor)} that no reservation ordered"
             yield Violation(NAME, refund.refund_id, what, _BY_HAND)
     for forfeit in picture.forfeits:
@@ -148,6 +152,13 @@ def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Viol
         elif reservation is None or not _may_forfeit(reservation):
             what = f"{kept}, although the reservation is neither a no-show nor a late cancel"
             yield Violation(NAME, forfeit.forfeit_id, what, _BY_HAND)
+
+
+def _by_void(refund: Refund, deposit: Deposit, orders: Mapping[str, _Orders]) -> bool:
+    """A void of what was captured gives back what is held, once, under an id of its own."""
+    mine = str(uuid.uuid5(uuid.UUID(deposit.deposit_id), "void"))
+    ordered = deposit.void_ordered and orders[deposit.deposit_id].voided
+    return ordered and refund.refund_id == mine and refund.amount_minor <= deposit.captured_minor
 
 
 def _may_forfeit(reservation: Reservation) -> bool:

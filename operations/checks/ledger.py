@@ -40,6 +40,9 @@ def _balances(picture: Picture) -> Iterator[Violation]:
         if balance.deposit_id not in picture.deposits:
             what = "the ledger speaks of a deposit that does not exist"
             yield Violation(NAME, balance.deposit_id, what, _STOP)
+        elif balance.currency != picture.deposits[balance.deposit_id].currency:
+            what = f"the ledger has it in {balance.currency}, the deposit is in another currency"
+            yield Violation(NAME, f"{balance.deposit_id} {balance.account} {balance.kind}", what, _STOP)
     for deposit in picture.deposits.values():
         for account, expected in _expected(deposit).items():
             found = accounts[deposit.deposit_id, account]

@@ -33,6 +33,9 @@ def _charges(picture: Picture) -> Iterator[Violation]:
             yield Violation(NAME, key, what, "Refund it at the provider; find out what made the charge.")
         elif deposit.state in _UNDECIDED:
             continue  # being settled; its time limit is the business of the check "pending"
+        elif charge.currency != deposit.currency:
+            what = f"the provider charged {charge.currency}, the deposit is in {deposit.currency or 'none'}"
+            yield Violation(NAME, key, what, _BY_HAND)
         elif ledger[key] != charge.minor:
             charged, known = deposit.money(charge.minor), deposit.money(ledger[key])
             what = f"{deposit.state}: the provider charged {charged}, the ledger has {known}"
@@ -56,6 +59,7 @@ def _refunds(picture: Picture) -> Iterator[Violation]:
     for charge in picture.charges:
         recorded[charge.key] = sum(refund.minor for refund in charge.refunds if refund.succeeded)
         yield from _twice_or_unknown(charge, known)
+        yield from _in_another_currency(charge)
     for key in ledger.keys() | recorded.keys():
         deposit = picture.deposits.get(key)
         if deposit is None or recorded[key] == ledger[key]:
@@ -84,6 +88,13 @@ def _twice_or_unknown(charge: Charge, known: set[str]) -> Iterator[Violation]:
         if refund_id not in known:
             what = f"the provider paid a refund {refund_id} that deposit does not know"
             yield Violation(NAME, refund_id, what, _BY_HAND)
+
+
+def _in_another_currency(charge: Charge) -> Iterator[Violation]:
+    for refund in charge.refunds:
+        if refund.currency and refund.currency != charge.currency:
+            what = f"the provider paid back {refund.currency} of a charge in {charge.currency}"
+            yield Violation(NAME, refund.key, what, _BY_HAND)
 
 
 def _ledger(picture: Picture, kind: str) -> Mapping[str, int]:

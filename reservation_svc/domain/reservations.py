@@ -337,8 +337,10 @@ class Reservation:
     ) -> Move:
         line = self.line(wanted.deposit_id)
         assert line is not None
+        # New terms that nobody could accept any more would only take the place of good ones, and then lapse.
+        deadline = self.policy.accept_deadline(wanted.terms.dine_time, now)
         match outcome:
-            case Captured() if now < wanted.hold_expire_time:
+            case Captured() if now < min(wanted.hold_expire_time, deadline):
                 paid = self._lined(line, captured=True, state=DepositState.CAPTURED)
                 applied = replace(paid, modification=None, note=wanted.note)._asked_again(wanted.terms, now)
                 closed = replace(wanted, state=ModificationState.APPLIED)

@@ -153,7 +153,9 @@ class Desk:
             if not _passes(error):
                 raise
             raise Refusal(
-                "OUTCOME_UNKNOWN", "The outcome could not be recorded yet; repeat with the same request_id."
+                "OUTCOME_UNKNOWN",
+                "The outcome could not be recorded yet; repeat with the same request_id.",
+                retry_after=self.limits.retry_after,
             ) from error
 
     def check_time(self) -> Refusal | None:

@@ -70,7 +70,7 @@ def _tell(finding: Finding) -> None:
     print(f"{finding.verdict:5} {guard.name} (promise {', '.join(map(str, guard.promises))})")
     if finding.verdict is Verdict.RED:
         for witness, said in zip(guard.red, finding.says, strict=True):
-            print(f"      {witness.test}\n        {' '.join(said.split())[:300]}")
+            print(f"      {witness.test}\n        {said[:300]}")
     else:
         for line in finding.says:
             print(f"      {line}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,8 +96,3 @@ class Guard:
             if edit.module == module:
                 source = edit.apply(source)
         return source
-
-
-def is_a_module(name: str) -> bool:
-    """Whether there is a module of this name (its packages are imported for that, it is not)."""
-    return importlib.util.find_spec(name) is not None

@@ -39,11 +39,12 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def _complaint(item: pytest.Item, error: pytest.ExceptionInfo[BaseException]) -> str:
-    """The line of the test that failed, and the error: many errors say little without the line."""
+    """The line of the test that failed, and the error, on one line: many errors say little without it."""
     line = next(
         (str(entry.statement).strip() for entry in reversed(error.traceback) if entry.path == item.path), ""
     )
-    return " -> ".join(filter(None, [line, error.exconly(tryshort=False)]))
+    told = " -> ".join(filter(None, [line, error.exconly(tryshort=False)]))
+    return " ".join(told.split())
 
 
 def _write(told: dict[str, Any]) -> None:

@@ -149,6 +149,7 @@ class Instance:
     def __init__(self) -> None:
         self.health = Health()
         self.answered = 0
+        self.under_way = 0
         self._server = grpc.aio.server()
         self.health.add_to(self._server)
         handler: Any = grpc.unary_unary_rpc_method_handler(self._answer)
@@ -158,7 +159,9 @@ class Instance:
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     async def _answer(self, _request: bytes, _context: Any) -> bytes:
-        await asyncio.sleep(0.002)
+        self.under_way += 1
+        await asyncio.sleep(0.02)
+        self.under_way -= 1
         self.answered += 1
         return b""
 
@@ -237,6 +240,8 @@ async def test_an_instance_that_stops_without_a_drain_fails_calls(instances: lis
     callers = Callers(channel)
     for one in instances:
         await until_it_answers(one)
+    while not stops.under_way:  # noqa: ASYNC110  as above
+        await asyncio.sleep(0)
     await stops.stop(drain_seconds=0)
     await until_it_answers(stays)
     await callers.leave()

@@ -36,10 +36,11 @@ from tests.machines.services import DepositService
 CUSTOMER = "alice"
 RESERVATION = "0b0e9a43-6f0d-4c9c-8a55-3c1f0d1e2f00"
 # A few, so that what is told meets what was told before. Some are voided before they are ever asked for.
-IDS = [str(uuid.UUID(int=number, version=4)) for number in range(1, 5)]
+IDS = [str(uuid.UUID(int=number, version=4)) for number in range(1, 7)]
 AMOUNT = 3000
 
 ids = st.sampled_from(IDS)
+TROUBLES = ("refuses_refunds", "loses_replies")
 parts = st.sampled_from((1, 1000, 2000, AMOUNT, 5000))
 
 
@@ -77,8 +78,11 @@ class Deposits(RuleBasedStateMachine):
         if self.provider.on_the_way:
             self.charge_arrives(0, True)
 
-    @rule(deposit_id=ids)
-    def void(self, deposit_id: str) -> None:
+    @rule(deposit_id=ids, charged_before=st.sampled_from((True, True, True, False)))
+    def void(self, deposit_id: str, charged_before: bool) -> None:
+        """Mostly of a deposit that was made: one that comes first leaves nothing to see."""
+        if charged_before:
+            self.create_and_charge(deposit_id)
         self._tell(VoidOrder(deposit_id))
 
     @rule(deposit_id=ids, minor=parts, which=st.integers(1, 3))
@@ -122,6 +126,16 @@ class Deposits(RuleBasedStateMachine):
     @rule(what=st.sampled_from(("down", "loses_replies", "refuses_refunds")), value=st.booleans())
     def provider_is_unwell(self, what: str, value: bool) -> None:
         setattr(self.provider, what, value)
+
+    @rule(deposit_id=ids, minor=parts, which=st.integers(1, 3), trouble=st.sampled_from(TROUBLES))
+    def a_refund_goes_wrong(self, deposit_id: str, minor: int, which: int, trouble: str) -> None:
+        self.provider.down = self.provider.loses_replies = False
+        self.create_and_charge(deposit_id)
+        self.refund(deposit_id, minor, which)
+        setattr(self.provider, trouble, True)
+        if not self.service.is_dead:
+            self.service.settle()
+        setattr(self.provider, trouble, False)
 
     @precondition(lambda self: any(self._failed_refunds()))
     @rule()

@@ -249,6 +249,17 @@ class Mesh(RuleBasedStateMachine):
         setattr(self.world.provider, what, value)
 
     @precondition(_has_begun)
+    @rule(which=any_of)
+    def a_refund_is_refused(self, which: int) -> None:
+        """Somebody cancels, and the provider does not take the money back, until it is well again."""
+        self.world.provider.refuses_refunds = True
+        self.cancel(which, True)
+        self.deliver_all()
+        if not self.world.deposit.is_dead:
+            self.world.deposit.settle()
+        self.world.provider.refuses_refunds = False
+
+    @precondition(_has_begun)
     @rule()
     def operator_retries(self) -> None:
         if not self.world.deposit.is_dead:

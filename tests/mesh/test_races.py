@@ -17,6 +17,7 @@ from tests.mesh.people import (
     CONFIRMED,
     MANUAL,
     PENDING_ACCEPTANCE,
+    SEATED,
     Booking,
     City,
     Customer,
@@ -25,12 +26,16 @@ from tests.mesh.people import (
     cents,
     kept,
     patiently,
+    policy,
+    soon,
     until,
 )
 from tests.support.refusals import Refused, refusal, refused
 
 T = TypeVar("T")
 WITHDRAWN = restaurant_pb2.BOOKING_STATE_WITHDRAWN
+ACCEPTED = restaurant_pb2.BOOKING_STATE_ACCEPTED
+SEATED_BOOKING = restaurant_pb2.BOOKING_STATE_SEATED
 CALLERS = 80
 SEATS = 10
 
@@ -198,6 +203,64 @@ async def test_cancel_against_accept_ends_in_one_way_for_both(city: City) -> Non
     # Whatever was accepted in between is withdrawn.
     await until(place.bookings, lambda found: all(one.state == WITHDRAWN for one in found))
     await place.sees_seats(0, 40)
+
+
+async def seats(place: Place, booking: Booking) -> bool:
+    """Whether staff were told that their guests are seated."""
+    try:
+        seated = await place.seat(booking)
+    except grpc.aio.AioRpcError as error:
+        assert refusal(error).reason in ("BOOKING_REVISION", "BOOKING_STATE")
+        return False
+    assert seated.state == restaurant_pb2.BOOKING_STATE_SEATED
+    return True
+
+
+async def has_modified(customer: Customer, booked: Reservation) -> bool:
+    """Whether the customer was told that one guest less comes."""
+    try:
+        await customer.modify(booked, party=1)
+    except grpc.aio.AioRpcError as error:
+        assert refusal(error).reason == "RESERVATION_NOT_MODIFIABLE"
+        return False
+    return True
+
+
+async def test_guests_who_were_seated_stay_seated_whatever_their_host_modifies(city: City) -> None:
+    """Staff are told that they are, while the customer is told of new terms: both stands."""
+    # Nobody else sits down where they sit, so what is free at the end tells who does.
+    place = await city.place(
+        capacity=60, times=[soon(3600)], terms=policy(free_cancel_seconds=0, interval_seconds=1)
+    )
+    ends: Counter[tuple[bool, bool]] = Counter()
+    parties = 0
+    for turn in range(20):
+        alice = city.customer()
+        booked = await alice.book(place, party=2)
+        booking = await place.sees(booked, ACCEPTED, confirmed=True)
+
+        head_start = (-0.2, -0.01, 0.0, 0.01, 0.2)[turn % 5]
+        end = tuple(
+            await asyncio.gather(
+                after(max(0.0, -head_start), seats(place, booking)),
+                after(max(0.0, head_start), has_modified(alice, booked)),
+            )
+        )
+        seated, modified = end
+        assert seated or modified, "somebody came first"
+        ends[seated, modified] += 1
+        parties += 1 if modified else 2
+        final = await until(
+            lambda who=alice, what=booked: who.read(what),  # type: ignore[misc]
+            lambda seen, wanted=SEATED if seated else CONFIRMED: seen.state == wanted,  # type: ignore[misc]
+        )
+        assert (final.revision, final.party_size) == ((2, 1) if modified else (1, 2))
+        assert sum(cents(one.held) for one in final.deposits) == (0 if seated else 1000)
+        await place.sees(
+            booked, SEATED_BOOKING if seated else ACCEPTED, revision=final.revision, confirmed=True
+        )
+    assert ends[True, True] and ends[True, False] and ends[False, True], f"void: {ends}"
+    await place.sees_seats(0, 60 - parties)
 
 
 async def test_two_modifications_at_once_make_one(city: City) -> None:

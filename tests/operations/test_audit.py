@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Connection
 
 from operations import picture
 from operations.audit import CHECKS, audit, look
@@ -16,7 +17,7 @@ from operations.limits import Limits
 from operations.picture import Sources, Unreadable
 from operations.report import Report
 from operations.text import indented
-from tests.operations.world import PARTY, PRICE, SERVICES, Kept, Record, World, micros
+from tests.operations.world import PARTY, POLICY, PRICE, SERVICES, Kept, Record, World, micros
 from tests.support.postgres import PostgresServer
 
 
@@ -39,6 +40,7 @@ async def test_a_world_in_order_is_in_order(world: World) -> None:
         "pending": "0 wait within their time",
         "seats": f"1 slots, {2 * PARTY} seats sold",
         "bookings": "3 bookings",
+        "requests": "3 requests",
         "outbox": "9 events, 0 of them unsent",
         "inboxes": "12 events taken",
         "history": "9 entries",
@@ -63,7 +65,26 @@ def refund_and_deposit_differ(world: World) -> None:
     world.execute("deposit", "UPDATE refunds SET amount_minor = amount_minor - 1")
 
 
+def ledger_in_another_currency(world: World) -> None:
+    """Than the deposit says of itself."""
+    kept = new()
+    world.deposit(kept.deposit_id, kept.reservation_id, currency="USD")
+    world.post("CHARGE_CAPTURED", kept.deposit_id, kept.deposit_id, PRICE)
+
+
 # The provider
+
+
+def charged_in_another_currency(world: World) -> None:
+    kept = new()
+    world.deposit(kept.deposit_id, kept.reservation_id)
+    world.post("CHARGE_CAPTURED", kept.deposit_id, kept.deposit_id, PRICE)
+    world.charge(kept.deposit_id, currency="USD")
+
+
+def paid_back_in_another_currency(world: World) -> None:
+    charge = next(charge for charge in world.provider.charges if charge.refunds)
+    charge.refunds[0].amount.currency_code = "USD"
 
 
 def charged_under_an_unknown_key(world: World) -> None:
@@ -171,6 +192,49 @@ def refund_that_nobody_ordered(world: World) -> None:
     world.refund_row(Kept("", world.confirmed.deposit_id, str(uuid.uuid4())), "SUCCEEDED", 100)
 
 
+def voided(world: World, minor: int, refund_id: str = "") -> Kept:
+    """A deposit that reservation had voided after its capture, and a refund of it."""
+    kept = new()
+    kept = replace(kept, return_id=refund_id or str(uuid.uuid5(uuid.UUID(kept.deposit_id), "void")))
+    world.reservation(kept.reservation_id, "FAILED", failure="DEPOSIT_UNKNOWN")
+    world.line(kept.deposit_id, kept.reservation_id)
+    world.deposit(kept.deposit_id, kept.reservation_id, void_ordered=True, refunded_minor=minor)
+    world.charge(kept.deposit_id)
+    world.post("CHARGE_CAPTURED", kept.deposit_id, kept.deposit_id, PRICE)
+    world.refund_row(kept, "SUCCEEDED", minor)
+    world.post("REFUND_ORDERED", kept.return_id, kept.deposit_id, minor)
+    world.post("REFUND_SUCCEEDED", kept.return_id, kept.deposit_id, minor)
+    world.pay_back(kept.return_id, kept.deposit_id, minor)
+    return kept
+
+
+def void_by_a_refund_of_another_id(world: World) -> None:
+    world.order("VOID", voided(world, PRICE, str(uuid.uuid4())), 0)
+
+
+def void_that_nobody_ordered(world: World) -> None:
+    voided(world, PRICE)
+
+
+def void_that_gave_back_too_much(world: World) -> None:
+    kept = voided(world, PRICE)
+    world.order("VOID", kept, 0)
+    world.execute(
+        "deposit",
+        "UPDATE refunds SET amount_minor = amount_minor + 1 WHERE refund_id = :id",
+        id=kept.return_id,
+    )
+
+
+def captured_in_another_currency(world: World) -> None:
+    """Than the price of its reservation is in; ledger and provider have no part in this."""
+    world.execute(
+        "reservation",
+        "UPDATE reservations SET policy = :policy WHERE state = 'CONFIRMED'",
+        policy=POLICY.replace("EUR", "USD"),
+    )
+
+
 def forfeit_that_nobody_ordered(world: World) -> None:
     world.execute("reservation", "DELETE FROM instructions WHERE kind = 'FORFEIT'")
 
@@ -203,7 +267,7 @@ def modification_that_never_ended(world: World) -> None:
     modify(world, micros(world.then))
 
 
-def modify(world: World, hold_expire_time: int) -> str:
+def modify(world: World, hold_expire_time: int, *, asked: bool = True) -> str:
     """The id of a modification that is open."""
     kept = world.confirmed
     extra, modification_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -219,6 +283,8 @@ def modify(world: World, hold_expire_time: int) -> str:
         state="OPEN",
         hold_expire_time=hold_expire_time,
     )
+    if asked:
+        world.request(kept.reservation_id, modification_id)
     return modification_id
 
 
@@ -228,6 +294,56 @@ def booking_that_never_ended(world: World) -> None:
         "UPDATE reservations SET due_time = :then WHERE state = 'CONFIRMED'",
         then=micros(world.then),
     )
+
+
+CLOCKLESS = "UPDATE reservations SET due_time = NULL"
+
+
+def booking_that_the_clock_forgot(world: World) -> None:
+    world.execute("reservation", f"{CLOCKLESS} WHERE state = 'CONFIRMED'")
+
+
+def guests_that_the_clock_forgot(world: World) -> None:
+    world.execute("restaurant", "UPDATE bookings SET state = 'SEATED' WHERE state = 'ACCEPTED'")
+    world.execute("reservation", "UPDATE reservations SET state = 'SEATED' WHERE state = 'CONFIRMED'")
+    world.execute("reservation", f"{CLOCKLESS} WHERE state = 'SEATED'")
+
+
+def hold_that_the_clock_forgot(world: World) -> None:
+    later = micros(datetime.now(UTC) + timedelta(hours=1))
+    world.reservation(str(uuid.uuid4()), "PENDING_DEPOSIT", hold_expire_time=later)
+    world.execute("reservation", f"{CLOCKLESS} WHERE state = 'PENDING_DEPOSIT'")
+
+
+def acceptance_that_the_clock_forgot(world: World) -> None:
+    wait_for_acceptance(world, accept_deadline=None)
+
+
+def booking_that_is_postponed_for_ever(world: World) -> None:
+    eaten = datetime.now(UTC) - timedelta(days=2)
+    move_the_meal(world, eaten)
+
+
+def acceptance_beyond_its_meal(world: World) -> None:
+    move_the_meal(world, datetime.now(UTC) - timedelta(hours=1))
+    wait_for_acceptance(world, accept_deadline=world.end)
+
+
+def move_the_meal(world: World, dine_time: datetime) -> None:
+    """Of all reservations; the clock looks at those that are due as late as before."""
+    for service, table in (
+        ("reservation", "reservations"),
+        ("reservation", "slots"),
+        ("restaurant", "bookings"),
+    ):
+        world.execute(service, f"UPDATE {table} SET dine_time = :then", then=micros(dine_time))
+
+
+def wait_for_acceptance(world: World, accept_deadline: int | None) -> None:
+    change = "UPDATE bookings SET state = 'RECEIVED', confirmed = :no WHERE state = 'ACCEPTED'"
+    world.execute("restaurant", change, no=False)
+    change = "UPDATE reservations SET state = 'PENDING_ACCEPTANCE', accept_deadline = :until"
+    world.execute("reservation", f"{change} WHERE state = 'CONFIRMED'", until=accept_deadline)
 
 
 def order_that_waits_for_ever(world: World) -> None:
@@ -291,6 +407,31 @@ def booking_of_nobody(world: World) -> None:
     world.booking(str(uuid.uuid4()), "ACCEPTED")
 
 
+# Requests
+
+
+def request_for_no_reservation(world: World) -> None:
+    world.request(str(uuid.uuid4()))
+
+
+def request_of_somebody_else(world: World) -> None:
+    world.request(world.confirmed.reservation_id, customer_id="bob")
+
+
+def request_for_no_modification(world: World) -> None:
+    world.request(world.confirmed.reservation_id, str(uuid.uuid4()))
+
+
+def reserved_twice_by_one_request(world: World) -> None:
+    """The row of a request id points at one attempt; this is another one."""
+    kept = new()
+    world.reservation(kept.reservation_id, "CONFIRMED", asked=False)
+
+
+def modified_twice_by_one_request(world: World) -> None:
+    modify(world, micros(world.then), asked=False)
+
+
 # Events
 
 
@@ -316,12 +457,15 @@ def entry_of_no_event(world: World) -> None:
         ("ledger", one_sided_entry),
         ("ledger", deposit_and_ledger_differ),
         ("ledger", refund_and_deposit_differ),
+        ("ledger", ledger_in_another_currency),
         ("provider", charged_under_an_unknown_key),
         ("provider", captured_without_the_provider),
         ("provider", charged_and_declined),
         ("provider", refund_paid_twice),
         ("provider", refund_that_deposit_does_not_know),
         ("provider", refund_that_the_provider_does_not_know),
+        ("provider", charged_in_another_currency),
+        ("provider", paid_back_in_another_currency),
         ("captures", captured_for_no_reservation),
         ("captures", captured_for_somebody_else),
         ("captures", held_for_a_cancelled_reservation),
@@ -332,12 +476,22 @@ def entry_of_no_event(world: World) -> None:
         ("captures", booked_for_less_than_its_price),
         ("captures", booked_on_money_that_is_gone),
         ("captures", refund_that_nobody_ordered),
+        ("captures", void_by_a_refund_of_another_id),
+        ("captures", void_that_nobody_ordered),
+        ("captures", void_that_gave_back_too_much),
+        ("captures", captured_in_another_currency),
         ("captures", forfeit_that_nobody_ordered),
         ("captures", forfeited_although_the_restaurant_cancelled),
         ("pending", hold_that_never_ended),
         ("pending", acceptance_that_never_ended),
         ("pending", modification_that_never_ended),
         ("pending", booking_that_never_ended),
+        ("pending", booking_that_the_clock_forgot),
+        ("pending", guests_that_the_clock_forgot),
+        ("pending", hold_that_the_clock_forgot),
+        ("pending", acceptance_that_the_clock_forgot),
+        ("pending", booking_that_is_postponed_for_ever),
+        ("pending", acceptance_beyond_its_meal),
         ("pending", order_that_waits_for_ever),
         ("pending", charge_that_was_never_decided),
         ("pending", void_that_was_never_decided),
@@ -352,6 +506,11 @@ def entry_of_no_event(world: World) -> None:
         ("bookings", booking_of_old_terms),
         ("bookings", booking_never_made),
         ("bookings", booking_of_nobody),
+        ("requests", request_for_no_reservation),
+        ("requests", request_of_somebody_else),
+        ("requests", request_for_no_modification),
+        ("requests", reserved_twice_by_one_request),
+        ("requests", modified_twice_by_one_request),
         ("outbox", event_never_sent),
         ("inboxes", event_never_taken),
         ("history", event_not_in_the_timeline),
@@ -444,7 +603,40 @@ async def test_what_staff_marked_while_a_cancel_was_on_its_way_is_no_contradicti
     assert await pending(world) == []
 
 
+async def test_a_void_gives_back_what_is_held_and_is_no_contradiction(world: World) -> None:
+    world.order("VOID", voided(world, PRICE), 0)
+    assert await pending(world) == []
+
+
+@pytest.mark.parametrize("state", ["SEATED", "COMPLETED"])
+async def test_guests_at_a_table_that_was_cancelled_meanwhile_are_noted(world: World, state: str) -> None:
+    """A race that is allowed, but nobody else tells the restaurant."""
+    world.execute("restaurant", f"UPDATE bookings SET state = '{state}' WHERE state = 'WITHDRAWN'")
+    report = await seen(world)
+    assert report.clean and report.pending == (), report
+    (noted,) = report.noted
+    assert noted.subject == world.cancelled.reservation_id
+    assert noted.remedy and noted.subject in str(report)
+
+
 # How it looks
+
+
+async def test_a_mesh_that_goes_on_while_it_is_read_is_not_wrong(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two databases that are read, each service writes an event, and history takes it."""
+    read = picture._read
+    written: list[str] = []
+
+    def busy(url: str, how: Callable[[Connection], dict[str, object]]) -> dict[str, object]:
+        written.extend(world.event(name, at=datetime.now(UTC)) for name in ("reservation", "deposit"))
+        return read(url, how)
+
+    monkeypatch.setattr(picture, "_read", busy)
+    report = await audit(world.sources, patience_seconds=0)
+    assert report.clean, report
+    assert len(written) >= 2 * len(SERVICES)
 
 
 async def test_only_what_is_wrong_twice_is_reported(world: World) -> None:
@@ -503,8 +695,8 @@ async def test_both_engines_show_the_same_picture(
 
 async def test_a_check_without_its_sources_is_named_and_left_out(world: World) -> None:
     report = await look(Sources(reservation_db=world.urls["reservation"]), Limits())
-    assert [finding.check for finding in report.findings] == ["seats"]
-    assert set(report.skipped) == {check.name for check in CHECKS} - {"seats"}
+    assert [finding.check for finding in report.findings] == ["seats", "requests"]
+    assert set(report.skipped) == {check.name for check in CHECKS} - {"seats", "requests"}
     assert "not looked at" in str(report)
 
 

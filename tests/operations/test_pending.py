@@ -24,7 +24,10 @@ from tests.support.postgres import PostgresServer
 
 
 async def waiting(world: World, sources: Sources | None = None) -> list[Waiting]:
-    return list(everything(await take(sources or world.sources), Limits()))
+    """Without the bookings whose meal is years ahead."""
+    seen = await take(sources or world.sources)
+    found = everything(seen, Limits())
+    return [one for one in found if one.until is None or one.until < seen.now + timedelta(days=365)]
 
 
 def then(world: World) -> int:
@@ -164,7 +167,7 @@ async def test_the_command_lists_what_is_late_and_ends_with_one(
     soon = micros(datetime.now(UTC) + timedelta(minutes=1))
     attempt(world, soon)
     assert await run(*arguments(world, amqp_url)) == 0
-    assert capsys.readouterr().out == "pending: late: nothing; 1 wait within their time\n"
+    assert capsys.readouterr().out == "pending: late: nothing; 2 wait within their time\n"
 
     kept = world.refuse_refund()
     charge = undecided("VOIDING")(world, then(world))

@@ -6,6 +6,7 @@ A test damages it in one place, and the audit must see it.
 from __future__ import annotations
 
 import itertools
+import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ SERVICES = ("reservation", "deposit", "restaurant", "history")
 RESTAURANT = "trattoria"
 PRICE = 8000
 PARTY = 4
+SERVICE_SECONDS = 7200
+POLICY = json.dumps({"currency": "EUR", "service_duration_seconds": SERVICE_SECONDS})
+UNMARKED = timedelta(hours=24)
+_CLOCKED = ("PENDING_DEPOSIT", "PENDING_ACCEPTANCE", "CONFIRMED", "SEATED")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _POSTINGS = {
@@ -102,6 +107,15 @@ class World:
         return Sources(provider=self.provider.address, **databases)
 
     @property
+    def then_micros(self) -> int:
+        return micros(self.then)
+
+    @property
+    def end(self) -> int:
+        """When a booking ends by itself."""
+        return micros(self.dine_time + timedelta(seconds=SERVICE_SECONDS) + UNMARKED)
+
+    @property
     def slot(self) -> dict[str, Any]:
         return {"restaurant_id": RESTAURANT, "dine_time": micros(self.dine_time)}
 
@@ -116,21 +130,21 @@ class World:
         with self._engines[service].begin() as connection:
             assert connection.execute(text(statement), parameters).rowcount > 0, statement
 
-    def charge(self, key: str, minor: int = PRICE) -> None:
+    def charge(self, key: str, minor: int = PRICE, currency: str = "EUR") -> None:
         """A charge in the provider's own record."""
         self.provider.charges.append(
             sandbox_pb2.Charge(
-                key=key, state=sandbox_pb2.CHARGE_STATE_CAPTURED, amount=wire.to_money(minor, "EUR")
+                key=key, state=sandbox_pb2.CHARGE_STATE_CAPTURED, amount=wire.to_money(minor, currency)
             )
         )
 
-    def pay_back(self, key: str, charge_key: str, minor: int = PRICE) -> None:
+    def pay_back(self, key: str, charge_key: str, minor: int = PRICE, currency: str = "EUR") -> None:
         """A refund in the provider's own record."""
         charge = next(charge for charge in self.provider.charges if charge.key == charge_key)
         charge.refunds.add(
             key=key,
             charge_key=charge_key,
-            amount=wire.to_money(minor, "EUR"),
+            amount=wire.to_money(minor, currency),
             state=sandbox_pb2.REFUND_STATE_SUCCEEDED,
         )
 
@@ -187,18 +201,26 @@ class World:
             "history", "timeline_entries", event_id=event_id, source=source, type=kind, position=position
         )
 
-    def reservation(self, reservation_id: str, state: str, **fields: Any) -> None:
-        hour = micros(self.then)
-        values = {"hold_expire_time": hour, "price": PRICE, "party_size": PARTY, "revision": 1}
-        self.insert(
-            "reservation",
-            "reservations",
-            **(
-                {"reservation_id": reservation_id, "customer_id": "alice", "state": state, **self.slot}
-                | values
-                | fields
-            ),
-        )
+    def reservation(self, reservation_id: str, state: str, *, asked: bool = True, **fields: Any) -> None:
+        """A reservation, and the row of the request that it was asked for by."""
+        due = fields.get("hold_expire_time", self.then_micros) if state == "PENDING_DEPOSIT" else self.end
+        values: dict[str, Any] = {
+            "hold_expire_time": self.then_micros,
+            "price": PRICE,
+            "party_size": PARTY,
+            "revision": 1,
+            "policy": POLICY,
+            "due_time": due if state in _CLOCKED else None,
+        }
+        mine = {"reservation_id": reservation_id, "customer_id": "alice", "state": state, **self.slot}
+        self.insert("reservation", "reservations", **(mine | values | fields))
+        if asked:
+            self.request(reservation_id)
+
+    def request(self, reservation_id: str, modification_id: str | None = None, **fields: Any) -> None:
+        """The row of a request id."""
+        mine = {"customer_id": "alice", "request_id": str(uuid.uuid4()), "reservation_id": reservation_id}
+        self.insert("reservation", "requests", **(mine | {"modification_id": modification_id} | fields))
 
     def line(self, deposit_id: str, reservation_id: str, *, captured: bool = True, **fields: Any) -> None:
         """A deposit as reservation knows it."""

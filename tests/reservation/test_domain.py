@@ -19,10 +19,12 @@ from reservation_svc.domain import (
     Captured,
     Declined,
     DepositOutcome,
+    Happened,
     Kind,
     Move,
     NotCharged,
     Order,
+    Policy,
     Reservation,
     Restaurant,
     State,
@@ -182,6 +184,33 @@ def test_what_is_asked_too_late_for_an_answer_cannot_be_modified() -> None:
     with pytest.raises(Refusal) as caught:
         amended(generous, 1, now=DINNER - timedelta(minutes=5))
     assert caught.value.reason == "MODIFICATION_CLOSED"
+
+
+@pytest.mark.parametrize("policy", [AUTO, POLICY], ids=["auto", "manual"])
+def test_what_is_paid_too_late_for_an_answer_leaves_the_booking_as_it_was(policy: Policy) -> None:
+    booked = replace(confirmed(), policy=replace(policy, free_cancel_window_seconds=0))
+    deadline = DINNER - timedelta(seconds=policy.acceptance_lead_seconds)
+    deposit_id = new_id()
+    asked = booked.amend(
+        Wish(party_size=5),
+        etag=booked.etag,
+        restaurant=RESTAURANT,
+        modification_id=new_id(),
+        deposit_id=deposit_id,
+        can_pay=True,
+        now=deadline - timedelta(seconds=3),
+        rules=RULES,
+    )
+    in_time, late = (
+        done(asked).conclude(deposit_id, Captured(), at, RULES)
+        for at in (deadline - timedelta(seconds=1), deadline)
+    )
+    assert done(in_time).state is State.PENDING_ACCEPTANCE
+    after = done(late)
+    assert (after.state, after.terms, after.seats) == (State.CONFIRMED, booked.terms, {DINNER: 2})
+    assert late is not None and late.event is Happened.MODIFICATION_FAILED
+    assert [(one.kind, one.deposit_id) for one in after.instructions] == [(Kind.VOID, deposit_id)]
+    assert after.held_total == 2000
 
 
 def test_instructions_have_the_same_ids_when_the_same_move_is_made_again() -> None:

@@ -3,7 +3,9 @@ in."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -27,7 +29,7 @@ from reservation_svc.domain import (
     Reservation,
     State,
 )
-from reservation_svc.persistence import allotment, tables
+from reservation_svc.persistence import allotment, reservations, tables
 from reservation_svc.usecases import hear
 from tests.reservation.conftest import DINNER, RESTAURANT, OpenPod, Pod, new_id
 from tests.reservation.races import HEAD_STARTS, race
@@ -167,6 +169,33 @@ async def test_what_was_seen_before_another_pod_moved_it_is_decided_anew(pod: Po
         )
     )
     after = await pod.see(seen)
+    assert (after.state, returned(after)) == (State.CANCELLED, [(Kind.REFUND, 1000, Cause.CANCELLED)])
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_of_two_pods_that_saw_the_same_the_later_one_decides_anew(open_pod: OpenPod, pod: Pod) -> None:
+    other = open_pod()
+    placed = await pod.reserve(1)
+    accepted = BookingNews(BookingState.ACCEPTED, 1)
+    has_seen, go_on = threading.Event(), threading.Event()
+
+    def accept(tx: Transaction) -> None:
+        seen = reservations.find(tx, placed.reservation_id)
+        has_seen.set()
+        assert go_on.wait(10)
+        pod.desk.follow(
+            tx,
+            placed.reservation_id,
+            lambda current: current.hear_restaurant(accepted, tx.now),
+            seen=seen,
+        )
+
+    accepting = asyncio.ensure_future(pod.store.write(accept))
+    assert await asyncio.to_thread(has_seen.wait, 10)
+    await other.cancel(placed)
+    go_on.set()
+    await accepting
+    after = await pod.see(placed)
     assert (after.state, returned(after)) == (State.CANCELLED, [(Kind.REFUND, 1000, Cause.CANCELLED)])
 
 

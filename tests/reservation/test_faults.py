@@ -106,6 +106,15 @@ async def test_a_database_away_for_long_after_the_charge_leaves_it_to_the_event(
     assert len(pod.deposits.asked) == 1
 
 
+async def test_an_outcome_that_is_not_known_comes_with_a_time_to_ask_again(pod: Pod) -> None:
+    booked = await pod.book(2)
+    stumble(pod, "well", *["away"] * 1000, record=0.2)
+    for call in (pod.reserve(), pod.modify(booked, party=3)):
+        said = await refused("OUTCOME_UNKNOWN", call)
+        assert said.retry_after == pod.desk.limits.retry_after
+        stumble(pod, "well", *["away"] * 1000, record=0.2)
+
+
 async def test_a_database_away_before_anything_begins_charges_nothing(pod: Pod) -> None:
     stumble(pod, "away")
     with pytest.raises(StoreUnavailable):

@@ -164,6 +164,32 @@ async def test_a_modification_that_dies_and_is_not_heard_of_is_voided_and_the_ol
     assert (late.held_total, orders(late)) == (2000, [(Kind.VOID, 1, 0)])
 
 
+@pytest.mark.parametrize("first", ["the reply", "the event"])
+async def test_a_modification_paid_too_late_for_an_answer_is_given_back(pod: Pod, first: str) -> None:
+    generous = replace(RESTAURANT, policy=replace(RESTAURANT.policy, free_cancel_window_seconds=0))
+    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, generous))
+    booked, request_id = await pod.book(2), new_id()
+    deadline = DINNER - timedelta(seconds=generous.policy.acceptance_lead_seconds)
+    pod.clock.set(deadline - timedelta(seconds=3))
+    pod.deposits.gate.clear()
+    pod.deposits.arrived.clear()
+    waiting = asyncio.create_task(pod.modify(booked, party=5, request_id=request_id))
+    await pod.deposits.arrived.wait()
+    pod.clock.set(deadline)
+    opened = await pod.see(booked)
+    if first == "the event":
+        await pod.hear_deposit(opened, pod.deposits.news(opened.deposits[1].deposit_id))
+    pod.deposits.gate.set()
+    await refused("TRY_AGAIN_LATER", waiting)
+    await refused("MODIFICATION_CLOSED", pod.modify(booked, party=5, request_id=request_id))
+    await pod.settle()
+    after = await pod.see(booked)
+    assert (after.state, after.terms, after.held_total) == (State.CONFIRMED, booked.terms, 2000)
+    assert orders(after) == [(Kind.VOID, 1, 0)]
+    assert await pod.events(booked) == ["Placed", "Confirmed", "ModificationFailed"]
+    assert await pod.sold() == 2
+
+
 async def test_cancel_wins_against_a_modification_being_paid(pod: Pod) -> None:
     booked = await pod.book(2)
     pod.deposits.gate.clear()
@@ -186,10 +212,11 @@ async def test_a_decline_closes_a_modification_being_paid(pod: Pod) -> None:
     waiting = asyncio.create_task(pod.modify(placed, party=5))
     await pod.deposits.arrived.wait()
     await pod.hear_booking(placed, BookingState.DECLINED)
-    pod.deposits.gate.set()
-    assert (await waiting).state is State.DECLINED
     after = await pod.see(placed)
     assert sorted(orders(after)) == [(Kind.REFUND, 0, 2000), (Kind.VOID, 1, 0)]
+    pod.deposits.gate.set()
+    answered = await waiting
+    assert (answered.state, orders(answered)) == (State.DECLINED, orders(after))
 
 
 async def test_modify_against_cancel_only_ever_ends_cancelled(open_pod: OpenPod, pod: Pod) -> None:

@@ -350,6 +350,50 @@ def test_where_a_person_said_no_to_the_old_terms_the_machine_does_not_say_yes_to
     assert asked is not None and asked.state is BookingState.RECEIVED
 
 
+SOON = DINE_TIME - timedelta(minutes=90)
+"""Guests who come early are seated, and a generous policy still lets the customer modify."""
+
+
+def seated_before_the_news(complete: bool = False) -> Booking:
+    """Staff were told that the guests are seated; that the customer has modified is still on its way."""
+    seated = domain.seat(listen(heard(1, PENDING), heard(2, CONFIRMED)), 1, SOON)
+    return domain.complete(seated, 1, SOON) if complete else seated
+
+
+@pytest.mark.parametrize("is_complete", [False, True], ids=["seated", "completed"])
+def test_guests_who_are_here_stay_here_when_news_of_other_terms_comes(is_complete: bool) -> None:
+    before = seated_before_the_news(is_complete)
+    after = domain.hear(before, heard(3, PENDING, 2), SOON + timedelta(seconds=1))
+    assert after is not None
+    assert (after.state, after.terms.revision, after.confirmed) == (before.state, 2, False)
+    # The reservation forgot what was said of the old terms: it is told of the new ones.
+    told = domain.BookingCompleted(after) if is_complete else domain.BookingSeated(after)
+    assert (domain.news(before, after), after.accepted_revision) == (told, 2)
+    agreed = domain.hear(after, heard(4, ReservationState.SEATED, 2), SOON + timedelta(seconds=2))
+    assert agreed is not None and (agreed.state, agreed.confirmed) == (before.state, True)
+    assert domain.news(after, agreed) is None
+
+
+def test_guests_who_are_here_stay_here_whichever_news_comes_first() -> None:
+    before = seated_before_the_news()
+    modified, cancelled = heard(3, PENDING, 2), heard(4, ReservationState.CANCELLED, 2)
+    ends = set()
+    for order in permutations((modified, cancelled)):
+        booking: Booking | None = before
+        for event in order:
+            booking = domain.hear(booking, event, SOON)
+        assert booking is not None
+        ends.add((booking.state, booking.terms.revision, booking.confirmed))
+    assert ends == {(BookingState.SEATED, 2, False)}
+
+
+def test_guests_of_tonight_are_not_the_guests_of_another_day() -> None:
+    moved = replace(heard(3, PENDING, 2), terms=terms(2, dine_time=DINE_TIME + timedelta(days=1)))
+    asked = domain.hear(seated_before_the_news(), moved, SOON)
+    assert asked is not None
+    assert (asked.state, asked.confirmed) == (BookingState.RECEIVED, False)
+
+
 def test_a_declined_booking_stays_declined_when_the_reservation_ends() -> None:
     declined = domain.decline(listen(heard(1, PENDING)), 1, NOW)
     after = domain.hear(declined, heard(2, ReservationState.CANCELLED), NOW)

@@ -11,13 +11,14 @@ import random
 import socket
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import Connection, bindparam, text
 
+from dinemesh.event.v1 import envelope_pb2 as event_pb2
 from dinemesh.kit.bus import Bus, BusUnavailable
 from local_mesh.broker import RunningBroker, answers
 from operations import events
@@ -38,6 +39,15 @@ CHARGES_IN_FLIGHT = 6
 BURST = 2 * CHARGES_IN_FLIGHT
 BURSTS = 6
 REPLAYED_SECONDS = 30.0
+
+
+# No client calls deposit or the provider itself, and history and the broker only hear of what is done.
+_NEEDED_BY = {
+    "reservation": "reservation",
+    "deposit": "reservation",
+    "sandbox": "reservation",
+    "restaurant": "restaurant",
+}
 
 
 class NotWitnessed(Exception):
@@ -79,10 +89,16 @@ class Scene:
     def in_flight(self) -> int:
         return self.town.in_flight.total()
 
-    async def busy(self) -> int:
-        """Waits until enough calls are under way; how many."""
-        await self.until(lambda: self.in_flight >= LEAST_IN_FLIGHT, "too few calls were in flight")
-        return self.in_flight
+    async def busy(self, target: str) -> str:
+        """Waits until enough calls are under way, some of them where they need the target; how many."""
+        service = _NEEDED_BY.get(target)
+        there = self.town.in_flight
+
+        def enough() -> bool:
+            return self.in_flight >= LEAST_IN_FLIGHT and (service is None or there[service] > 0)
+
+        await self.until(enough, f"too few calls were in flight for {target}")
+        return f"{self.in_flight} calls in flight" + (f" ({there[service]} at {service})" if service else "")
 
     async def until(self, happened: Callable[[], bool], otherwise: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -100,7 +116,7 @@ async def strike(scene: Scene, blow: Blow) -> Witness:
 async def _kill(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with(blow.target):
         part = scene.mesh[blow.target]
-        in_flight, old = await scene.busy(), part.pid
+        in_flight, old = await scene.busy(blow.target), part.pid
         begin = time.monotonic()
         part.kill()
         _see(state_of(old) == "", f"process {old} lives on")
@@ -109,14 +125,14 @@ async def _kill(scene: Scene, blow: Blow) -> Witness:
         part.spawn()
         await asyncio.to_thread(part.wait_until_ready)
         _see(part.pid != old, "the process is the same one")
-        what = f"{in_flight} calls in flight, pid {old} gone, port closed, pid {part.pid} there"
+        what = f"{in_flight}, pid {old} gone, port closed, pid {part.pid} there"
         return Witness(blow, what, begin, time.monotonic())
 
 
 async def _pause(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with(blow.target):
         part = scene.mesh[blow.target]
-        in_flight = await scene.busy()
+        in_flight = await scene.busy(blow.target)
         begin = time.monotonic()
         part.pause()
         try:
@@ -127,14 +143,14 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
             part.resume()
         _see(not part.hangs, "it stands still for ever")
         await asyncio.to_thread(part.wait_until_ready)
-        what = f"{in_flight} calls in flight, pid {part.pid} stood still (T) for {stood:.1f} s"
+        what = f"{in_flight}, pid {part.pid} stood still (T) for {stood:.1f} s"
         return Witness(blow, what, begin, time.monotonic())
 
 
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with("rabbitmq"):
         broker = scene.broker
-        in_flight, old = await scene.busy(), broker.pid
+        in_flight, old = await scene.busy(blow.target), broker.pid
         begin = time.monotonic()
         broker.kill()
         _see(state_of(old) == "", f"process {old} lives on")
@@ -144,7 +160,7 @@ async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
         broker.spawn()
         await asyncio.to_thread(broker.wait_until_ready)
         _see(broker.pid != old, "the process is the same one")
-        what = f"{in_flight} calls in flight, pid {old} gone, port closed, {unsent} events waited"
+        what = f"{in_flight}, pid {old} gone, port closed, {unsent} events waited"
         return Witness(blow, f"{what}, pid {broker.pid} there", begin, time.monotonic())
 
 
@@ -162,17 +178,43 @@ async def _delay(scene: Scene, blow: Blow) -> Witness:
 
 async def _reorder(scene: Scene, blow: Blow) -> Witness:
     begin = time.monotonic()
-    async with _caught(scene, blow.target) as held:
+    async with _caught(scene, blow.target, enough=_has_two_of_one) as held:
         order = random.Random(blow.chance).sample(range(len(held)), len(held))
-        if order == sorted(order):
-            order.reverse()
+        if not _turned_round(held, order):
+            order = list(reversed(range(len(held))))
+        turned = _turned_round(held, order)
+        if not turned:
+            for message in held:
+                await message.nack(requeue=True)
+        _see(turned > 0, f"no two of {len(held)} events of {blow.target} were of one aggregate")
         for place in order:
             await _send_again(scene, blow.target, held[place])
         for message in held:
             await message.ack()
-    moved = sum(place != was for place, was in enumerate(order))
-    what = f"{moved} of {len(held)} events of {blow.target} stood in another place than before"
+    what = f"of {len(held)} events of {blow.target} {turned} came after a newer one of the same aggregate"
     return Witness(blow, what, begin, time.monotonic())
+
+
+def _version(message: AbstractIncomingMessage) -> tuple[str, int]:
+    envelope = event_pb2.Envelope.FromString(message.body)
+    return envelope.aggregate_id, envelope.aggregate_version
+
+
+def _has_two_of_one(held: Sequence[AbstractIncomingMessage]) -> bool:
+    """Whether there is something whose order could matter: two events of one aggregate."""
+    versions = {_version(one) for one in held}
+    return len(versions) > len({aggregate for aggregate, _ in versions})
+
+
+def _turned_round(held: Sequence[AbstractIncomingMessage], order: Sequence[int]) -> int:
+    """How many come after a newer one of the same aggregate if they are sent in this order."""
+    newest: dict[str, int] = {}
+    late = 0
+    for place in order:
+        aggregate, version = _version(held[place])
+        late += version < newest.get(aggregate, 0)
+        newest[aggregate] = max(version, newest.get(aggregate, 0))
+    return late
 
 
 async def _duplicate(scene: Scene, blow: Blow) -> Witness:
@@ -240,7 +282,9 @@ _FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
 
 
 @asynccontextmanager
-async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomingMessage]]:
+async def _caught(
+    scene: Scene, queue: str, enough: Callable[[Sequence[AbstractIncomingMessage]], bool] = bool
+) -> AsyncIterator[list[AbstractIncomingMessage]]:
     """Some events out of the queue, taken from its subscriber by a second consumer beside it."""
     held: list[AbstractIncomingMessage] = []
 
@@ -250,7 +294,10 @@ async def _caught(scene: Scene, queue: str) -> AsyncIterator[list[AbstractIncomi
     async with scene.bus.channel(MOST_HELD) as channel:
         caught = await channel.get_queue(queue, ensure=False)
         tag = await caught.consume(keep)
-        await scene.until(lambda: len(held) >= LEAST_HELD, f"too few events came to {queue}")
+        await scene.until(
+            lambda: len(held) >= MOST_HELD or (len(held) >= LEAST_HELD and enough(held)),
+            f"too few events came to {queue}",
+        )
         await caught.cancel(tag)
         yield held
 

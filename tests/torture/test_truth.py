@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from operations import picture
-from operations.picture import Charge, Picture, ProviderRefund
+from operations.picture import Charge, Picture, ProviderRefund, Slot
 from tests.torture.books import BookingStage, Books, Stage
 from tests.torture.record import Answer, Call, Record, Refusal, Seen, SeenBooking, Terms
 from tests.torture.truth import check
@@ -134,6 +134,9 @@ ENDED = Stage("ReservationCancelled", "CANCELLED", 1, ASKED)
 ALL_BACK: dict[str, Any] = {"kept": 0, "stages": (PLACED, CONFIRMED, ENDED)}
 
 
+NOT_THERE = Refusal("NOT_FOUND", "NOT_FOUND")
+
+
 def rules(record: Record, found: Books) -> set[str]:
     return {lie.rule for lie in check(record, found)}
 
@@ -245,6 +248,22 @@ LIES = [
         [reserved(), cancelled(seen=None, refusal=Refusal("NOT_FOUND", "NOT_FOUND"))],
         books(reservation()),
     ),
+    ("form", [replace(refused("OUTCOME_UNKNOWN"), refusal=Refusal("ABORTED", "OUTCOME_UNKNOWN"))], books()),
+    ("seats", [refused("SLOT_UNAVAILABLE")], books(slots=(Slot("place", NOW, 2, 0),))),
+    (
+        "found",
+        [reserved(), replace(modified(), call=Call.READ, seen=None, refusal=NOT_THERE)],
+        books(reservation()),
+    ),
+    ("found", [reserved(), modified(seen=None, refusal=NOT_THERE)], books(reservation())),
+    (
+        "found",
+        [
+            reserved(),
+            modified(seen=None, refusal=Refusal("FAILED_PRECONDITION", "RESERVATION_NOT_MODIFIABLE")),
+        ],
+        books(reservation()),
+    ),
     ("modify", [reserved(), modified()], books(reservation())),
     (
         "modify",
@@ -274,6 +293,13 @@ LIES = [
 )
 def test_each_kind_of_lie_is_found(rule: str, answers: list[Answer], found: Books) -> None:
     assert rule in rules(Record(answers), found)
+
+
+def test_seats_that_others_asked_for_too_may_be_refused() -> None:
+    others = [replace(reserved(), customer=name, request_id=name) for name in ("bob", "carol")]
+    room = books(slots=(Slot("place", NOW, 5, 4),))
+    found = {lie.rule for lie in check(Record([*others, refused("SLOT_UNAVAILABLE", 2.0)]), room)}
+    assert "seats" not in found
 
 
 def test_a_client_that_gives_up_leaves_its_end_open() -> None:

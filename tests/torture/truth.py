@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from operations.picture import Reservation
 from tests.torture.books import Books
@@ -17,7 +18,15 @@ _BOOKED = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED"})
 # Refusals after which a client may not come back with the same request, and the one that stores nothing.
 FINAL = frozenset({"CARD_DECLINED", "SLOT_UNAVAILABLE", "RESTAURANT_CLOSED", "INVALID_ARGUMENT", "NOT_FOUND"})
 _NOTHING_STAYS = FINAL | {"TRY_AGAIN_LATER", "DEADLINE_TOO_SHORT"}
-_NAMES_A_TIME = frozenset({"TRY_AGAIN_LATER", "REQUEST_IN_PROGRESS", "MODIFICATION_IN_PROGRESS", "TOO_EARLY"})
+_NAMES_A_TIME = frozenset(
+    {
+        "TRY_AGAIN_LATER",
+        "REQUEST_IN_PROGRESS",
+        "OUTCOME_UNKNOWN",
+        "MODIFICATION_IN_PROGRESS",
+        "TOO_EARLY",
+    }
+)
 _FAULTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNIMPLEMENTED", "UNAUTHENTICATED"})
 _NOT_CANCELLABLE = frozenset({"SEATED", "COMPLETED", "NO_SHOW", "FAILED", "DECLINED"})
 # What follows which on the restaurant's side: a repeated yes is answered by what came of the booking since.
@@ -53,12 +62,14 @@ def check(record: Record, books: Books) -> list[Lie]:
         by_customer[answer.customer].append(answer)
         lies += _form(answer)
     money = _kept(books)
+    lies += _seats(record, books)
     for customer, answers in by_customer.items():
         answers.sort(key=lambda one: one.end)
         mine = attempts.get(customer, [])
         lies += _one_booking(customer, mine)
         lies += _shown(customer, answers, books)
         lies += _requests(customer, answers, mine, record, books)
+        lies += _known_to_be_there(answers, books)
         lies += _cancels(answers, books)
         lies += _modifications(answers, books)
         lies += _staff(answers, books)
@@ -196,6 +207,35 @@ def _after_its_answer(customer: str, tries: Sequence[Answer], good: Sequence[Ans
         after_declined = declined_at is not None and one.begin >= declined_at and not one.unknown
         if after_declined and one.outcome not in ("CARD_DECLINED", "TRY_AGAIN_LATER"):
             yield Lie("same answer", customer, f"was told {one.outcome} after CARD_DECLINED")
+
+
+def _seats(record: Record, books: Books) -> Iterator[Lie]:
+    """Seats are refused only where all that was ever asked for would not have fitted."""
+    asked: dict[tuple[str, datetime], dict[tuple[str, str], int]] = defaultdict(dict)
+    for one in record.answers:
+        if one.asked is not None:
+            slot = asked[one.asked.restaurant_id, one.asked.dine_time]
+            slot[one.customer, one.request_id] = one.asked.party_size
+    room = {(slot.restaurant_id, slot.dine_time): slot.capacity for slot in books.picture.slots}
+    for one in record.answers:
+        if one.outcome == "SLOT_UNAVAILABLE" and one.asked is not None:
+            key = one.asked.restaurant_id, one.asked.dine_time
+            wanted = sum(asked[key].values())
+            if wanted <= room.get(key, 0):
+                what = f"was refused seats, and all that was asked for is {wanted} of {room[key]}"
+                yield Lie("seats", one.customer, what)
+
+
+def _known_to_be_there(answers: Iterable[Answer], books: Books) -> Iterator[Lie]:
+    """A customer finds what is theirs, and may change what stands."""
+    for one in answers:
+        known = books.picture.reservations.get(one.reservation_id)
+        if known is None or one.call not in (Call.READ, Call.MODIFY):
+            continue
+        if one.outcome == "NOT_FOUND":
+            yield Lie("found", one.reservation_id, f"{one.call}: was not found by its own customer")
+        if one.outcome == "RESERVATION_NOT_MODIFIABLE" and known.state in _BOOKED:
+            yield Lie("found", one.reservation_id, f"was said not to be modifiable, and is {known.state}")
 
 
 def _cancels(answers: Iterable[Answer], books: Books) -> Iterator[Lie]:

@@ -73,8 +73,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: repeat with the same request_id; another instance may answer.
     """
     REASON_OUTCOME_UNKNOWN: _Reason.ValueType  # 10
-    """The server cannot say whether the change was committed.
-    Remedy: read the resource again, or repeat with the same request_id, which never acts twice.
+    """The server cannot say whether the change was committed. Comes with RetryInfo.
+    Remedy: after that time read the resource again, or repeat with the same request_id, which never acts twice.
     """
     REASON_TRY_AGAIN_LATER: _Reason.ValueType  # 11
     """The system is busy, is starting, or cannot take a deposit at the moment. Of this call nothing stays reserved, and
@@ -238,8 +238,8 @@ REASON_UNAVAILABLE: Reason.ValueType  # 9
 Remedy: repeat with the same request_id; another instance may answer.
 """
 REASON_OUTCOME_UNKNOWN: Reason.ValueType  # 10
-"""The server cannot say whether the change was committed.
-Remedy: read the resource again, or repeat with the same request_id, which never acts twice.
+"""The server cannot say whether the change was committed. Comes with RetryInfo.
+Remedy: after that time read the resource again, or repeat with the same request_id, which never acts twice.
 """
 REASON_TRY_AGAIN_LATER: Reason.ValueType  # 11
 """The system is busy, is starting, or cannot take a deposit at the moment. Of this call nothing stays reserved, and

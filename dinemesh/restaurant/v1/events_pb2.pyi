@@ -275,7 +275,7 @@ Global___BookingDeclined: _TypeAlias = BookingDeclined  # noqa: Y015
 
 @_typing.final
 class BookingSeated(_message.Message):
-    """The guests were seated. Aggregate: reservation_id."""
+    """The guests were seated; told again of a new revision that was on its way meanwhile. Aggregate: reservation_id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

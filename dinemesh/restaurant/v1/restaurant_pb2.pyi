@@ -60,7 +60,7 @@ class _BookingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BookingS
     about the new ones.
     """
     BOOKING_STATE_SEATED: _BookingState.ValueType  # 4
-    """The guests are seated."""
+    """The guests are seated. It stays so in a new revision, if that could have been said of it as well."""
     BOOKING_STATE_COMPLETED: _BookingState.ValueType  # 5
     """The guests have left: an end."""
     BOOKING_STATE_NO_SHOW: _BookingState.ValueType  # 6
@@ -82,7 +82,7 @@ BOOKING_STATE_DECLINED: BookingState.ValueType  # 3
 about the new ones.
 """
 BOOKING_STATE_SEATED: BookingState.ValueType  # 4
-"""The guests are seated."""
+"""The guests are seated. It stays so in a new revision, if that could have been said of it as well."""
 BOOKING_STATE_COMPLETED: BookingState.ValueType  # 5
 """The guests have left: an end."""
 BOOKING_STATE_NO_SHOW: BookingState.ValueType  # 6

@@ -202,6 +202,8 @@ class RestaurantServiceServicer:
     def MarkSeated(self, request, context):
         """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
         at most two hours away; until 24 hours after the end of the service. For staff.
+        New terms that the customer was told of at that moment leave the guests seated, in the new revision, unless their
+        dine_time was more than two hours away: then they are asked about like any others.
         A repetition answers with the booking as it stands.
         Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
         """

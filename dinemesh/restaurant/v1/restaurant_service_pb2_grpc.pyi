@@ -82,6 +82,8 @@ class RestaurantServiceStub:
     MarkSeated: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.MarkSeatedRequest, _restaurant_service_pb2.MarkSeatedResponse]
     """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
     at most two hours away; until 24 hours after the end of the service. For staff.
+    New terms that the customer was told of at that moment leave the guests seated, in the new revision, unless their
+    dine_time was more than two hours away: then they are asked about like any others.
     A repetition answers with the booking as it stands.
     Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
     """
@@ -149,6 +151,8 @@ class RestaurantServiceAsyncStub(RestaurantServiceStub):
     MarkSeated: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.MarkSeatedRequest, _restaurant_service_pb2.MarkSeatedResponse]  # type: ignore[assignment]
     """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
     at most two hours away; until 24 hours after the end of the service. For staff.
+    New terms that the customer was told of at that moment leave the guests seated, in the new revision, unless their
+    dine_time was more than two hours away: then they are asked about like any others.
     A repetition answers with the booking as it stands.
     Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
     """
@@ -279,6 +283,8 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_restaurant_service_pb2.MarkSeatedResponse, _abc.Awaitable[_restaurant_service_pb2.MarkSeatedResponse]]:
         """Records that the guests are seated; the deposit goes back. The booking must be `confirmed`, and its dine_time
         at most two hours away; until 24 hours after the end of the service. For staff.
+        New terms that the customer was told of at that moment leave the guests seated, in the new revision, unless their
+        dine_time was more than two hours away: then they are asked about like any others.
         A repetition answers with the booking as it stands.
         Reasons: NOT_FOUND, BOOKING_STATE, BOOKING_REVISION, TOO_EARLY.
         """

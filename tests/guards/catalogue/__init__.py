@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.guards.catalogue import away, bus, events, history, money, requests, restarts, seats, strangers
+from tests.guards.catalogue import (
+    away,
+    bus,
+    events,
+    history,
+    modifications,
+    money,
+    requests,
+    restarts,
+    seats,
+    strangers,
+)
 from tests.guards.guard import Guard
 
-ROOMS = (money, requests, seats, events, bus, away, restarts, strangers, history)
+ROOMS = (money, modifications, requests, seats, events, bus, away, restarts, strangers, history)
 
 GUARDS: Mapping[str, Guard] = {guard.name: guard for room in ROOMS for guard in room.GUARDS}
 """By name. A name that is there twice would hide a guard: a test looks after that."""

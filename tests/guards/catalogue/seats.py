@@ -113,10 +113,13 @@ GUARDS = (
         ),
         (
             Witness(
+                _ENDS + "test_of_two_pods_that_saw_the_same_the_later_one_decides_anew[postgresql]",
+                "assert (after.state, returned(after)) == (State.CANCELLED,",
+            ),
+            Witness(
                 _ENDS + "test_what_was_seen_before_another_pod_moved_it_is_decided_anew[sqlite]",
                 "assert (after.state, returned(after)) == (State.CANCELLED,",
             ),
         ),
-        quick=True,
     ),
 )
