@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,11 @@ def sources() -> str:
     ]
     for file in sorted((ROOT / "k8s" / "base").glob("*.yaml")):
         found += [seen for one in read(file) for seen in _seen(one)]
-    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    text = re.sub(
+        r'"proto_descriptor_bin":"[^"]*"',
+        "",  # a contract that changes does not change how it is configured: the goldens only say where it stands
+        json.dumps(found, sort_keys=True, separators=(",", ":")),
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
