@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,15 +76,8 @@ spec:
 	return out.String()
 }
 
-// services is in the order of their ports, from 8081 on.
-func index(service string) int {
-	for i, one := range services {
-		if one == service {
-			return i
-		}
-	}
-	return -1
-}
+// index: services are in the order of their ports, from 8081 on.
+func index(service string) int { return slices.Index(services, service) }
 
 func port(service string) int { return 8081 + index(service) }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -98,7 +99,7 @@ func read(t testing.TB, text string) document {
 func (s shipped) istio(without ...string) string {
 	var texts []string
 	for _, one := range s {
-		if one.isIstio() && !contains(without, one.kind) {
+		if one.isIstio() && !slices.Contains(without, one.kind) {
 			texts = append(texts, one.text)
 		}
 	}
@@ -137,7 +138,7 @@ func (s shipped) with(t testing.TB, texts ...string) shipped {
 func (s shipped) without(names ...string) shipped {
 	var left shipped
 	for _, one := range s {
-		if !contains(names, one.String()) {
+		if !slices.Contains(names, one.String()) {
 			left = append(left, one)
 		}
 	}
@@ -167,7 +168,7 @@ type pod struct {
 	labels                                     map[string]string
 }
 
-// cluster is what a Kubernetes would hold after an apply: the objects of the overlay and its running pods.
+// running is what a Kubernetes would hold after an apply: the objects of the overlay and its pods.
 type running struct {
 	objects []runtime.Object
 	pods    []pod
@@ -357,15 +358,6 @@ func (p pod) proxy() *model.Proxy {
 			InstanceIPs: []string{p.address},
 		},
 	}
-}
-
-func contains(list []string, one string) bool {
-	for _, other := range list {
-		if other == one {
-			return true
-		}
-	}
-	return false
 }
 
 // tidy indents JSON in the one way that does not change from run to run.
