@@ -52,6 +52,8 @@ class Result:
     outcomes: list[Outcome] = field(default_factory=list)
     never: list[str] = field(default_factory=list)
     dead_letters: int = 0
+    differs: list[str] = field(default_factory=list)
+    """Of each world whose timeline was another one after it was built anew from the log of events."""
     seconds: float = 0.0
     discovery_seconds: float = 0.0
     """The start of the meshes among it."""
@@ -68,7 +70,9 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        return bool(self.outcomes) and not (self.wrong or self.void or self.never or self.dead_letters)
+        return bool(self.outcomes) and not (
+            self.wrong or self.void or self.never or self.dead_letters or self.differs
+        )
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -90,6 +94,7 @@ def _lines(result: Result) -> list[str]:
         lines.append(f"  {service:<12} {len(points):>3} points  {len(mine):>4} cases  {deaths:>4} deaths")
     lines.append(f"  dead letters: {result.dead_letters}")
     lines.append(f"  orders of a race that did not come up in {TRIES} tries: {len(missed)}")
+    lines += [f"HISTORY  differs from its rebuild: {said}" for said in result.differs]
     lines += [f"NEVER PASSED  {name}" for name in result.never]
     lines += [f"VOID  {one.case} (in {one.story}, {one.tries} tries)" for one in result.void]
     lines += [f"WRONG  {one.case} (in {one.story})\n{one.wrong}" for one in result.wrong]
@@ -268,6 +273,8 @@ async def run(
                 await world.close()
                 world = await yard.world()
         result.dead_letters += await world.dead_letters()
+        if differs := await world.history_differs():
+            result.differs.append(differs)
         await world.close()
 
     await asyncio.gather(*map(work, worlds))

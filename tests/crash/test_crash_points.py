@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from local_mesh.broker import RunningBroker
 from tests.crash.cases import Case, all_points, one_of_each_point
@@ -104,8 +105,20 @@ async def test_a_process_that_no_nursery_forked_dies_and_comes_back_in_the_same_
         ):
             outcome = await exercise(world, Case(service, line), reserve)
             assert outcome.deaths == 1 and not outcome.wrong, outcome
+        assert not await world.history_differs()
+        forge_the_timeline(world)
+        assert "not the same" in await world.history_differs()
     finally:
         await world.close()
+
+
+def forge_the_timeline(world: World) -> None:
+    """An entry under somebody else's name: no check of the audit looks at it."""
+    engine = create_engine(world.mesh.databases["history"])
+    with engine.begin() as connection:
+        change = "UPDATE timeline_entries SET customer_id = 'mallory' WHERE position = "
+        connection.execute(text(f"{change} (SELECT MIN(position) FROM timeline_entries)"))
+    engine.dispose()
 
 
 async def test_a_death_that_does_not_happen_is_void_and_one_of_another_kind_is_wrong(on_sqlite: Yard) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -25,7 +27,7 @@ from operations.picture import Picture, Sources, take
 from operations.report import Report
 from tests.crash.forked import points_of
 from tests.mesh.people import MANUAL, City, Customer, Place, Reservation, cents, kept, policy
-from tests.support.mesh import SERVICES, RunningMesh
+from tests.support.mesh import ROOT, SERVICES, RunningMesh
 from tests.support.refusals import refusal
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds for anything to come to its end, a restart and a hold that expires among it."""
 PAUSE = 0.05
+REBUILD_SECONDS = 120.0
 LONGEST_RETRY = 0.3
 """A client that comes back earlier than it was told to is allowed, and harder."""
 YEAR = 31_536_000
@@ -217,6 +220,26 @@ class World:
     async def dead_letters(self) -> int:
         """Events that a subscriber gave up."""
         return len((await take(Sources(amqp=self.mesh.amqp_url))).dead_letters)
+
+    async def history_differs(self) -> str:
+        """What is not the same after the timeline was dropped and built anew from the log of events. History
+        is stopped afterwards."""
+        part = self.mesh["history"]
+        await asyncio.to_thread(part.stop)
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("DINEMESH_")}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "history_svc.main",
+            "rebuild",
+            env=kept | {f"DINEMESH_{key}": value for key, value in part.environment.items()},
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said = (await asyncio.wait_for(process.communicate(), REBUILD_SECONDS))[0].decode()
+        same = said.endswith("the same as before\n") and "not the same" not in said
+        return "" if process.returncode == 0 and same else said.strip()
 
     async def close(self) -> None:
         await self.city.close()
