@@ -1,6 +1,7 @@
 """python -m tests.rolling [--rounds N]: each service is replaced N times, one after the other, under load.
 
-On a mesh of its own. Exit code 0: no call failed. 1: one did. 3: void, it proves nothing."""
+Then one of two instances is killed at its work, and the other one must take it over. On a mesh of its own.
+Exit code 0: no call failed, and the books agree. 1: not so. 3: void, it proves nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from local_mesh.broker import start_broker
-from tests.rolling.run import Void, killed, rolling, scene, undrained
+from tests.rolling.deaths import OPEN, taken_over
+from tests.rolling.run import Scene, Void, killed, rolling, scene, undrained
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
@@ -27,6 +29,7 @@ EXIT_VOID = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.rolling", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--deaths", action="store_true", help="only the deaths at work")
     parser.add_argument("--at-once", action="store_true", help="replace all services of a round together")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PostgreSQL would outlive us
@@ -44,8 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for one in failed[:3]:
                 print(f"  {one}", flush=True)
 
+        async def deaths(mesh: Scene) -> int:
+            try:
+                for service in OPEN:
+                    print(await taken_over(mesh, service), flush=True)
+            except Void as void:
+                print(void, flush=True)
+                return EXIT_VOID
+            except AssertionError as error:
+                print(f"FAILED {error}", flush=True)
+                return EXIT_FAILED
+            return 0
+
         async def run() -> int:
             async with scene(folder, broker, server) as mesh:
+                if options.deaths:
+                    return await deaths(mesh)
                 outcome = await rolling(mesh, options.rounds, at_once=options.at_once)
                 print(outcome, flush=True)
                 try:
@@ -58,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 told("stopped without a drain", await undrained(mesh, "reservation"))
                 failed = await killed(mesh, "reservation")
                 told("killed", failed)
-                return 0 if failed else EXIT_VOID
+                return (await deaths(mesh)) if failed else EXIT_VOID
 
         code = asyncio.run(run())
     if code == 0:

@@ -31,7 +31,8 @@ from tests.support.mesh import RunningMesh
 
 CALL_SECONDS = 10.0
 """What the edge gives a call anyhow."""
-CONFIRMED_SECONDS = 20.0
+CONFIRMED_SECONDS = 45.0
+"""Above the lease of an event that an instance had claimed when it was killed."""
 PAUSE = 0.01
 STOPPING = "SERVER_STOPPING"
 # A quick card, and one that has a charge in flight whenever something stops.

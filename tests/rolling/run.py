@@ -22,6 +22,7 @@ import httpx
 
 from local_mesh.broker import RunningBroker
 from operations.audit import audit
+from operations.limits import Limits
 from tests.mesh.people import AUTO, City, Place, until
 from tests.mesh.test_audit import QUIET_SECONDS, sources
 from tests.rolling.load import STOPPING, Load, OverGrpc, OverJson, seats_for_all
@@ -378,10 +379,10 @@ async def _busy(people: Load, service: str) -> None:
             await asyncio.sleep(0)
 
 
-async def books_agree(scene: Scene) -> None:
+async def books_agree(scene: Scene, limits: Limits | None = None) -> None:
     """Money, seats, bookings and events, once everything has come to rest."""
     report = await until(
-        lambda: audit(sources(scene.mesh), patience_seconds=0.5),
+        lambda: audit(sources(scene.mesh), limits, patience_seconds=0.5),
         lambda found: found.clean and not found.pending,
         QUIET_SECONDS,
     )
