@@ -178,21 +178,26 @@ async def _delay(scene: Scene, blow: Blow) -> Witness:
 
 async def _reorder(scene: Scene, blow: Blow) -> Witness:
     begin = time.monotonic()
-    async with _caught(scene, blow.target, enough=_has_two_of_one) as held:
-        order = random.Random(blow.chance).sample(range(len(held)), len(held))
-        if not _turned_round(held, order):
-            order = list(reversed(range(len(held))))
-        turned = _turned_round(held, order)
-        if not turned:
+    while True:
+        async with _caught(scene, blow.target, enough=_has_two_of_one) as held:
+            order = random.Random(blow.chance).sample(range(len(held)), len(held))
+            if not _turned_round(held, order):
+                order.sort(key=lambda place: -_version(held[place])[1])
+            if turned := _turned_round(held, order):
+                for place in order:
+                    await _send_again(scene, blow.target, held[place])
+                for message in held:
+                    await message.ack()
+                what = (
+                    f"of {len(held)} events of {blow.target} {turned} came after a newer one of its aggregate"
+                )
+                return Witness(blow, what, begin, time.monotonic())
+            # All of different aggregates, as many as we may hold: let some others come.
             for message in held:
                 await message.nack(requeue=True)
-        _see(turned > 0, f"no two of {len(held)} events of {blow.target} were of one aggregate")
-        for place in order:
-            await _send_again(scene, blow.target, held[place])
-        for message in held:
-            await message.ack()
-    what = f"of {len(held)} events of {blow.target} {turned} came after a newer one of the same aggregate"
-    return Witness(blow, what, begin, time.monotonic())
+        in_time = time.monotonic() < begin + PATIENCE and not scene.is_over()
+        _see(in_time, f"no two events of {blow.target} were of one aggregate")
+        await asyncio.sleep(0.2)
 
 
 def _version(message: AbstractIncomingMessage) -> tuple[str, int]:
