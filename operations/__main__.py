@@ -186,27 +186,22 @@ def _add_databases(command: argparse.ArgumentParser) -> None:
 
 def _add_limits(command: argparse.ArgumentParser) -> None:
     limits = Limits()
-    command.add_argument(
-        "--on-the-way",
-        metavar="SECONDS",
-        type=_seconds,
-        default=limits.on_the_way.total_seconds(),
-        help="an event may be between two services for so long (%(default)s)",
-    )
-    command.add_argument(
-        "--undecided",
-        metavar="SECONDS",
-        type=_seconds,
-        default=limits.undecided.total_seconds(),
-        help="the provider may leave a charge or refund open for so long (%(default)s)",
-    )
-    command.add_argument(
-        "--unmarked",
-        metavar="SECONDS",
-        type=_seconds,
-        default=limits.unmarked.total_seconds(),
-        help="reservation's UNMARKED_SECONDS: what nobody marked ends so long after its meal (%(default)s)",
-    )
+    for name, usual, told in (
+        ("on-the-way", limits.on_the_way, "an event may be between two services for so long"),
+        ("undecided", limits.undecided, "the provider may leave a charge or refund open for so long"),
+        (
+            "unmarked",
+            limits.unmarked,
+            "reservation's UNMARKED_SECONDS: what nobody marked ends so long after its meal",
+        ),
+    ):
+        command.add_argument(
+            f"--{name}",
+            metavar="SECONDS",
+            type=_seconds,
+            default=usual.total_seconds(),
+            help=f"{told} (%(default)s)",
+        )
 
 
 def _add_broker(command: argparse.ArgumentParser) -> None:
