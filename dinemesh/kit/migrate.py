@@ -1,6 +1,8 @@
 """Schema changes: each service keeps its alembic migrations in `<package>/migrations`.
 
 `python -m dinemesh.kit.migrate <package>` applies them to DINEMESH_DATABASE_URL, for a job before a rollout.
+A schema that this version of the code does not know is a newer one, and is left as it is: the pods of the
+version before go on with it, start again with it, and can be rolled back to.
 """
 
 from __future__ import annotations
@@ -25,16 +27,22 @@ _LOCK = 0x64696E65
 
 
 def upgrade(url: str, package: str) -> None:
-    """Brings the database to the newest schema of `package`. Blocks; safe with several pods at once."""
+    """Brings the database to the newest schema of `package`, unless it is newer. Blocks; safe with several
+    pods at once."""
     command.upgrade(_config(url, package), "head")
 
 
 def is_current(url: str, package: str) -> bool:
-    """Whether the database has the newest schema of `package`. Blocks."""
-    heads = set(ScriptDirectory.from_config(_config(url, package)).get_heads())
-    engine = _engine(url)
-    with engine.connect() as connection:
-        return set(MigrationContext.configure(connection).get_current_heads()) == heads
+    """Whether the database has the newest schema of `package`, or a newer one. Blocks."""
+    script = ScriptDirectory.from_config(_config(url, package))
+    with _engine(url).connect() as connection:
+        migration = MigrationContext.configure(connection)
+        return set(migration.get_current_heads()) == set(script.get_heads()) or _is_newer(migration, script)
+
+
+def _is_newer(migration: MigrationContext, script: ScriptDirectory) -> bool:
+    known = {one.revision for one in script.walk_revisions()}
+    return not known.issuperset(migration.get_current_heads())
 
 
 def run_env(metadata: MetaData) -> None:
@@ -48,7 +56,8 @@ def run_env(metadata: MetaData) -> None:
         )
         with context.begin_transaction():
             _one_at_a_time(connection)
-            context.run_migrations()
+            if not _is_newer(context.get_context(), context.script):
+                context.run_migrations()
         connection.commit()
 
 

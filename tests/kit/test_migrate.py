@@ -73,6 +73,19 @@ def test_a_database_is_brought_up_to_date_step_by_step(package: Path, fresh_data
     assert columns(url) == {"id", "name"}
 
 
+def test_the_version_before_goes_on_with_a_newer_schema(package: Path, fresh_database: FreshDatabase) -> None:
+    url = fresh_database("")
+    second = package / "migrations" / "versions" / "0002_second.py"
+    second.write_text(SECOND)
+    migrate.upgrade(url, "guests_svc")
+    second.unlink()  # rolled back: the code, not the schema
+    assert migrate.is_current(url, "guests_svc")
+    migrate.upgrade(url, "guests_svc")
+    assert columns(url) == {"id", "name"}
+    second.write_text(SECOND)
+    assert migrate.is_current(url, "guests_svc")
+
+
 def test_pods_that_start_at_once_do_not_disturb_each_other(package: Path, postgres: PostgresServer) -> None:
     # Slow, so that every pod arrives while the first one is at work: without the lock they fail.
     slow = FIRST.replace("def upgrade():", "def upgrade():\n    op.execute('SELECT pg_sleep(2)')")
