@@ -96,7 +96,8 @@ async def abort(
 class RemoteRefusal:
     """What another service answered. `reason` is "" when it is not one of ours (a proxy's, for example).
 
-    `overloaded`: a proxy refused the call before it reached the service (`x-envoy-overloaded`).
+    `overloaded`: a proxy refused the call before it reached the service (`x-envoy-overloaded`). Beside words
+    of the service itself, which it has reached then, the header counts for nothing.
     """
 
     code: grpc.StatusCode
@@ -121,7 +122,6 @@ def from_call(error: grpc.RpcError) -> RemoteRefusal | None:
         reason=info.reason,
         message=status.message,
         retry_after=retry_after,
-        overloaded=overloaded,
         metadata=dict(info.metadata),
     )
 

@@ -34,9 +34,7 @@ from reservation_svc.usecases.door import Attempt, Door
 
 T = TypeVar("T")
 
-# An impatient caller's deadline says nothing of deposit_svc: one client must not close the door to all.
-_PATIENT_SECONDS = 1.0
-# deposit_svc answers that it does not know this long before its caller's deadline, or earlier.
+# deposit_svc, asked directly, says this long before its caller's deadline that it does not know, or earlier.
 _EARLY_ANSWER_SECONDS = 0.2
 
 # Another process got in between this often in a row: then something else is wrong.
@@ -180,8 +178,10 @@ class Desk:
         outcome = await self.deposits.create(charge, timeout)
         if __debug__:
             crash.point("deposit.call.after", type(outcome).__name__)
-        waited_out = time.monotonic() - begun > timeout - _EARLY_ANSWER_SECONDS
-        if not (isinstance(outcome, Unknown) and waited_out and timeout < _PATIENT_SECONDS):
+        ran_out = isinstance(outcome, Unknown) and time.monotonic() - begun > timeout - _EARLY_ANSWER_SECONDS
+        # A caller's own deadline that ran out says nothing of deposit_svc: one client must not close the
+        # door to all.
+        if not (ran_out and timeout < self.limits.deposit_deadline):
             attempt.outcome = outcome
         return outcome
 

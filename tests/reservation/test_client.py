@@ -61,6 +61,11 @@ def aborts(code: grpc.StatusCode, *trailing: tuple[str, str]) -> Answer:
     return answer
 
 
+async def in_doubt_and_full(context: Context) -> api.CreateDepositResponse:
+    """deposit was reached, whatever somebody on the way says besides."""
+    await errors.abort(context, Refusal("DEPOSIT_IN_DOUBT", "no"), (("x-envoy-overloaded", "true"),))
+
+
 async def hangs(_: Context) -> api.CreateDepositResponse:
     await asyncio.sleep(5)
     raise AssertionError("the caller has left")
@@ -84,6 +89,7 @@ CASES: list[tuple[str, Answer, type[DepositOutcome]]] = [
     ("declined", refuses("CARD_DECLINED", metadata={"decline_code": "insufficient_funds"}), Declined),
     ("overloaded", refuses("DEPOSIT_OVERLOADED", retry_after=3), NotCharged),
     ("proxy full", aborts(grpc.StatusCode.UNAVAILABLE, ("x-envoy-overloaded", "true")), NotCharged),
+    ("in doubt, and full", in_doubt_and_full, Unknown),
     ("voided", refuses("DEPOSIT_VOIDED"), Voided),
     ("in doubt", refuses("DEPOSIT_IN_DOUBT"), Unknown),
     ("busy of another kind", refuses("TRY_AGAIN_LATER", retry_after=1), Unknown),
