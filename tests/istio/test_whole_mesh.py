@@ -15,9 +15,9 @@ import pytest
 
 from dinemesh.deposit.v1 import deposit_pb2
 from local_mesh.broker import RunningBroker
-from tests.istio.conftest import LISTENER
 from tests.istio.proxy import DEPOSIT, Proxy
 from tests.mesh.people import City, kept, patiently, until
+from tests.policy.ways import ISTIO_LISTENER
 from tests.support.mesh import Part, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -75,7 +75,7 @@ def whole(
         "reservation",
         folder / "proxy",
         {DEPOSIT: [one.address for one in deposits]},
-        listener=LISTENER,
+        listener=ISTIO_LISTENER,
         mutate=reached_by_address,
     )
     mesh["reservation"].environment["DEPOSIT_ADDRESS"] = proxy.address

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import grpc
+from grpc_health.v1 import health_pb2
 
 State = Literal["well", "unavailable", "overloaded", "hangs", "internal", "slow"]
 
@@ -16,12 +17,19 @@ READ = "/dinemesh.deposit.v1.DepositService/GetDeposit"
 HEALTH = "/grpc.health.v1.Health/Check"
 SLOW_SECONDS = 0.5
 
+SERVING, NOT_SERVING = map(health_pb2.HealthCheckResponse.ServingStatus.Value, ("SERVING", "NOT_SERVING"))
+
 
 class Backend:
-    """One instance. It may be told at any time how to answer."""
+    """One instance. It may be told at any time how to answer.
 
-    def __init__(self, state: State = "well") -> None:
+    `ready` is what it says of its health, whatever becomes of charges and reads: what is found then is found
+    by counting. With None a question about its health fares as every other call.
+    """
+
+    def __init__(self, state: State = "well", *, ready: bool | None = None) -> None:
         self.state: State = state
+        self.ready = ready
         self.calls: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -34,6 +42,10 @@ class Backend:
         self._server.stop(0).wait()
 
     def answer(self, method: str, context: grpc.ServicerContext) -> bytes:
+        if method == HEALTH and self.ready is not None:
+            status = SERVING if self.ready else NOT_SERVING
+            said: bytes = health_pb2.HealthCheckResponse(status=status).SerializeToString()
+            return said
         with self._lock:
             self.calls[method] += 1
         match self.state:

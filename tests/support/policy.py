@@ -68,8 +68,3 @@ class RunningPolicy(Process):
             timeout=5,
         )
         return sum(one["value"] for one in found.json()["stats"] if "name" in one)
-
-    @property
-    def ejected(self) -> int:
-        """Instances that are out now."""
-        return self.stat("outlier_detection.ejections_active")
