@@ -59,16 +59,22 @@ CONFIRMED = reservation_pb2.ReservationState.RESERVATION_STATE_CONFIRMED
 
 def local_mesh(command: str, settings: Mapping[str, str]) -> float:
     """Run a make target's command on the benchmark's own mesh; returns how long it took."""
-    environment = os.environ | {f"DINEMESH_{name}": value for name, value in settings.items()}
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "local_mesh", command],
-        env=environment,
+        env=environment(settings, os.environ),
         cwd=ROOT,
         check=True,
         stdout=subprocess.DEVNULL,
     )
     return time.perf_counter() - start
+
+
+def environment(settings: Mapping[str, str], around: Mapping[str, str]) -> dict[str, str]:
+    """What a command of that mesh gets. What stood on make's command line is for the benchmark
+    (`make load IN_FLIGHT=5`), and would be taken for a setting of the mesh."""
+    kept = {name: value for name, value in around.items() if name != "MAKEFLAGS"}
+    return kept | {f"DINEMESH_{name}": value for name, value in settings.items()}
 
 
 @contextmanager

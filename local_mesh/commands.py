@@ -69,7 +69,9 @@ class Mesh:
         """What was given now must be what the mesh runs with; what was not given now does not matter."""
         now, then = _flat(self.settings), _flat(started)
         other = [
-            f"{name}={then.get(name, '(default)')}" for name in self._given if now.get(name) != then.get(name)
+            f"{name}={_without_password(then.get(name, '(default)'))}"
+            for name in self._given
+            if now.get(name) != then.get(name)
         ]
         if other:
             raise Failure(
@@ -341,22 +343,27 @@ def _wait_until_ready(supervisor: Supervisor, mesh: MeshSettings, places: Places
 
 
 def _wait_until_proxies_see(supervisor: Supervisor, mesh: MeshSettings) -> None:
-    """Until a call through the edge reaches every service that is ready, and a charge deposit: the proxies
-    look for themselves, each second."""
+    """Until a call through the edge reaches every instance that is ready, and a charge each deposit: the
+    proxies look for themselves, each second."""
     end = time.monotonic() + PROXIES_SEE_SECONDS
     while True:
         seen = supervisor.parts()
-        ready = [name for name in settings.BEHIND_THE_EDGE if parts.is_well(mesh, name, "ready")]
-        unseen = [f"the edge does not find {name}" for name in ready if not parts.edge_sees(mesh, name)]
-        if not seen["edge"].pid:
-            unseen = []
-        if seen["policy"].pid and "deposit" in ready and not parts.policy_sees(mesh):
-            unseen.append("policy does not find deposit")
+        ready = {
+            service: sum(parts.is_well(mesh, part, "ready") for part in mesh.instances(service))
+            for service in settings.BEHIND_THE_EDGE
+        }
+        unseen = [
+            f"{proxy} finds {found} of {ready[service]} {service}"
+            for proxy, services in (("edge", settings.BEHIND_THE_EDGE), ("policy", ("deposit",)))
+            if seen[proxy].pid
+            for service in services
+            if (found := parts.found_ready(mesh, proxy, service)) < ready[service]
+        ]
         if not unseen:
             return
         if time.monotonic() > end:
             raise Failure(
-                f"After {PROXIES_SEE_SECONDS:.0f} s still: {', '.join(unseen)}, which says that it is ready."
+                f"After {PROXIES_SEE_SECONDS:.0f} s still, of those that are ready: {', '.join(unseen)}."
             )
         time.sleep(0.1)
 

@@ -33,7 +33,9 @@ def retry_refund(mesh: Mesh) -> int:
     if not deposit:
         raise Failure("Whose refund? `make pending` lists those refused: make retry-refund DEPOSIT=<id>")
     database = started["deposit"][PREFIX + "DATABASE_URL"]
-    address = mesh.settings.address("deposit")
+    # gRPC takes the first that answers.
+    instances = [mesh.settings.address(part) for part in mesh.settings.instances("deposit")]
+    address = f"ipv4:{','.join(instances)}"
     arguments = [f"--deposit-db={database}", f"--deposit-address={address}", f"--deposit={deposit}"]
     token = tokens.person(mesh.places, "operator", "operator")
     return _operations("retry-refund", arguments, mesh, {f"{PREFIX}OPERATOR_TOKEN": token})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -201,21 +203,31 @@ def _accepts(port: int, timeout_seconds: float) -> bool:
         return False
 
 
-def edge_sees(settings: MeshSettings, service: str, timeout_seconds: float = 1.0) -> bool:
-    """Whether the edge has found this service healthy and sends calls to it."""
-    return _http_status(settings.edge_port, f"/healthz/{service}", timeout_seconds) == 200
+def found_ready(settings: MeshSettings, proxy: str, service: str, timeout_seconds: float = 1.0) -> int:
+    """How many instances of a service have told this proxy that they are ready; those that it has ejected for
+    their errors, too."""
+    port = {"edge": settings.edge_admin_port, "policy": settings.policy_admin_port}[proxy]
+    counts = rf"^cluster\.{service}\.(membership_healthy|outlier_detection\.ejections_active)$"
+    answer = _http_get(port, f"/stats?format=json&filter={quote(counts)}", timeout_seconds)
+    return sum(one["value"] for one in json.loads(answer.body)["stats"]) if answer is not None else 0
 
 
-def policy_sees(settings: MeshSettings, timeout_seconds: float = 1.0) -> bool:
-    """Whether the proxy before deposit has an instance to send charges to."""
-    return _http_status(settings.policy_port, "/healthz", timeout_seconds) == 200
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
 
 
 def _http_status(port: int, path: str, timeout_seconds: float) -> int | None:
+    answer = _http_get(port, path, timeout_seconds)
+    return answer.status if answer is not None else None
+
+
+def _http_get(port: int, path: str, timeout_seconds: float) -> _Answer | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        return _Answer(answer.status, answer.read())
     except (OSError, http.client.HTTPException):
         return None
     finally:

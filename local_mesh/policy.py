@@ -11,9 +11,6 @@ from local_mesh import envoy
 POLICY = envoy.ROOT / "envoy" / "policy.yaml"
 """The outermost file of the proxy."""
 
-EJECTION_PERCENT = 50
-"""Of the instances, that may be ejected at once."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyValues:
@@ -39,14 +36,11 @@ class PolicyValues:
 
     def as_mapping(self) -> dict[str, object]:
         """By the names that the files use."""
-        discovery = envoy.discovery(self.deposit)
-        several = len(self.deposit) > 1 or discovery != "STATIC"
         return asdict(self) | {
             "charge_timeout_seconds": f"{self.charge_timeout_seconds}s",
             "ejection_seconds": f"{self.ejection_seconds}s",
-            "ejection_percent": EJECTION_PERCENT if several else 0,
             "deposit": [envoy.endpoint(address) for address in self.deposit],
-            "discovery": discovery,
+            "discovery": envoy.discovery(self.deposit),
         }
 
 

@@ -294,14 +294,23 @@ def _does_not_fit(settings: MeshSettings) -> list[str]:
             " one process"
         )
     charge = float((policy_settings() | dict(settings.policy))["CHARGE_TIMEOUT_SECONDS"])
-    deadline = settings.services["reservation"].get("DEPOSIT_DEADLINE_MS", "")
+    deadline = _deposit_deadline_ms(settings)
     past_the_proxy = "DEPOSIT_ADDRESS" in settings.services["reservation"]
-    if deadline.isdigit() and int(deadline) <= charge * 1000 and not past_the_proxy:
+    if deadline is not None and deadline <= charge * 1000 and not past_the_proxy:
         problems.append(
             f"RESERVATION_DEPOSIT_DEADLINE_MS={deadline}: must be above POLICY_CHARGE_TIMEOUT_SECONDS"
             f" ({charge:g}), or the proxy cannot see who hangs"
         )
     return problems
+
+
+def _deposit_deadline_ms(settings: MeshSettings) -> int | None:
+    """Given, or by default; None if it is no number, which reservation itself complains of."""
+    from reservation_svc.settings import ReservationSettings  # most commands do without
+
+    default = ReservationSettings.model_fields["deposit_deadline_ms"].default
+    given = settings.services["reservation"].get("DEPOSIT_DEADLINE_MS", str(default))
+    return int(given) if given.isdigit() else None
 
 
 def _port(value: str) -> int:

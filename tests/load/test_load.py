@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from google.protobuf import json_format, timestamp_pb2
 
-from benchmarks import load
+from benchmarks import load, own_mesh
 from benchmarks.own_mesh import Restaurant
 from dinemesh.reservation.v1 import reservation_service_pb2
-from local_mesh import tools
+from local_mesh import settings, tools
 from local_mesh.failure import Failure
 from tests.support.process import ROOT
 
@@ -125,3 +125,11 @@ def test_the_command_says_what_it_can_be_told() -> None:
     )
     for option in ("--reads", "--bookings", "--in-flight", "--shipped-limits"):
         assert option in said.stdout
+
+
+def test_what_make_was_told_for_the_load_is_no_setting_of_its_mesh() -> None:
+    of_make = {"MAKEFLAGS": " -- IN_FLIGHT=5", "IN_FLIGHT": "5", "PATH": "/usr/bin"}
+    assert "IN_FLIGHT" in settings.given_values(of_make)
+    told = own_mesh.environment(own_mesh.SETTINGS, of_make)
+    assert settings.given_values(told) == own_mesh.SETTINGS
+    settings.build(settings.given_values(told))

@@ -193,6 +193,9 @@ def test_reservation_waits_longer_than_the_proxy_or_is_refused() -> None:
         {"RESERVATION_DEPOSIT_DEADLINE_MS": "3000"}
     )
     settings.build({"RESERVATION_DEPOSIT_DEADLINE_MS": "3000", "POLICY_CHARGE_TIMEOUT_SECONDS": "2.5"})
+    assert "RESERVATION_DEPOSIT_DEADLINE_MS=4000: must be above POLICY_CHARGE_TIMEOUT_SECONDS (5)" in told(
+        {"POLICY_CHARGE_TIMEOUT_SECONDS": "5"}
+    )
 
 
 POSTGRESQL = {"DEPOSITS": "2", "DEPOSIT_DATABASE_URL": "postgresql+psycopg://me:secret@here/deposit"}

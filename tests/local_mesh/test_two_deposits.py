@@ -55,6 +55,12 @@ def test_of_two_deposits_either_can_be_taken_away(mesh: LocalMesh) -> None:
     status = mesh.run("status")
     assert status.returncode == 0, status.stdout
     assert re.search(r"^deposit-2 +running +ready ", status.stdout, re.MULTILINE)
+    # Up means that both proxies know both of them.
+    assert [parts.found_ready(mesh.settings, proxy, "deposit") for proxy in ("edge", "policy")] == [2, 2]
+    other_database = mesh.run(
+        "up", DINEMESH_DEPOSIT_DATABASE_URL="postgresql+psycopg://me:secret@elsewhere/deposit"
+    )
+    assert "The mesh runs with DEPOSIT_DATABASE_URL=postgresql+psycopg://...@" in other_database.stderr
     table = free_table(mesh)
     for gone, other in (("deposit", "deposit-2"), ("deposit-2", "deposit")):
         assert mesh.run("stop", SERVICE=gone).returncode == 0
