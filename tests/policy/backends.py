@@ -10,12 +10,11 @@ from typing import Any, Literal
 import grpc
 from grpc_health.v1 import health_pb2
 
-State = Literal["well", "unavailable", "overloaded", "hangs", "internal", "slow"]
+State = Literal["well", "unavailable", "overloaded", "hangs", "internal", "held"]
 
 CHARGE = "/dinemesh.deposit.v1.DepositService/CreateDeposit"
 READ = "/dinemesh.deposit.v1.DepositService/GetDeposit"
 HEALTH = "/grpc.health.v1.Health/Check"
-SLOW_SECONDS = 0.5
 
 SERVING, NOT_SERVING = map(health_pb2.HealthCheckResponse.ServingStatus.Value, ("SERVING", "NOT_SERVING"))
 
@@ -31,6 +30,10 @@ class Backend:
         self.state: State = state
         self.ready = ready
         self.calls: Counter[str] = Counter()
+        self.had_left: list[float] = []
+        """Seconds that each call was told to have."""
+        self.release = threading.Event()
+        """Lets those go that are held."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(128), handlers=[_Everything(self)])
@@ -39,6 +42,7 @@ class Backend:
 
     def stop(self) -> None:
         self._stopped.set()
+        self.release.set()
         self._server.stop(0).wait()
 
     def answer(self, method: str, context: grpc.ServicerContext) -> bytes:
@@ -48,6 +52,7 @@ class Backend:
             return said
         with self._lock:
             self.calls[method] += 1
+            self.had_left.append(context.time_remaining())
         match self.state:
             case "unavailable":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "this instance is broken")
@@ -57,8 +62,8 @@ class Backend:
                 context.abort(grpc.StatusCode.INTERNAL, "an error of its own")
             case "hangs":
                 self._stopped.wait(20)
-            case "slow":
-                self._stopped.wait(SLOW_SECONDS)
+            case "held":
+                self.release.wait(20)
         return b""
 
 

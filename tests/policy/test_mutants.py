@@ -6,15 +6,16 @@ from collections import Counter
 
 import grpc
 
-from tests.policy.backends import CHARGE, READ
+from tests.policy.backends import CHARGE, READ, Backend
 from tests.policy.conftest import Open
-from tests.policy.test_reservation_to_deposit import impatient, leads_on
+from tests.policy.test_reservation_to_deposit import impatient, leads_on, most_may_go, two_of_three_go
 from tests.policy.ways import (
     AT_ONCE,
     DETECTED,
     ERRORS_IN_A_ROW,
     FAILED,
     OK,
+    ROUTE_SECONDS,
     UNAVAILABLE,
     Made,
     code_of,
@@ -37,6 +38,23 @@ def test_without_the_share_of_ejections_half_of_all_calls_go_on_failing(open_way
     said = Counter(way.call(CHARGE) for _ in range(40))
     assert said[UNAVAILABLE] > 2 * ERRORS_IN_A_ROW
     assert way.ejected == 0
+
+
+def test_without_the_panic_threshold_calls_go_to_those_who_were_ejected(open_way: Open) -> None:
+    def without(made: Made) -> None:
+        most_may_go(made)
+        del made.cluster[made.name("common_lb_config")][made.name("healthy_panic_threshold")]
+
+    way = open_way([Backend(ready=True) for _ in range(3)], edit=without)
+    two_of_three_go(way)
+
+    def panics() -> bool:
+        way.call(CHARGE)
+        return way.proxy.stat("lb_healthy_panic") > 0
+
+    wait_for(3, panics)
+    said = Counter(way.call(CHARGE) for _ in range(30))
+    assert said[UNAVAILABLE] > 0
 
 
 def test_without_its_own_word_on_retries_a_charge_is_made_three_times(open_way: Open) -> None:
@@ -66,9 +84,9 @@ def test_without_the_limit_everything_gets_in(open_way: Open) -> None:
         del limits[made.name("max_requests")]
 
     way = open_way(edit=without)
-    for one in way.backends:
-        one.state = "slow"
-    calls = [way.begin(CHARGE) for _ in range(3 * AT_ONCE)]
+    calls = way.begin_held(3 * AT_ONCE)
+    wait_for(10, lambda: way.arrived(CHARGE) == len(calls))
+    way.release()
     assert {code_of(one) for one in calls} == {OK}
 
 
@@ -86,6 +104,16 @@ def test_with_the_deadlines_of_others_impatience_is_held_against_an_instance(ope
             break
     assert way.proxy.stat(DETECTED) > 0
     assert way.proxy.stat("upstream_rq_timeout") > 0
+
+
+def test_without_the_routes_own_time_handed_on_deposit_would_take_as_long_as_it_likes(open_way: Open) -> None:
+    def without(made: Made) -> None:
+        del made.route("charge")["route"][made.name("max_grpc_timeout")]
+
+    way = open_way(edit=without)
+    assert way.call(CHARGE) == OK
+    (told,) = (one.had_left[0] for one in way.backends if one.had_left)
+    assert told > 2 * ROUTE_SECONDS
 
 
 def test_with_unavailable_alone_a_read_that_hangs_is_tried_once(open_way: Open) -> None:

@@ -146,6 +146,16 @@ class Way:
     def call(self, method: str, timeout: float = 10.0) -> grpc.StatusCode:
         return code_of(self.begin(method, timeout))
 
+    def begin_held(self, count: int) -> list[grpc.Future[Any]]:
+        """Charges at once, which the instances hold until they are released."""
+        for one in self.backends:
+            one.state = "held"
+        return [self.begin(CHARGE) for _ in range(count)]
+
+    def release(self) -> None:
+        for one in self.backends:
+            one.release.set()
+
     def arrived(self, method: str) -> int:
         """At all instances together."""
         return sum(one.calls[method] for one in self.backends)
@@ -155,10 +165,10 @@ class Way:
         """Instances that are out now."""
         return self.proxy.stat("outlier_detection.ejections_active")
 
-    def eject(self) -> Counter[grpc.StatusCode]:
-        """Charges, one after the other, until an instance is out."""
+    def eject(self, count: int = 1) -> Counter[grpc.StatusCode]:
+        """Charges, one after the other, until so many instances are out."""
         said: Counter[grpc.StatusCode] = Counter()
-        while not self.ejected:
+        while self.ejected < count:
             said[self.call(CHARGE)] += 1
             assert said.total() < 100, f"nobody was ejected: {said}"
         return said
