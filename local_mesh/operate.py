@@ -10,20 +10,22 @@ from local_mesh import parts, tokens
 from local_mesh.commands import Mesh, say
 from local_mesh.failure import Failure
 from local_mesh.settings import PREFIX, ROOT
+from operations.addresses import AMQP, PROVIDER, TOKEN, database
 
 PUBLISHERS = ("reservation", "deposit", "restaurant")
+DATABASES = (*PUBLISHERS, "history")
 
 
 def audit(mesh: Mesh) -> int:
     """Hold the books of all services against each other. Changes nothing."""
-    databases = _databases(_running(mesh))
-    return _operations("audit", [*databases, _provider(mesh), f"--amqp={mesh.settings.broker_url}"], mesh)
+    started = _running(mesh)
+    return _operations("audit", [], mesh, _databases(started, *DATABASES) | _provider(mesh) | _broker(mesh))
 
 
 def pending(mesh: Mesh) -> int:
     """List what waits longer than it may. Changes nothing."""
-    databases = _databases(_running(mesh))
-    return _operations("pending", [*databases, f"--amqp={mesh.settings.broker_url}"], mesh)
+    started = _running(mesh)
+    return _operations("pending", [], mesh, _databases(started, *DATABASES) | _broker(mesh))
 
 
 def retry_refund(mesh: Mesh) -> int:
@@ -32,32 +34,31 @@ def retry_refund(mesh: Mesh) -> int:
     deposit = mesh.word("DEPOSIT")
     if not deposit:
         raise Failure("Whose refund? `make pending` lists those refused: make retry-refund DEPOSIT=<id>")
-    database = started["deposit"][PREFIX + "DATABASE_URL"]
     # gRPC takes the first that answers.
     instances = [mesh.settings.address(part) for part in mesh.settings.instances("deposit")]
     address = f"ipv4:{','.join(instances)}"
-    arguments = [f"--deposit-db={database}", f"--deposit-address={address}", f"--deposit={deposit}"]
-    token = tokens.person(mesh.places, "operator", "operator")
-    return _operations("retry-refund", arguments, mesh, {f"{PREFIX}OPERATOR_TOKEN": token})
+    arguments = [f"--deposit-address={address}", f"--deposit={deposit}"]
+    token = {TOKEN: tokens.person(mesh.places, "operator", "operator")}
+    return _operations("retry-refund", arguments, mesh, _databases(started, "deposit") | token)
 
 
 def lift_refund_block(mesh: Mesh) -> int:
     """The sandbox's switch: it refunds again what it refused to refund."""
     _running(mesh)
     charge = [f"--charge={mesh.word('DEPOSIT')}"] if mesh.word("DEPOSIT") else []
-    return _operations("lift-refund-block", [_provider(mesh), *charge], mesh)
+    return _operations("lift-refund-block", charge, mesh, _provider(mesh))
 
 
 def dead_letters(mesh: Mesh) -> int:
     """List what a subscriber could not take."""
     _running(mesh)
-    return _operations("dead-letters", [f"--amqp={mesh.settings.broker_url}", *_queue(mesh)], mesh)
+    return _operations("dead-letters", _queue(mesh), mesh, _broker(mesh))
 
 
 def redrive(mesh: Mesh) -> int:
     """Give it to the subscriber again."""
     _running(mesh)
-    return _operations("redrive", [f"--amqp={mesh.settings.broker_url}", *_queue(mesh)], mesh)
+    return _operations("redrive", _queue(mesh), mesh, _broker(mesh))
 
 
 def replay(mesh: Mesh) -> int:
@@ -66,9 +67,7 @@ def replay(mesh: Mesh) -> int:
     names = [mesh.word("SERVICE")] if mesh.word("SERVICE") else list(PUBLISHERS)
     if not set(names) <= set(PUBLISHERS):
         raise Failure(f"SERVICE must be one of {', '.join(PUBLISHERS)}: the others publish nothing.")
-    return _operations(
-        "replay", [f"--{name}-db={started[name][PREFIX + 'DATABASE_URL']}" for name in names], mesh
-    )
+    return _operations("replay", [], mesh, _databases(started, *names))
 
 
 def rebuild_history(mesh: Mesh) -> int:
@@ -95,18 +94,20 @@ def _queue(mesh: Mesh) -> list[str]:
     return [f"--queue={mesh.word('QUEUE')}"] if mesh.word("QUEUE") else []
 
 
-def _databases(started: Mapping[str, Mapping[str, str]]) -> list[str]:
-    return [f"--{name}-db={started[name][PREFIX + 'DATABASE_URL']}" for name in (*PUBLISHERS, "history")]
+def _databases(started: Mapping[str, Mapping[str, str]], *services: str) -> dict[str, str]:
+    return {database(name): started[name][PREFIX + "DATABASE_URL"] for name in services}
 
 
-def _provider(mesh: Mesh) -> str:
-    return f"--provider={mesh.settings.address('sandbox')}"
+def _broker(mesh: Mesh) -> dict[str, str]:
+    return {AMQP: mesh.settings.broker_url}
 
 
-def _operations(
-    command: str, arguments: Sequence[str], mesh: Mesh, more: Mapping[str, str] | None = None
-) -> int:
-    environment = parts.plain_environment(mesh.settings) | dict(more or {})
+def _provider(mesh: Mesh) -> dict[str, str]:
+    return {PROVIDER: mesh.settings.address("sandbox")}
+
+
+def _operations(command: str, arguments: Sequence[str], mesh: Mesh, told: Mapping[str, str]) -> int:
+    environment = parts.plain_environment(mesh.settings) | dict(told)
     return _run([sys.executable, "-m", "operations", command, *arguments], environment)
 
 

@@ -1,4 +1,7 @@
-"""python -m operations: audit, pending, dead letters, refunds. `--help` says what each command needs."""
+"""python -m operations: audit, pending, dead letters, refunds. `--help` says what each command needs.
+
+Addresses come from the environment as well, and better: a command line is seen by everybody on the machine.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from operations import events, picture, refunds, waiting
+from operations.addresses import AMQP, PROVIDER, TOKEN, database
 from operations.audit import PATIENCE_SECONDS, audit
 from operations.broker import NoBroker
 from operations.limits import Limits
@@ -22,9 +26,6 @@ EXIT_CANNOT = 2
 
 MOST = 20
 """Lines of one kind that a person reads."""
-TOKEN = "DINEMESH_OPERATOR_TOKEN"
-"""In the environment: a command line is seen by everybody on the machine."""
-
 _DATABASES = ("reservation", "deposit", "restaurant", "history")
 
 
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "audit", help="hold all services' books against each other; changes nothing"
     )
     _add_databases(command)
-    command.add_argument("--provider", metavar="ADDRESS", required=True, help="the sandbox, host:port")
+    _add_address(command, "--provider", "ADDRESS", PROVIDER, "the sandbox, host:port")
     _add_broker(command)
     command.add_argument(
         "--patience",
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         "retry-refund",
         help=f"let deposit try the refused refunds of one deposit again; an operator's token is in {TOKEN}",
     )
-    command.add_argument("--deposit-db", metavar="URL", required=True, help="database of deposit")
+    _add_database(command, "deposit")
     command.add_argument("--deposit-address", metavar="ADDRESS", required=True, help="deposit, host:port")
     command.add_argument("--deposit", metavar="ID", required=True, help="whose refunds")
     command.add_argument(
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_retry_refund)
 
     command = commands.add_parser("lift-refund-block", help="the sandbox's switch: refunds succeed again")
-    command.add_argument("--provider", metavar="ADDRESS", required=True, help="the sandbox, host:port")
+    _add_address(command, "--provider", "ADDRESS", PROVIDER, "the sandbox, host:port")
     command.add_argument("--charge", metavar="ID", default="", help="of this deposit alone (all)")
     command.set_defaults(run=_lift_refund_block)
 
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         help="publish the outboxes again, after a broker was lost; subscribers ignore what they know",
     )
     for name in _DATABASES[:-1]:
-        command.add_argument(f"--{name}-db", metavar="URL", help=f"database of {name}")
+        _add_database(command, name, required=False)
     command.add_argument(
         "--since", metavar="SECONDS", type=_seconds, help="only events of the last so many seconds (all)"
     )
@@ -181,7 +182,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_databases(command: argparse.ArgumentParser) -> None:
     for name in _DATABASES:
-        command.add_argument(f"--{name}-db", metavar="URL", required=True, help=f"database of {name}")
+        _add_database(command, name)
+
+
+def _add_database(command: argparse.ArgumentParser, name: str, *, required: bool = True) -> None:
+    told = f"database of {name}"
+    _add_address(command, f"--{name}-db", "URL", database(name), told, required=required)
+
+
+def _add_address(
+    command: argparse.ArgumentParser,
+    option: str,
+    kind: str,
+    variable: str,
+    told: str,
+    *,
+    required: bool = True,
+) -> None:
+    usual = os.environ.get(variable) or None
+    command.add_argument(
+        option, metavar=kind, default=usual, required=required and usual is None, help=f"{told} ({variable})"
+    )
 
 
 def _add_limits(command: argparse.ArgumentParser) -> None:
@@ -205,7 +226,7 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 
 
 def _add_broker(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--amqp", metavar="URL", required=True, help="the broker")
+    _add_address(command, "--amqp", "URL", AMQP, "the broker")
     command.add_argument(
         "--queue", metavar="NAME", action="append", help="a subscriber's queue, repeatable (the mesh's own)"
     )

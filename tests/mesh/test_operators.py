@@ -18,6 +18,7 @@ from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.kit import crash
 from dinemesh.sandbox.v1 import sandbox_pb2
 from operations import __main__ as commands
+from operations import addresses
 from operations.audit import look
 from operations.limits import Limits
 from operations.picture import Sources
@@ -73,7 +74,7 @@ class Office:
 
 @pytest.fixture
 def office(mesh: RunningMesh, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Office:
-    monkeypatch.setenv(commands.TOKEN, mesh.token("olga", "operator"))
+    monkeypatch.setenv(addresses.TOKEN, mesh.token("olga", "operator"))
     return Office(mesh, capsys)
 
 

@@ -245,3 +245,22 @@ async def test_what_cannot_be_done_is_said_and_ends_with_two(
         assert "the broker was not reached" in capsys.readouterr().err
     assert await run("replay", "--deposit-db", "sqlite:////nowhere/deposit.db") == 2
     assert "there is no such file" in capsys.readouterr().err
+
+
+async def test_addresses_come_from_the_environment_and_what_is_missing_is_named(
+    world: World,
+    broker: RunningBroker,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in SERVICES:
+        monkeypatch.setenv(f"DINEMESH_{name.upper()}_DATABASE_URL", world.urls[name])
+    monkeypatch.setenv("DINEMESH_SANDBOX_ADDRESS", world.provider.address)
+    with pytest.raises(SystemExit, match="2"):
+        await run("audit")
+    assert "required: --amqp" in capsys.readouterr().err
+    monkeypatch.setenv("DINEMESH_AMQP_URL", broker.fresh_url())
+    assert await run("audit", "--patience", "0") == 0
+    # Who gives an address means it.
+    assert await run("audit", "--history-db", "sqlite:////nowhere/history.db") == 2
+    assert "there is no such file" in capsys.readouterr().err

@@ -1,0 +1,12 @@
+"""Under which names the environment has what the operator's commands look at."""
+
+from __future__ import annotations
+
+AMQP = "DINEMESH_AMQP_URL"
+PROVIDER = "DINEMESH_SANDBOX_ADDRESS"
+TOKEN = "DINEMESH_OPERATOR_TOKEN"
+"""Nowhere else: a command line is seen by everybody on the machine."""
+
+
+def database(service: str) -> str:
+    return f"DINEMESH_{service.upper()}_DATABASE_URL"
