@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_mesh import edge, envoy, parts, policy, samples, settings, tokens
+from local_mesh import dialogue, edge, envoy, parts, policy, samples, settings, tokens
 from local_mesh.commands import Mesh
 from local_mesh.failure import Failure
 from local_mesh.places import Places
@@ -53,6 +53,7 @@ def _token(given: argparse.Namespace) -> int:
 
 def _samples(given: argparse.Namespace) -> int:
     mesh = Mesh({"STATE_DIR": str(given.private), "EDGE_PORT": str(given.edge_port)})
+    dialogue.wait_for_the_edge(mesh.settings, given.patience)
     samples.refresh(mesh, through_the_edge=True)
     return 0
 
@@ -109,6 +110,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("samples", help="make sample restaurants through the edge of this machine")
     _add_private(command)
     command.add_argument("--edge-port", type=int, default=settings.MeshSettings.edge_port)
+    command.add_argument(
+        "--patience", type=float, default=60, metavar="SECONDS", help="until the edge answers (%(default)s)"
+    )
     command.set_defaults(run=_samples)
 
     command = commands.add_parser("edge", help="run Envoy in front of the services")

@@ -17,7 +17,7 @@ from dinemesh.deposit.v1 import deposit_service_pb2_grpc
 from dinemesh.history.v1 import history_service_pb2_grpc
 from dinemesh.kit import wire
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
-from dinemesh.restaurant.v1 import restaurant_service_pb2_grpc
+from dinemesh.restaurant.v1 import restaurant_service_pb2, restaurant_service_pb2_grpc
 from local_mesh.failure import Failure
 from local_mesh.settings import MeshSettings
 
@@ -49,6 +49,26 @@ class Services:
     ) -> None:
         for channel in self._channels.values():
             channel.close()
+
+
+def wait_for_the_edge(settings: MeshSettings, seconds: float) -> None:
+    """Until it answers what everybody may ask. Raises Failure when it does not."""
+    end = time.monotonic() + seconds
+    with Services(settings, through_the_edge=True) as services:
+        while True:
+            try:
+                services.restaurant.ListRestaurants(
+                    restaurant_service_pb2.ListRestaurantsRequest(), timeout=DEADLINE_SECONDS
+                )
+                return
+            except grpc.RpcError as error:
+                if time.monotonic() > end:
+                    code = error.code() if isinstance(error, grpc.Call) else error
+                    raise Failure(
+                        f"The edge at {settings.address('edge')} does not answer ({code});"
+                        f" it had {seconds:g} s."
+                    ) from None
+            time.sleep(0.2)
 
 
 _STUBS: dict[str, Callable[[grpc.Channel], object]] = {

@@ -14,6 +14,7 @@ import pytest
 
 from tests.compose import files
 from tests.k8s import rendered
+from tests.support.ports import free_ports
 
 LEFT_OUT = ("envoy", "supervisor", "swagger_ui")
 """Packages that the service's image uninstalls, by the names that are imported."""
@@ -167,3 +168,7 @@ def test_the_edges_image_has_all_that_its_commands_need(edge_image: Path, tmp_pa
     before = (public / "jwks.json").read_text()
     assert _run(edge_image, "local_mesh.containers", "keys", *made) == (0, "")
     assert (public / "jwks.json").read_text() == before  # a second `up` makes no other keys
+    (nowhere,) = free_ports(1)
+    samples = ("samples", "--private", str(private), f"--edge-port={nowhere}", "--patience=0.5")
+    code, said = _run(edge_image, "local_mesh.containers", *samples)
+    assert code == 1 and said.startswith(f"The edge at 127.0.0.1:{nowhere} does not answer"), said
