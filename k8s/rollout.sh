@@ -4,14 +4,37 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 overlay=overlays/${1:?"which overlay: dev or prod"}
 
-kubectl apply --server-side -f base/namespace.yaml
+# The files win over what `rollout undo` or `patch` left: those fields belong to another manager then.
+apply() { kubectl apply --server-side --force-conflicts "$@"; }
+migrations() { kubectl -n dinemesh "$@" -l app.kubernetes.io/component=migrations; }
+
+keys=$overlay/keys/jwks.json
+case "$(tr -d '[:space:]' < "$keys")" in
+    *'"kid":"nobody"'*) echo "k8s/$keys holds the key that ships, which nobody has: put in those that tokens are signed with" ;;
+    '{"keys":[{'*'"kty":'*'}]}') keys= ;;
+    *) echo "k8s/$keys holds no keys: a JSON Web Key Set is wanted, {\"keys\": [{...}]}" ;;
+esac >&2
+[ -z "$keys" ] || exit 1
+
+apply -f base/namespace.yaml
 if [ -d "$overlay/migrations" ]; then
     # The schema first: the old pods go on with the new one, the new pods wait for it. A Job cannot be changed.
-    kubectl -n dinemesh delete jobs -l app.kubernetes.io/component=migrations --ignore-not-found
-    kubectl apply --server-side -k "$overlay/migrations"
-    kubectl -n dinemesh wait jobs -l app.kubernetes.io/component=migrations --for=condition=Complete --timeout=11m
+    migrations delete jobs --ignore-not-found
+    apply -k "$overlay/migrations"
+    # Each ends within 10 minutes by itself. `wait` knows one condition only, and would not notice that one has failed.
+    until migrations wait jobs --for=condition=Complete --timeout=5s 2> /dev/null; do
+        conditions=$(migrations get jobs -o 'jsonpath={.items[*].status.conditions[*].type}')
+        if grep -qw Failed <<< "$conditions"; then
+            echo "a migration has failed; no pod was changed. What they said:" >&2
+            migrations logs --prefix --tail=50 >&2
+            exit 1
+        elif [ "$SECONDS" -gt 660 ]; then
+            echo "the migrations neither end nor fail; no pod was changed" >&2
+            exit 1
+        fi
+    done
 fi
-kubectl apply --server-side -k "$overlay"
+apply -k "$overlay"
 for service in reservation deposit history restaurant; do
     kubectl -n dinemesh rollout status "deployment/$service" --timeout=5m
 done

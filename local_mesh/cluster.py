@@ -1,8 +1,8 @@
 """The Secrets of a cluster that is tried out (k8s/overlays/dev): `python -m local_mesh.cluster`.
 
 Prints them as YAML, for `kubectl create`: passwords made up here and kept nowhere else, reservation's own
-token signed by the keys of this machine. Writes the public keys to where the overlays take them from. In prod
-whoever keeps the databases and issues tokens makes Secrets of the same names and keys.
+token signed by the keys of this machine. Writes the public keys to where that overlay takes them from. In
+prod whoever keeps the databases and issues tokens makes Secrets of the same names and keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from local_mesh.places import Places
 from local_mesh.settings import BEHIND_THE_EDGE, PREFIX, ROOT
 
 NAMESPACE = "dinemesh"
-JWKS = ROOT / "k8s" / "keys" / "jwks.json"
+JWKS = ROOT / "k8s" / "overlays" / "dev" / "keys" / "jwks.json"
 ENDPOINTS = tuple(f"{PREFIX}{name}" for name in ("DATABASE_URL", "AMQP_URL"))
 """Where a service's data lives, and with which password."""
 
@@ -30,10 +30,6 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
     "rabbitmq": ("RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS"),
 }
 """Every Secret that k8s/ refers to, with its keys."""
-
-
-def secret_keys(name: str) -> tuple[str, ...] | None:
-    return SECRETS.get(name)
 
 
 def values(token: str) -> dict[str, dict[str, str]]:

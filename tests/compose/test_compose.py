@@ -311,7 +311,7 @@ def test_the_commands_of_the_edges_image_are_ones_that_it_knows() -> None:
 
 def test_envoy_takes_the_edge_as_the_containers_configure_it(tmp_path: Path) -> None:
     """By names: Envoy refuses them unless it is told to look them up."""
-    (tmp_path / "jwks.json").write_text((rendered.K8S / "keys/jwks.json").read_text())
+    (tmp_path / "jwks.json").write_text((rendered.K8S / "overlays/prod/keys/jwks.json").read_text())
     given = containers.parser().parse_args(service(files.compose(), "edge")["command"])
     given.jwks, given.work = tmp_path / "jwks.json", tmp_path
     config = containers.edge_config(given)

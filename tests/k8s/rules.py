@@ -13,7 +13,7 @@ from deposit_svc.sandbox.__main__ import Settings as SandboxSettings
 from deposit_svc.settings import DepositSettings
 from dinemesh.kit.settings import PREFIX, ServiceSettings
 from history_svc.settings import HistorySettings
-from local_mesh.cluster import secret_keys
+from local_mesh.cluster import SECRETS
 from reservation_svc.settings import ReservationSettings
 from restaurant_svc.settings import Settings as RestaurantSettings
 from tests.k8s import schemas
@@ -273,7 +273,7 @@ def _settings(cluster: Cluster, workload: Workload) -> BaseSettings | str | None
     container = workload.containers[0]
     given = cluster.settings(container)
     for secret in secrets(container):
-        given |= dict.fromkeys(secret_keys(secret) or (), "postgresql://elsewhere")
+        given |= dict.fromkeys(SECRETS.get(secret, ()), "postgresql://elsewhere")
     values = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
     if unknown := set(values) - set(kind.model_fields):
         return f"unknown settings {sorted(unknown)}"
@@ -290,11 +290,11 @@ def _missing(cluster: Cluster, workload: Workload, container: Object) -> Iterato
         if cluster.named("ConfigMap", name) is None:
             yield f"there is no ConfigMap {name}"
     for name in [*secrets(container), *mounted_secrets(workload)]:
-        if secret_keys(name) is None:
+        if name not in SECRETS:
             yield f"nobody makes a Secret {name}"
     for one in container.get("env", []):
         wanted = one.get("valueFrom", {}).get("secretKeyRef")
-        if wanted and wanted["key"] not in (secret_keys(wanted["name"]) or ()):
+        if wanted and wanted["key"] not in SECRETS.get(wanted["name"], ()):
             yield f"nobody makes {wanted['key']} in the Secret {wanted['name']}"
     volumes = {one["name"] for one in workload.pod.get("volumes", [])}
     volumes |= {one["metadata"]["name"] for one in workload.spec.get("volumeClaimTemplates", [])}
@@ -315,7 +315,7 @@ def _config_maps(workload: Workload) -> Iterator[str]:
             if "configMapRef" in source:
                 yield source["configMapRef"]["name"]
     for volume in workload.pod.get("volumes", []):
-        if "configMap" in volume:
+        if "configMap" in volume and not volume["configMap"].get("optional"):
             yield volume["configMap"]["name"]
 
 

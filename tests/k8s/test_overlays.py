@@ -66,7 +66,7 @@ def test_in_prod_the_jobs_migrate_and_the_pods_wait_for_them(prod: Cluster, migr
     assert packages == {f"{service}_svc" for service in SERVICES}
     for job in migrations.workloads:
         assert job.pod["restartPolicy"] == "Never"
-        assert job.spec["activeDeadlineSeconds"] <= 600  # k8s/rollout.sh waits for 11 minutes
+        assert job.spec["activeDeadlineSeconds"] <= 600  # k8s/rollout.sh gives up after 11 minutes
         secret = job.containers[0]["env"][0]["valueFrom"]["secretKeyRef"]
         assert secret["name"] == f"{job.name.removesuffix('-migrations')}-endpoints"
 

@@ -18,10 +18,12 @@ from local_mesh import cluster
 from tests.k8s import rendered, rules, schemas
 from tests.k8s.rendered import OVERLAYS, ROOT, SERVICES, Cluster
 
+DEV_KEYS, PROD_KEYS = (f"k8s/overlays/{overlay}/keys/jwks.json" for overlay in ("dev", "prod"))
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[rendered.Object]]:
-    """A copy of the project, as it writes into k8s/keys; what it printed."""
+    """A copy of the project, as it writes into an overlay of it; what it printed."""
     root = tmp_path_factory.mktemp("project")
     for folder in ("local_mesh", "dinemesh", "k8s"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -80,21 +82,23 @@ def test_the_services_take_reservations_token_by_the_keys_that_go_with_it(
     made: tuple[Path, list[rendered.Object]],
 ) -> None:
     root, secrets = made
+    keys = root / DEV_KEYS
     token = next(one for one in secrets if one["metadata"]["name"] == "reservation-token")["stringData"][
         "token"
     ]
-    identity = Verifier(root / "k8s/keys/jwks.json").verify(token)
+    identity = Verifier(keys).verify(token)
     assert (identity.subject, identity.role) == ("reservation", "service")
     private = {"d", "p", "q"}
-    assert all(
-        not private & set(key) for key in json.loads((root / "k8s/keys/jwks.json").read_text())["keys"]
-    )
+    assert all(not private & set(key) for key in json.loads(keys.read_text())["keys"])
 
 
-def test_the_keys_that_ship_let_nobody_in(made: tuple[Path, list[rendered.Object]]) -> None:
+def test_the_keys_that_ship_let_nobody_in_and_prods_are_nobody_elses_to_write(
+    made: tuple[Path, list[rendered.Object]],
+) -> None:
     root, _ = made
-    (shipped,) = json.loads((ROOT / "k8s/keys/jwks.json").read_text())["keys"]
+    (shipped,) = json.loads((ROOT / PROD_KEYS).read_text())["keys"]
     assert shipped["kid"] == "nobody"
     jwt.PyJWK(shipped)  # a point of the curve: Envoy would refuse its whole listener otherwise
-    Verifier(ROOT / "k8s/keys/jwks.json")
-    assert (root / "k8s/keys/jwks.json").read_text() != (ROOT / "k8s/keys/jwks.json").read_text()
+    Verifier(ROOT / PROD_KEYS)
+    assert (root / PROD_KEYS).read_text() == (ROOT / PROD_KEYS).read_text()
+    assert (root / DEV_KEYS).read_text() != (ROOT / PROD_KEYS).read_text()

@@ -53,7 +53,7 @@ func (d document) isIstio() bool { return strings.Contains(d.apiVersion, ".istio
 type shipped []document
 
 // render makes an overlay as `kubectl apply -k` would. The keys are those of istio/, which nobody has: an installation's
-// own come from k8s/keys.
+// own come from its overlay.
 func render(t testing.TB, folder string) shipped {
 	t.Helper()
 	found := build(t, folder)
