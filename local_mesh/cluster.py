@@ -1,4 +1,4 @@
-"""The Secrets of a cluster that is tried out (k8s/overlays/dev): `python -m local_mesh.cluster`.
+"""The Secrets of a cluster that is tried out (k8s/overlays/dev): `python -m local_mesh.cluster [NAME ...]`.
 
 Prints them as YAML, for `kubectl create`: passwords made up here and kept nowhere else, reservation's own
 token signed by the keys of this machine. Writes the public keys to where that overlay takes them from. In
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -72,13 +72,17 @@ def manifests(made: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
+    """`names`: of the Secrets that are printed; all of them without any."""
+    if unknown := set(names) - set(SECRETS):
+        sys.exit(f"There is no Secret {', '.join(sorted(unknown))}; these there are: {', '.join(SECRETS)}")
     places = Places(settings.MeshSettings.state_dir)
     tokens.write_for_services(places)
     JWKS.write_text(places.jwks.read_text())
     token = places.service_token("reservation").read_text()
-    sys.stdout.write(manifests(values(token)))
+    made = values(token)
+    sys.stdout.write(manifests({name: made[name] for name in names or made}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -37,6 +37,8 @@ class Nodes:
         self.ready = threading.Event()
         """Taken away: new pods stay as they are made."""
         self.ready.set()
+        self.failing: set[str] = set()
+        """Jobs whose pods end with an error."""
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
@@ -45,10 +47,12 @@ class Nodes:
             for pod in self._plane.list("pods"):
                 if pod.get("status", {}).get("phase") == "Pending":
                     name = pod["metadata"]["name"]
-                    job = any(one["kind"] == "Job" for one in pod["metadata"].get("ownerReferences", []))
+                    owners = pod["metadata"].get("ownerReferences", [])
+                    jobs = {one["name"] for one in owners if one["kind"] == "Job"}
+                    fails = bool(jobs & self.failing)
                     self._plane.patch(
                         f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/status",
-                        {"status": _done(pod) if job else _running(pod)},
+                        {"status": _done(pod, fails=fails) if jobs else _running(pod)},
                     )
 
     def __enter__(self) -> Nodes:
@@ -82,14 +86,15 @@ def _running(pod: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _done(pod: Mapping[str, Any]) -> dict[str, Any]:
+def _done(pod: Mapping[str, Any], *, fails: bool) -> dict[str, Any]:
     """A Job's: over as soon as it has begun."""
     status = _running(pod)
-    ended = {"exitCode": 0, "reason": "Completed", "startedAt": _now(), "finishedAt": _now()}
+    ended = {"exitCode": int(fails), "reason": "Error" if fails else "Completed"}
+    ended |= {"startedAt": _now(), "finishedAt": _now()}
     for one in status["containerStatuses"]:
         one |= {"ready": False, "started": False, "state": {"terminated": ended}}
     conditions = [one for one in status["conditions"] if one["type"] not in ("Ready", "ContainersReady")]
-    return status | {"phase": "Succeeded", "conditions": conditions}
+    return status | {"phase": "Failed" if fails else "Succeeded", "conditions": conditions}
 
 
 class Metrics:

@@ -18,7 +18,7 @@ from local_mesh import cluster
 from tests.cluster_truth import programs
 from tests.cluster_truth.control_plane import NAMESPACE, ControlPlane, Refused, control_plane
 from tests.cluster_truth.nodes import Metrics, Nodes, metrics
-from tests.cluster_truth.render import render
+from tests.cluster_truth.render import copied, render
 from tests.k8s import rendered
 from tests.k8s.rendered import OVERLAYS, SERVICES
 
@@ -68,7 +68,7 @@ def used(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def rollout(plane: ControlPlane, nodes: Nodes, used: Metrics) -> str:
     """What k8s/rollout.sh said when it rolled out prod, with the Secrets that it needs."""
     plane.kubectl("create", "-f", "-", given=cluster.manifests(cluster.values("token")))
-    return plane.run(rendered.K8S / "rollout.sh", "prod")
+    return roll_out(plane)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,29 @@ def prod(plane: ControlPlane, rollout: str) -> ControlPlane:
     for service in SERVICES:
         eventually(f"three pods of {service}", lambda service=service: ready(plane, service) == 3)  # type: ignore[misc]
     return plane
+
+
+def roll_out(plane: ControlPlane, change: Callable[[Path], object] = lambda _: None) -> str:
+    """What k8s/rollout.sh says of prod, with keys of somebody and files that are changed. Raises Refused."""
+
+    def somebody(root: Path) -> None:
+        keys = root / "k8s/overlays/prod/keys/jwks.json"
+        keys.write_text(keys.read_text().replace("nobody", "somebody"))
+        change(root)
+
+    with copied(somebody) as root:
+        return plane.run(root / "k8s/rollout.sh", "prod")
+
+
+def edit(file: str, old: str, new: str) -> Callable[[Path], object]:
+    """Of a copy of the project."""
+
+    def change(root: Path) -> None:
+        text = (root / file).read_text()
+        assert old in text
+        (root / file).write_text(text.replace(old, new))
+
+    return change
 
 
 def ready(plane: ControlPlane, service: str) -> int:
@@ -149,9 +172,73 @@ def test_a_rollout_runs_the_migrations_first_and_waits_for_all_of_it(
         assert f"job.batch/{service}-migrations condition met" in migrated
         assert f'deployment "{service}" successfully rolled out' in applied
     assert {one["status"].get("succeeded") for one in prod.list("jobs", "apis/batch/v1")} == {1}
-    again = prod.run(rendered.K8S / "rollout.sh", "prod")
+    again = roll_out(prod)
     assert again.count(" deleted") == len(SERVICES)
     assert again.count("condition met") == len(SERVICES)
+
+
+def test_a_migration_that_fails_is_noticed_at_once_and_no_pod_is_changed(
+    prod: ControlPlane, nodes: Nodes
+) -> None:
+    def tries_once(root: Path) -> None:
+        edit("k8s/components/migrations/every_job.yaml", "backoffLimit: 3", "backoffLimit: 0")(root)
+        edit("k8s/image/kustomization.yaml", "newTag: 1.0.0", "newTag: 1.1.0")(root)
+
+    nodes.failing.add("history-migrations")
+    began = time.monotonic()
+    try:
+        with pytest.raises(Refused, match="a migration has failed; no pod was changed"):
+            roll_out(prod, tries_once)
+    finally:
+        nodes.failing.clear()
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    assert images(prod) == {"dinemesh:1.0.0"}
+
+
+def images(plane: ControlPlane) -> set[str]:
+    return {
+        plane.one("deployments", service, APPS)["spec"]["template"]["spec"]["containers"][0]["image"]
+        for service in SERVICES
+    }
+
+
+def test_the_files_win_over_what_was_done_by_hand_since(prod: ControlPlane) -> None:
+    """By the commands of k8s/README.md: `rollout undo`, and `patch hpa`."""
+    newer = edit("k8s/image/kustomization.yaml", "newTag: 1.0.0", "newTag: 1.1.0")
+    roll_out(prod, newer)
+    prod.kubectl("-n", NAMESPACE, "rollout", "undo", "deployment/deposit")
+    change = '{"spec": {"minReplicas": 4}}'
+    prod.kubectl("-n", NAMESPACE, "patch", "hpa", "deposit", "--type", "merge", "--patch", change)
+    assert images(prod) == {"dinemesh:1.0.0", "dinemesh:1.1.0"}
+
+    def without_force(root: Path) -> None:
+        newer(root)
+        edit("k8s/rollout.sh", " --force-conflicts", "")(root)
+
+    with pytest.raises(Refused, match="conflict"):
+        roll_out(prod, without_force)
+    roll_out(prod, newer)
+    assert images(prod) == {"dinemesh:1.1.0"}
+    assert prod.one("horizontalpodautoscalers", "deposit", SCALING)["spec"]["minReplicas"] == 3
+    roll_out(prod)
+    assert images(prod) == {"dinemesh:1.0.0"}
+
+
+@pytest.mark.parametrize("name", ["postgres", "rabbitmq", "sandbox"])
+def test_a_pod_of_what_dev_brings_is_let_in(plane: ControlPlane, name: str) -> None:
+    (workload,) = (one for one in rendered.Cluster(rendered.objects("dev")).workloads if one.name == name)
+    metadata = {**workload.template["metadata"], "name": f"{name}-alone"}
+    # Its account is made with it; who is let in does not depend on that.
+    spec = {key: value for key, value in workload.pod.items() if key != "serviceAccountName"}
+    claims = [one["metadata"]["name"] for one in workload.spec.get("volumeClaimTemplates", [])]
+    spec["volumes"] = spec["volumes"] + [
+        {"name": one, "persistentVolumeClaim": {"claimName": one}} for one in claims
+    ]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    answer = plane.post(f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All", pod)
+    assert answer.status_code == 201, answer.text
+    spec["securityContext"] = {}
+    assert "violates PodSecurity" in plane.post(f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All", pod).text
 
 
 def test_pods_are_made_of_every_deployment_and_nobody_is_refused(prod: ControlPlane) -> None:

@@ -20,6 +20,8 @@ class Peer:
     namespace: str
     labels: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[str, int] = field(default_factory=dict)
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    """Besides its name, which every namespace has as a label."""
 
     @classmethod
     def of(cls, workload: Workload) -> Peer:
@@ -36,18 +38,32 @@ CONTROL_PLANE = Peer("istiod", "istio-system", {"app": "istiod"})
 NAMES = Peer("kube-dns", "kube-system", {"k8s-app": "kube-dns"})
 PROMETHEUS = Peer("prometheus", "monitoring")
 STRANGER = Peer("stranger", "default", {"app.kubernetes.io/component": "service"})
+DATA = Peer("database in the cluster", "data", namespace_labels={"dinemesh.io/data": "true"})
 INTERNET = Peer("internet", "")
 """No pod: an address."""
 NEWCOMER = Peer("newcomer", OURS)
 """A pod of ours that nobody has thought of yet."""
 
-OTHERS = (GATEWAY, CONTROL_PLANE, NAMES, PROMETHEUS, STRANGER, INTERNET, NEWCOMER)
+OTHERS = (GATEWAY, CONTROL_PLANE, NAMES, PROMETHEUS, STRANGER, DATA, INTERNET, NEWCOMER)
 
 
 def may_connect(cluster: Cluster, source: Peer, target: Peer, port: int) -> bool:
     return _lets(cluster, "Egress", source, target, target, port) and _lets(
         cluster, "Ingress", target, source, target, port
     )
+
+
+def ports(cluster: Cluster) -> frozenset[int]:
+    """Those that a policy names or a container listens at."""
+    named = {
+        port["port"]
+        for one in cluster.of("NetworkPolicy")
+        for way in ("ingress", "egress")
+        for rule in one["spec"].get(way, [])
+        for port in rule.get("ports", [])
+    }
+    listened = {port for one in cluster.workloads for port in Peer.of(one).ports.values()}
+    return frozenset(one for one in named | listened if isinstance(one, int))
 
 
 def connections(cluster: Cluster, ports: frozenset[int]) -> Iterator[tuple[str, str, int]]:
@@ -96,7 +112,7 @@ def _means_peer(one: Object, peer: Peer) -> bool:
     if "ipBlock" in one:
         return not peer.namespace
     if "namespaceSelector" in one:
-        namespace = {"kubernetes.io/metadata.name": peer.namespace}
+        namespace = {"kubernetes.io/metadata.name": peer.namespace, **peer.namespace_labels}
         if not peer.namespace or not _matches(one["namespaceSelector"], namespace):
             return False
     elif peer.namespace != OURS:

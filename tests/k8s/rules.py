@@ -89,6 +89,14 @@ def asks_if_it_is_well(cluster: Cluster) -> Iterator[str]:
                     yield f"{workload}: {probe} asks {grpc}, not {asked!r} at {port}"
                 if container.get(probe) and not grpc:
                     yield f"{workload}: {probe} does not ask over gRPC"
+            if workload.is_service and _grace_of_who_hangs(container) > 5:
+                yield f"{workload}: one that hangs is waited for as if it worked"
+
+
+def _grace_of_who_hangs(container: Object) -> float:
+    """Without one of its own a probe gives what the pod has, which is made for calls in flight."""
+    found: float = container.get("livenessProbe", {}).get("terminationGracePeriodSeconds", float("inf"))
+    return found
 
 
 def is_harmless(cluster: Cluster) -> Iterator[str]:

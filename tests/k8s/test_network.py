@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from tests.k8s import rendered
-from tests.k8s.network import connections
-from tests.k8s.rendered import SERVICES, Cluster
+from tests.k8s.network import connections, ports
+from tests.k8s.rendered import OVERLAYS, SERVICES, Cluster
 
 GRPC = {"reservation": 8081, "deposit": 8082, "history": 8083, "restaurant": 8084}
 METRICS = 15020
-PORTS = frozenset({*GRPC.values(), 8085, 9081, 9085, 5432, 5671, 5672, 53, 443, 15012, METRICS})
-"""What something listens on anywhere, and some besides."""
+ISTIOS = frozenset({15000, 15001, 15006, 15008, 15012, 15014, 15017, METRICS, 15021, 15090})
+"""Of its proxies, its agent and istiod."""
+PORTS = frozenset({22, 443, 5671}).union(ISTIOS, *(ports(Cluster(rendered.objects(one))) for one in OVERLAYS))
+"""What anything of ours listens on or may reach, and some besides."""
 
 EVERYWHERE = {
     *(("gateway", name, port) for name, port in GRPC.items()),
@@ -24,13 +26,15 @@ EVERYWHERE = {
     ("reservation", "deposit", 8082),
     ("newcomer", "kube-dns", 53),
 }
+STORES = ("internet", "database in the cluster")
 EXPECTED = {
     "dev": EVERYWHERE
     | {("deposit", "sandbox", 8085)}
     | {(name, "postgres", 5432) for name in SERVICES}
     | {(name, "rabbitmq", 5672) for name in SERVICES}
     | {(name, "kube-dns", 53) for name in ("postgres", "rabbitmq", "sandbox")},
-    "prod": EVERYWHERE | {(name, "internet", port) for name in SERVICES for port in (5432, 5671, 5672)},
+    "prod": EVERYWHERE
+    | {(name, where, port) for name in SERVICES for where in STORES for port in (5432, 5671, 5672)},
 }
 
 
@@ -45,7 +49,8 @@ def test_migrations_reach_their_databases_and_nothing_else() -> None:
     for found in (Cluster(alone), Cluster([*rendered.objects("prod"), *alone])):
         jobs = {one.name for one in found.workloads if one.kind == "Job"}
         possible = {one for one in connections(found, PORTS) if one[0] in jobs or one[1] in jobs}
-        expected = {(name, "internet", 5432) for name in jobs} | {(name, "kube-dns", 53) for name in jobs}
+        expected = {(name, where, 5432) for name in jobs for where in STORES}
+        expected |= {(name, "kube-dns", 53) for name in jobs}
         assert possible == expected and len(jobs) == len(SERVICES)
 
 
@@ -77,6 +82,16 @@ MUTANTS: dict[str, tuple[Callable[[Cluster], object], tuple[str, str, int]]] = {
             policy(c, "reservation-to-deposit").update(podSelector={}),
         ],
         ("history", "deposit", 8082),
+    ),
+    "Prometheus past the agent": (
+        lambda c: policy(c, "metrics")["ingress"][0]["ports"].append({"port": 9082, "protocol": "TCP"}),
+        ("prometheus", "deposit", 9082),
+    ),
+    "the proxies' own pages": (
+        lambda c: policy(c, "from-the-edge")["ingress"].append(
+            {"ports": [{"port": 15090, "protocol": "TCP"}]}
+        ),
+        ("stranger", "history", 15090),
     ),
     "a port that is left out means all": (
         lambda c: policy(c, "from-the-edge")["ingress"][0].pop("ports"),

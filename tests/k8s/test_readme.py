@@ -29,6 +29,9 @@ COMMANDS = [
 FOREIGN = ("helm repo add ", "helm install ", "kind load docker-image ", "docker build ")
 SHORT = {"hpa": "HorizontalPodAutoscaler", "deployment": "Deployment"}
 GATEWAY = "service/istio-ingressgateway"
+ISTIO = re.findall(r'istioVersion +=  *"([\d.]+)"', (ROOT / "tests/mesh_truth/shipped_test.go").read_text())[
+    0
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,6 +39,8 @@ def test_a_command_names_only_what_is_there(command: str) -> None:
     cluster = Cluster(rendered.objects("prod"))
     words = shlex.split(command.removesuffix(" &"), comments=True)
     if command.startswith(FOREIGN):
+        if command.startswith("helm install "):
+            assert f"--version {ISTIO} " in command
         return
     if words[0] == "kubectl" or "| kubectl" in command:
         for path in re.findall(r"-[fk] (k8s/\S+)", command):

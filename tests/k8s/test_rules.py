@@ -125,6 +125,12 @@ MUTANTS = (
         rules.finds_what_it_names,
         "not one of its own",
     ),
+    Mutant(
+        "one that hangs is given time to finish its calls",
+        lambda c: container(c)["livenessProbe"].pop("terminationGracePeriodSeconds"),
+        rules.asks_if_it_is_well,
+        "one that hangs is waited for as if it worked",
+    ),
     *(
         Mutant(
             f"a removed {probe}",

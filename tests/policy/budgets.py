@@ -189,14 +189,7 @@ def _cluster() -> Numbers:
     )
     lines = (ROOT / "k8s" / "base" / "settings" / "every_service.env").read_text().splitlines()
     told = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    scalers = {
-        service: next(
-            one["spec"]
-            for one in shipped.read(ROOT / "k8s" / "base" / f"{service}.yaml")
-            if one["kind"] == "HorizontalPodAutoscaler"
-        )
-        for service in ("reservation", "deposit")
-    }
+    (scaler,) = (one["spec"] for one in shipped.read(ROOT / "k8s" / "base" / "every_scaler.yaml"))
     return {
         "cluster.readiness_period": readiness["periodSeconds"],
         "cluster.readiness_timeout": readiness["timeoutSeconds"],
@@ -209,8 +202,8 @@ def _cluster() -> Numbers:
         "cluster.drain": float(told["DINEMESH_DRAIN_SECONDS"]),
         "cluster.stop_grace": float(told["DINEMESH_STOP_GRACE_SECONDS"]),
         "cluster.termination_grace": pod["terminationGracePeriodSeconds"],
-        "cluster.most_reservations": scalers["reservation"]["maxReplicas"],
-        "cluster.least_deposits": scalers["deposit"]["minReplicas"],
+        "cluster.most_reservations": scaler["maxReplicas"],
+        "cluster.least_deposits": scaler["minReplicas"],
     }
 
 
