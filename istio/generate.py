@@ -1,8 +1,8 @@
-"""The edge in Istio, out of the edge on one machine: edge/routes.yaml and edge/filters.yaml from envoy/.
+"""The edge in Istio, out of the edge on one machine: edge/routes.yaml, filters.yaml and origins.yaml.
 
-`python -m istio.generate` writes them. What Istio can say is said in its own words (routes, times,
-repetitions); what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes,
-rates, and the shape of refusals. Tokens and roles are Istio's: request-authentication.yaml,
+`python -m istio.generate` writes them. What Istio can say is said in its own words (routes, repetitions);
+what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes, rates,
+deadlines, and the shape of refusals. Tokens and roles are Istio's: request-authentication.yaml,
 edge/authorization.yaml.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from local_mesh import envoy, envoy_yaml
+from local_mesh.failure import Failure
 
 FOLDER = Path(__file__).resolve().parent / "edge"
 
@@ -42,10 +44,57 @@ BEFORE_ISTIO = (
     "read the scheme",
     "write the scheme",
 )
-# It needs to know who it is.
-BEHIND_ISTIO = ("limit of one",)
+# These need to know who it is. Istio's roles take a role that stands in a list, and a token without `sub` for
+# none; ours are asked besides.
+ROLES = "envoy.filters.http.rbac"
+BEHIND_ISTIO = (ROLES, "limit of one")
+ROUTER = "envoy.filters.http.router"
 
-# What Istio sets by itself, or by where the gateway stands (who is trusted for a client's address).
+TIMES = ("max_stream_duration", "idle_timeout")
+"""How long a call of a route may take, and how long if its client asks for it; how long it may rest."""
+
+# What is not carried over, each for a reason; whatever is neither here nor there ends this program.
+FILTERS_LEFT_OUT = (
+    # A gateway's readiness is Istio's.
+    "livez",
+    "healthz",
+    "healthz-reservation",
+    "healthz-deposit",
+    "healthz-restaurant",
+    "healthz-history",
+    # RequestAuthentication.
+    "envoy.filters.http.jwt_authn",
+    # Istio counts by itself.
+    "envoy.filters.http.grpc_stats",
+)
+CONNECTION_LEFT_OUT = (
+    "@type",
+    # What Istio sets by itself, or by where the gateway stands (who is trusted for a client's address).
+    "stat_prefix",
+    "codec_type",
+    "use_remote_address",
+    "internal_address_config",
+    "forward_client_cert_details",
+    # telemetry.yaml.
+    "access_log",
+    # Carried over piece by piece.
+    "local_reply_config",
+    "route_config",
+    "http_filters",
+)
+ROUTES_LEFT_OUT = (
+    # The documents stay on one machine.
+    "verbs of documents",
+    "openapi",
+    "reference",
+    "reference with a slash",
+    "script of the reference",
+    "Swagger UI",
+    "style of Swagger UI",
+    # What nobody has: Istio says 404.
+    "nothing",
+)
+
 CONNECTION = (
     "server_name",
     "early_header_mutation_extensions",
@@ -72,8 +121,8 @@ Doc = dict[str, Any]
 
 
 def files() -> dict[Path, str]:
-    """The two files, as they ought to be."""
-    edge = _edge()
+    """The files, as they ought to be."""
+    edge = on_one_machine()
     return {
         FOLDER / "routes.yaml": HEAD.format(
             what="Each RPC that has an HTTP binding, by name; whatever is not named does not exist."
@@ -83,12 +132,16 @@ def files() -> dict[Path, str]:
             what="JSON, sizes, rates and refusals, with the words of envoy/edge and in its order."
         )
         + _yaml(filters(edge)),
+        FOLDER / "origins.yaml": HEAD.format(
+            what="Which pages may call from a browser: the patch in plain/ shows how to name them."
+        )
+        + _yaml(origins(edge)),
     }
 
 
 def routes(edge: Doc) -> Doc:
-    """The VirtualService: the routes of envoy/edge/routes that lead to a service."""
-    values = edge["values"]
+    """The VirtualService: the routes of envoy/edge/routes that lead to a service. How long a call may take is
+    in the EnvoyFilter: here it could not be said that a client may ask for more."""
     found = []
     for route in edge["routes"]:
         to = route.get("route", {}).get("cluster")
@@ -109,11 +162,6 @@ def routes(edge: Doc) -> Doc:
             # What repeats after perTryTimeout, whoever notices first: reservation-to-deposit.yaml.
             again = f"{retry['retry_on']},gateway-error,deadline-exceeded"
             retries |= {"perTryTimeout": READ_TRY, "retryOn": again}
-        if to == "reflection":
-            one["timeout"] = f"{values.longest_reflection_seconds}s"
-        elif "idle_timeout" not in route["route"]:
-            # None for a watch: it lasts, and the services end each of theirs.
-            one["timeout"] = f"{values.default_deadline_seconds}s"
         one["retries"] = retries
         found.append(one)
     return {
@@ -128,27 +176,48 @@ def filters(edge: Doc) -> Doc:
     """The EnvoyFilter. What is inserted first in the end stands behind what is inserted after it, so that
     lists go in backwards."""
     by_name = {one["name"]: one for one in edge["filters"]}
+    _complete("filter", by_name, (*BEFORE_ISTIO, *BEHIND_ISTIO, ROUTER), FILTERS_LEFT_OUT)
+    answered_here = list(_answered_here(edge["routes"]))
+    _complete(
+        "route",
+        [one["name"] for one in edge["routes"]],
+        [one["name"] for one in (*answered_here, *routes(edge)["spec"]["http"])],
+        ROUTES_LEFT_OUT,
+    )
     patches = [_connection(edge)]
     patches += [_filter(by_name[name], "INSERT_FIRST") for name in reversed(BEFORE_ISTIO)]
-    patches += [_filter(by_name[name], "INSERT_BEFORE") for name in BEHIND_ISTIO]
-    patches += [_route(one) for one in reversed(list(_answered_here(edge["routes"])))]
-    patches.append(
-        _patch("VIRTUAL_HOST", "MERGE", {"typed_per_filter_config": edge["host"]["typed_per_filter_config"]})
-    )
+    patches.append(_filter(envoy_yaml.load(FOLDER / "tokens_end.yaml", {}), "INSERT_BEFORE"))
+    patches += [_filter(of_istios_tokens(by_name[name]), "INSERT_BEFORE") for name in BEHIND_ISTIO]
+    # Of Istio's own router.
+    patches.append(_patch("HTTP_FILTER", "MERGE", by_name[ROUTER], _at_filter(ROUTER)))
+    patches += [_route(one) for one in reversed(answered_here)]
+    patches.append(_route(envoy_yaml.load(FOLDER / "no_upgrades.yaml", {})))
     patches += [
         _patch(
             "HTTP_ROUTE",
             "MERGE",
-            {"typed_per_filter_config": one["typed_per_filter_config"]},
+            _of_route(one),
             {"routeConfiguration": {"vhost": {"route": {"name": one["name"]}}}},
         )
         for one in edge["routes"]
-        if one.get("route", {}).get("cluster") == "reflection"
+        if "max_stream_duration" in one.get("route", {})
     ]
+    return _envoy_filter("dinemesh", patches)
+
+
+def origins(edge: Doc) -> Doc:
+    """The EnvoyFilter that says which pages may call: none, until somebody names them."""
+    (name,) = edge["host"]["typed_per_filter_config"]
+    policy = {**edge["host"]["typed_per_filter_config"][name], "allow_origin_string_match": []}
+    merged = _patch("VIRTUAL_HOST", "MERGE", {"typed_per_filter_config": {name: policy}})
+    return _envoy_filter("dinemesh-origins", [merged])
+
+
+def _envoy_filter(name: str, patches: list[Doc]) -> Doc:
     return {
         "apiVersion": "networking.istio.io/v1alpha3",
         "kind": "EnvoyFilter",
-        "metadata": {"name": "dinemesh", "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "workloadSelector": {"labels": {"istio": "ingressgateway"}},
             # After those of others, so that what is inserted first stands first.
@@ -158,7 +227,24 @@ def filters(edge: Doc) -> Doc:
     }
 
 
-def _edge() -> Doc:
+def _of_route(one: Doc) -> Doc:
+    """What a VirtualService cannot say of a route."""
+    said: Doc = {"route": {name: one["route"][name] for name in TIMES if name in one["route"]}}
+    if "typed_per_filter_config" in one:
+        said["typed_per_filter_config"] = one["typed_per_filter_config"]
+    return said
+
+
+def _complete(what: str, there: Iterable[str], carried: Iterable[str], left_out: Iterable[str]) -> None:
+    """Raises Failure where something of envoy/edge was forgotten, or is no more."""
+    named = {*carried, *left_out}
+    if forgotten := sorted(set(there) - named):
+        raise Failure(f"envoy/edge has a {what} that is neither carried over nor left out: {forgotten}")
+    if gone := sorted(named - set(there)):
+        raise Failure(f"envoy/edge has no {what} of this name any more: {gone}")
+
+
+def on_one_machine() -> Doc:
     """envoy/edge.yaml with the values that it has unless somebody says otherwise."""
     nowhere = Path("/")
     values = envoy.EdgeValues(
@@ -172,11 +258,11 @@ def _edge() -> Doc:
         descriptor_file=nowhere,
     )
     config = _with_contracts(envoy_yaml.load(envoy.EDGE, values.as_mapping()))
-    (edge,) = (one for one in config["static_resources"]["listeners"] if one["name"] == "edge")
-    manager = edge["filter_chains"][0]["filters"][0]["typed_config"]
+    (listener,) = (one for one in config["static_resources"]["listeners"] if one["name"] == "edge")
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     (host,) = manager["route_config"]["virtual_hosts"]
     return {
-        "values": values,
+        "clusters": config["static_resources"]["clusters"],
         "manager": manager,
         "filters": manager["http_filters"],
         "host": host,
@@ -198,6 +284,7 @@ def _with_contracts(config: Any) -> Any:
 
 def _connection(edge: Doc) -> Doc:
     manager = edge["manager"]
+    _complete("setting of connections", manager, CONNECTION, CONNECTION_LEFT_OUT)
     replies = {**manager["local_reply_config"]}
     replies["mappers"] = [*envoy_yaml.load(FOLDER / "no_token.yaml", {})["mappers"], *replies["mappers"]]
     merged = {name: manager[name] for name in CONNECTION} | {"local_reply_config": replies}
@@ -210,13 +297,25 @@ def _connection(edge: Doc) -> Doc:
     )
 
 
+def of_istios_tokens(one: Doc) -> Doc:
+    """The same of Istio's check of tokens, which keeps the claims under another key. Its own roles have the
+    name that ours have."""
+    text = json.dumps(one)
+    if '{"key": "token"}' not in text:
+        raise Failure(f"{one['name']} does not look at the claims of a token any more")
+    theirs: Doc = json.loads(text.replace('{"key": "token"}', '{"key": "payload"}'))
+    return theirs | {"name": "roles" if one["name"] == ROLES else one["name"]}
+
+
 def _filter(one: Doc, operation: str) -> Doc:
-    # Istio keeps the token's claims under another key.
-    theirs = json.loads(json.dumps(one).replace('{"key": "token"}', '{"key": "payload"}'))
+    return _patch("HTTP_FILTER", operation, one, _at_filter(ROUTER if operation == "INSERT_BEFORE" else ""))
+
+
+def _at_filter(name: str) -> Doc:
     wanted: Doc = {"name": "envoy.filters.network.http_connection_manager"}
-    if operation == "INSERT_BEFORE":
-        wanted["subFilter"] = {"name": "envoy.filters.http.router"}
-    return _patch("HTTP_FILTER", operation, theirs, {"listener": {"filterChain": {"filter": wanted}}})
+    if name:
+        wanted["subFilter"] = {"name": name}
+    return {"listener": {"filterChain": {"filter": wanted}}}
 
 
 def _route(one: Doc) -> Doc:
@@ -226,8 +325,8 @@ def _route(one: Doc) -> Doc:
 def _answered_here(found: Iterable[Doc]) -> Iterable[Doc]:
     """Routes for JSON as it comes, and for verbs and paths that are answered without a service."""
     for one in found:
-        if "path" in one["match"] or one["match"] == {"prefix": "/"} or "documents" in one["name"]:
-            continue  # services; what nobody has (Istio says 404); the documents, which stay on one machine
+        if "path" in one["match"] or one["name"] in ROUTES_LEFT_OUT:
+            continue  # one of a service, or none of a cluster's
         if "direct_response" in one:
             # Istio's roles know only paths of gRPC.
             roles = {"envoy.filters.http.rbac": {"@type": NO_ROLES}}
@@ -250,5 +349,8 @@ def _yaml(document: Doc) -> str:
 
 
 if __name__ == "__main__":
-    for file, text in files().items():
-        file.write_text(text)
+    try:
+        for file, text in files().items():
+            file.write_text(text)
+    except Failure as failure:
+        sys.exit(str(failure))

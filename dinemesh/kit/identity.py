@@ -82,7 +82,7 @@ class Verifier:
         subject, role, restaurant = claims["sub"], claims.get("role"), claims.get("restaurant_id")
         if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT or not subject.isprintable():
             raise _invalid("has no usable sub")
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise _invalid("has no known role")
         if role == STAFF and not (isinstance(restaurant, str) and restaurant):
             raise _invalid("is for staff and names no restaurant_id")

@@ -17,7 +17,10 @@ __all__ = ["ROOT", "document", "documents", "files", "golden", "sources"]
 
 FOLDER = ROOT / "istio"
 GOLDENS = Path(__file__).parent / "goldens"
-HASH = GOLDENS / "sources.sha256"
+HASHES = GOLDENS / "hashes.sha256"
+"""Of what the goldens are made of, and of themselves: `make mesh-goldens` writes it, and nobody else."""
+ISTIO = ROOT / "tests" / "mesh_truth" / "go.mod"
+"""Which Istio made them."""
 PROXIES = ("reservation", "deposit", "restaurant", "history", "edge")
 
 Document = dict[str, Any]
@@ -59,6 +62,7 @@ def sources() -> str:
     ]
     for file in sorted((ROOT / "k8s" / "base").glob("*.yaml")):
         found += [seen for one in read(file) for seen in _seen(one)]
+    found.append(re.findall(r"istio\.io/\S+ \S+", ISTIO.read_text()))
     text = re.sub(
         # The goldens say where the contracts stand, and not what is in them.
         r'"proto_descriptor_bin":"[^"]*"',
@@ -66,6 +70,14 @@ def sources() -> str:
         json.dumps(found, sort_keys=True, separators=(",", ":")),
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hashes() -> str:
+    """What HASHES ought to say."""
+    goldens = hashlib.sha256()
+    for file in sorted(GOLDENS.glob("*.json")):
+        goldens.update(f"{file.name}\n".encode() + file.read_bytes())
+    return f"{sources()}  sources\n{goldens.hexdigest()}  goldens\n"
 
 
 def _seen(one: Document) -> Iterator[object]:

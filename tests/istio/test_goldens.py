@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from deposit_svc.settings import DepositSettings
 from istio import generate
+from local_mesh.failure import Failure
 from reservation_svc.clients.deposit import HEALTH_SECONDS
 from reservation_svc.settings import ReservationSettings
 from tests.istio import shipped
+from tests.istio.gateway import manager
 from tests.istio.proxy import DEPOSIT, cluster_of
+from tests.policy.ways import in_camel_case
 
 PORTS = {"reservation": 8081, "deposit": 8082, "history": 8083, "restaurant": 8084}
 
 
 def test_the_goldens_are_of_these_files() -> None:
-    assert shipped.HASH.read_text().strip() == shipped.sources(), (
-        "istio/, or what istiod sees of k8s/, has changed: `make mesh-goldens`, and look at what it changed"
+    assert shipped.HASHES.read_text() == shipped.hashes(), (
+        "istio/, what istiod sees of k8s/, istiod itself or a golden has changed: `make mesh-goldens`, and"
+        " look at what it changed"
     )
 
 
@@ -138,6 +142,91 @@ def test_at_the_edge_translation_comes_before_every_decision() -> None:
     assert there("envoy.filters.http.buffer") < there("envoy.filters.http.grpc_json_transcoder")
 
 
+def lacks(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """Where an Envoy's configuration has not what a file of ours says, field by field."""
+    if isinstance(wanted, dict):
+        for name, value in wanted.items():
+            if name == "proto_descriptor_bin":
+                continue  # the goldens say where the contracts stand, and not what is in them
+            field = name if "." in name or name.startswith("@") else in_camel_case(name)
+            if not isinstance(found, dict) or field not in found:
+                # What is false, zero or empty is left out, and of words the first.
+                if value not in (False, 0, "", [], {}, "ALLOW", "APPEND_IF_EXISTS_OR_ADD"):
+                    yield f"{where}.{field} is missing"
+            else:
+                yield from lacks(found[field], value, f"{where}.{field}")
+    elif isinstance(wanted, list):
+        if not isinstance(found, list) or len(found) != len(wanted):
+            yield f"{where} has not {len(wanted)} items"
+        else:
+            for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
+                yield from lacks(one, other, f"{where}[{place}]")
+    elif str(found) != str(wanted):
+        yield f"{where} is {found}, not {wanted}"
+
+
+def gateway() -> tuple[Any, list[Any]]:
+    """What istiod made of connections at the edge, and of filters."""
+    made = manager(shipped.golden("edge"))
+    return made, made["httpFilters"]
+
+
+EDGE = generate.on_one_machine()
+CARRIED = {one["name"]: one for one in EDGE["filters"] if one["name"] not in generate.FILTERS_LEFT_OUT}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_the_gateway_has_each_filter_of_the_edge_word_for_word(name: str) -> None:
+    wanted = CARRIED[name]
+    if name in generate.BEHIND_ISTIO:
+        wanted = generate.of_istios_tokens(wanted)
+    # Before Istio's own, where it has one of the same name.
+    found = next(one for one in gateway()[1] if one["name"] == wanted["name"])
+    assert list(lacks(found["typedConfig"], wanted["typed_config"])) == []
+    assert list(lacks({}, wanted["typed_config"])) != []
+
+
+def test_the_filters_stand_in_the_order_of_the_edge_and_istios_before_what_knows_people() -> None:
+    names = [one["name"] for one in gateway()[1]]
+    ours = ["roles" if one == generate.ROLES else one for one in CARRIED]
+    assert [one for one in dict.fromkeys(names) if one in ours] == ours
+    assert names.index("envoy.filters.http.rbac") < names.index("tokens end") < names.index("roles")
+
+
+@pytest.mark.parametrize("name", generate.CONNECTION)
+def test_the_gateway_takes_connections_as_the_edge_does(name: str) -> None:
+    found, _ = gateway()
+    assert list(lacks(found, {name: EDGE["manager"][name]})) == []
+
+
+def test_the_gateway_refuses_in_the_words_of_the_edge_and_gives_each_call_its_time() -> None:
+    found, _ = gateway()
+    ours = found["localReplyConfig"]["mappers"]
+    wanted = EDGE["manager"]["local_reply_config"]["mappers"]
+    assert list(lacks(ours[-len(wanted) :], wanted)) == []
+    timed = [one for one in EDGE["routes"] if "max_stream_duration" in one.get("route", {})]
+    assert len(timed) > 20
+    for one in timed:
+        times = {key: one["route"][key] for key in generate.TIMES if key in one["route"]}
+        assert list(lacks(named("edge", one["name"]), times, one["name"])) == []
+
+
+def test_what_is_forgotten_of_the_edge_ends_the_generator() -> None:
+    for where, forgotten in (
+        ("filters", {"name": "a new filter", "typed_config": {}}),
+        ("routes", {"name": "a new route", "match": {"path": "/new"}, "direct_response": {"status": 200}}),
+    ):
+        with pytest.raises(Failure, match="neither carried over nor left out"):
+            generate.filters({**EDGE, where: [*EDGE[where], forgotten]})
+    with pytest.raises(Failure, match="setting of connections that is neither"):
+        generate.filters({**EDGE, "manager": {**EDGE["manager"], "strip_any_host_port": True}})
+    fewer = [one for one in EDGE["filters"] if one["name"] != "compression"]
+    with pytest.raises(Failure, match="no filter of this name any more"):
+        generate.filters({**EDGE, "filters": fewer})
+    with pytest.raises(Failure, match="does not look at the claims"):
+        generate.of_istios_tokens(CARRIED["limit of all"])
+
+
 def test_the_edge_repeats_reads_and_nothing_that_reached_a_service() -> None:
     every = [route["name"] for route in shipped.document("VirtualService", "dinemesh")["spec"]["http"]]
     for name in every:
@@ -145,17 +234,12 @@ def test_the_edge_repeats_reads_and_nothing_that_reached_a_service() -> None:
         again = set(policy["retryOn"].split(","))
         if name.startswith(("Get", "List")) or name == "health":
             assert again >= {"unavailable", "gateway-error", "deadline-exceeded"}, name
-            assert 3 * seconds(policy["perTryTimeout"]) < seconds(named("edge", name)["timeout"]), name
+            longest = named("edge", name)["maxStreamDuration"]["maxStreamDuration"]
+            assert 3 * seconds(policy["perTryTimeout"]) < seconds(longest), name
         else:
             assert again == {"connect-failure", "refused-stream"}, name
 
 
 def _edge_clusters() -> list[Any]:
-    text = (shipped.ROOT / "envoy" / "edge" / "clusters.yaml").read_text()
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!value", lambda _loader, node: node.value)
-    found: list[Any] = yaml.load(text, Loader=Loader)
+    found: list[Any] = EDGE["clusters"]
     return found

@@ -16,16 +16,10 @@ from local_mesh import containers
 from local_mesh.cluster import SECRETS
 from tests.k8s import rendered
 from tests.k8s.rendered import K8S, OVERLAYS, ROOT, Cluster
-from tests.test_readme import blocks
+from tests.test_readme import blocks, commands
 
 README = (K8S / "README.md").read_text()
-COMMANDS = [
-    line.strip()
-    for language, content in blocks(README)
-    if language == "sh"
-    for line in content.splitlines()
-    if line.strip() and not line.startswith("#")
-]
+COMMANDS = [one for language, content in blocks(README) if language == "sh" for one in commands(content)]
 FOREIGN = ("helm repo add ", "helm install ", "kind load docker-image ", "docker build ")
 SHORT = {"hpa": "HorizontalPodAutoscaler", "deployment": "Deployment"}
 GATEWAY = "service/istio-ingressgateway"
@@ -41,6 +35,7 @@ def test_a_command_names_only_what_is_there(command: str) -> None:
     if command.startswith(FOREIGN):
         if command.startswith("helm install "):
             assert f"--version {ISTIO} " in command
+            assert all((ROOT / path).exists() for path in re.findall(r"-f (\S+)", command))
         return
     if words[0] == "kubectl" or "| kubectl" in command:
         for path in re.findall(r"-[fk] (k8s/\S+)", command):

@@ -114,6 +114,7 @@ async def test_what_no_queue_takes_is_not_sent(
     url = broker.fresh_url()
     bus = Watched(url, "test")
     async with running(bus, Relay(sqlite_store, outbox, bus, sweep_seconds=0.05)):
+        assert await bus.wait_connected(10)  # each of its connections declares the log as it opens
         async with bus.channel(1) as channel:
             await channel.queue_delete(LOG_QUEUE)
         await say(sqlite_store, outbox, "a")

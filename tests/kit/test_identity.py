@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 from dinemesh.kit import identity
@@ -33,6 +34,22 @@ def test_a_token_names_its_bearer(tmp_path: Path) -> None:
     customer = verifier.verify(keys.token("alice", "customer", "r1"))
     assert customer.restaurant_id is None
     assert customer.expires_at is not None
+
+
+@pytest.mark.parametrize(
+    "role", [None, "", "cook", 1, ["customer"], ["service", "customer"], {"customer": True}]
+)
+def test_a_role_that_is_none_of_ours_is_refused_whatever_it_is(tmp_path: Path, role: object) -> None:
+    keys = Keys(tmp_path)
+    claims = {
+        "iss": "dinemesh",
+        "aud": "dinemesh",
+        "sub": "alice",
+        "role": role,
+        "exp": int(time.time()) + 60,
+    }
+    token = jwt.encode(claims, keys.private, algorithm="ES256", headers={"kid": keys.kid})
+    assert refused(Verifier(keys.jwks_file), token) == "TOKEN_INVALID"
 
 
 def test_a_new_key_is_trusted_and_an_old_one_no_longer(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The Go tests here, run and shown: `python -m tests.mesh_truth [--update] [words of go test]`.
 
---update writes tests/istio/goldens anew, with the hash of what they are made of.
+--update writes tests/istio/goldens anew, with the hashes of what they are made of and of themselves.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
         return run(*arguments)
     code = run("-run", UPDATED, "-update", *arguments[1:])
     if code == 0:
-        shipped.HASH.write_text(f"{shipped.sources()}\n")
+        shipped.HASHES.write_text(shipped.hashes())
     return code
 
 

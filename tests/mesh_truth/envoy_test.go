@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,10 +95,10 @@ func (s *sidecar) ready() {
 	}
 }
 
-// stat is one counter or gauge.
-func (s *sidecar) stat(name string) float64 {
+// stats are the counters and gauges whose whole names fit a pattern.
+func (s *sidecar) stats(pattern string) map[string]float64 {
 	s.t.Helper()
-	answer, err := http.Get("http://" + s.admin + "/stats?format=json&filter=^" + name + "$")
+	answer, err := http.Get("http://" + s.admin + "/stats?format=json&filter=" + url.QueryEscape("^"+pattern+"$"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -111,22 +112,29 @@ func (s *sidecar) stat(name string) float64 {
 	if err := json.NewDecoder(answer.Body).Decode(&read); err != nil {
 		s.t.Fatal(err)
 	}
+	found := map[string]float64{}
 	for _, one := range read.Stats {
-		if one.Name == name {
-			return one.Value
+		if one.Name != "" {
+			found[one.Name] = one.Value
 		}
 	}
-	s.t.Fatalf("Envoy of %s has no %s", s.pod.name, name)
-	return 0
+	return found
 }
 
 // tookEverything fails if Envoy refused something that istiod sent.
 func (s *sidecar) tookEverything() {
 	s.t.Helper()
-	for _, kind := range []string{"cluster_manager.cds", "listener_manager.lds"} {
-		if s.stat(kind+".update_rejected") != 0 {
+	refused := s.stats(`.*\.update_rejected`)
+	for _, needed := range []string{"cluster_manager.cds", "listener_manager.lds"} {
+		if _, found := refused[needed+".update_rejected"]; !found {
+			s.t.Fatalf("Envoy of %s does not count what it refuses: %v", s.pod.name, refused)
+		}
+	}
+	// Routes come by themselves (http.<listener>.rds.<name>).
+	for name, count := range refused {
+		if count != 0 {
 			said, _ := os.ReadFile(s.log)
-			s.t.Fatalf("Envoy of %s refused an update:\n%s", s.pod.name, said)
+			s.t.Fatalf("Envoy of %s refused an update (%s):\n%s", s.pod.name, name, said)
 		}
 	}
 }

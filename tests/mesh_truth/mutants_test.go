@@ -49,7 +49,18 @@ var mutants = []mutant{
 		"  hosts:\n  - deposits.dinemesh.svc.cluster.local\n", promises},
 	{"a path misspelt", ways, "exact: /dinemesh.deposit.v1.DepositService/CreateDeposit",
 		"exact: /dinemesh.deposit.v1.DepositService/CreateDeposits", promises},
-	{"a route to another port", ways, "timeout: 3s", "timeout: 3s\n    mirror: {host: nowhere.dinemesh.svc.cluster.local}", suspect},
+	{"a copy of each charge to nobody", ways, "timeout: 3s", "timeout: 3s\n    mirror: {host: nowhere.dinemesh.svc.cluster.local}", suspect},
+	{"a charge that goes to nobody", ways, "        host: deposit.dinemesh.svc.cluster.local\n        port:\n          number: 8082\n    timeout: 3s",
+		"        host: deposits.dinemesh.svc.cluster.local\n        port:\n          number: 8082\n    timeout: 3s", suspect},
+	{"a charge that goes to somebody else", ways, "        host: deposit.dinemesh.svc.cluster.local\n        port:\n          number: 8082\n    timeout: 3s",
+		"        host: history.dinemesh.svc.cluster.local\n        port:\n          number: 8083\n    timeout: 3s", promises},
+	{"a charge that goes to another port", ways, "          number: 8082\n    timeout: 3s", "          number: 9082\n    timeout: 3s", promises},
+	{"no time to connect in", rule, "        connectTimeout: 1s\n", "", promises},
+	{"a peer that vanished is never missed", rule, "        tcpKeepalive:\n          interval: 5s\n          probes: 3\n          time: 20s\n", "", promises},
+	{"calls in turn", rule, "simple: LEAST_REQUEST", "simple: ROUND_ROBIN", promises},
+	{"a storm of repetitions", rule, "        maxRetries: 8\n", "", promises},
+	{"refused while it connects", rule, "        http1MaxPendingRequests: 1024\n", "        http1MaxPendingRequests: 1\n", promises},
+	{"nobody looks who may come back", rule, "interval: 1s", "interval: 60s", promises},
 	{"a word that is no reason to try again", ways, "perTryTimeout: 1s\n      retryOn: connect-failure,",
 		"perTryTimeout: 1s\n      retryOn: connection-failure,", refused},
 	{"reservation may do everything", deposits, "        paths:\n        - /dinemesh.deposit.v1.DepositService/CreateDeposit\n" +
@@ -146,6 +157,10 @@ func broken(t *testing.T, dumped map[string][]byte) []string {
 	charge := reservation.route("charge")
 	holds(len(charge.Route.RetryPolicy) == 0, "nobody repeats a charge")
 	holds(charge.Route.Timeout == "3s", "a charge has 3 s")
+	holds(charge.Route.Cluster == deposit, "a charge goes to deposit")
+	holds(to.Connect == "1s" && to.Balance == "LEAST_REQUEST" && to.Sweep == "1s", "connecting, choosing and looking again")
+	holds(to.Keepalive == 20, "a peer that vanished is missed")
+	holds(to.Pending == 1024 && to.Repetitions == 8, "what waits for a connection, and repetitions")
 	holds(charge.Match.Path == createDeposit, "the route of a charge is that of CreateDeposit")
 	reads := string(reservation.route("reads").Route.RetryPolicy)
 	holds(strings.Contains(reads, "gateway-error,deadline-exceeded"), "reads are repeated")
@@ -166,8 +181,13 @@ type parsed struct {
 		OutlierDetection *outlier
 		CommonLb         struct{ HealthyPanicThreshold json.RawMessage } `json:"commonLbConfig"`
 		Circuit          struct {
-			Thresholds []struct{ MaxRequests int }
+			Thresholds []struct{ MaxRequests, MaxPendingRequests, MaxRetries int }
 		} `json:"circuitBreakers"`
+		ConnectTimeout string
+		LbPolicy       string
+		Upstream       struct {
+			TcpKeepalive struct{ KeepaliveTime int }
+		} `json:"upstreamConnectionOptions"`
 	}
 	Routes []struct {
 		VirtualHosts []struct {
@@ -190,12 +210,14 @@ type outlier struct {
 	Enforcing   int `json:"enforcingConsecutiveGatewayFailure"`
 	Any         int `json:"enforcingConsecutive5xx"`
 	Share       int `json:"maxEjectionPercent"`
+	Interval    string
 }
 
 type routed struct {
 	Name  string
 	Match struct{ Path string }
 	Route struct {
+		Cluster     string
 		Timeout     string
 		RetryPolicy json.RawMessage
 	}
@@ -215,6 +237,9 @@ func (p parsed) cluster(name string) (found struct {
 	Ejects  bool
 	Panic   bool
 	Most    []int
+
+	Connect, Balance, Sweep         string
+	Keepalive, Pending, Repetitions int
 }) {
 	found.Panic = true
 	for _, one := range p.Clusters {
@@ -228,7 +253,10 @@ func (p parsed) cluster(name string) (found struct {
 		found.Panic = string(one.CommonLb.HealthyPanicThreshold) != "{}"
 		for _, threshold := range one.Circuit.Thresholds {
 			found.Most = append(found.Most, threshold.MaxRequests)
+			found.Pending, found.Repetitions = threshold.MaxPendingRequests, threshold.MaxRetries
 		}
+		found.Connect, found.Balance, found.Sweep = one.ConnectTimeout, one.LbPolicy, found.Outlier.Interval
+		found.Keepalive = one.Upstream.TcpKeepalive.KeepaliveTime
 	}
 	return found
 }

@@ -1,0 +1,111 @@
+"""What the edge on one machine does by itself, the edge of a cluster does too: the same bodies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import httpx
+import pytest
+
+from tests.edge import test_bad_http_requests as requests
+from tests.edge import test_identity_at_the_edge as identity
+from tests.edge.conftest import CALL_SECONDS
+from tests.edge.stand_in import StandIn
+from tests.edge.test_bad_http_requests import (  # noqa: F401
+    test_answers_say_that_they_depend_on_the_page_that_asks,
+    test_json_is_taken_however_it_is_spelt,
+    test_values_of_a_query_may_be_percent_encoded,
+)
+from tests.edge.test_identity_at_the_edge import (  # noqa: F401
+    test_a_broken_token_is_refused_whatever_the_case_of_its_scheme,
+    test_a_second_header_hides_nobody_either,
+    test_no_scheme_hides_who_may_not_come_through,
+    test_only_people_get_through,
+    test_the_scheme_may_be_written_in_any_case,
+    test_the_service_gets_the_token_to_check_it_again,
+    test_two_tokens_are_none,
+    test_what_is_no_bearer_token_is_none,
+    test_what_only_a_proxy_may_say_does_not_come_from_a_client,
+)
+from tests.edge.test_sizes import test_headers_above_the_limit_are_refused_by_the_edge  # noqa: F401
+from tests.edge.test_verbs import test_a_wrong_verb_is_told_the_right_ones  # noqa: F401
+from tests.istio.gateway import RunningGateway
+from tests.support.mesh import Keys
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    stand_in = StandIn(Keys(tmp_path_factory.mktemp("keys")))
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture(scope="session")
+def edge_alone(tmp_path_factory: pytest.TempPathFactory, stand_in: StandIn) -> Iterator[RunningGateway]:
+    edge = RunningGateway(stand_in, tmp_path_factory.mktemp("gateway-alone"))
+    edge.start()
+    yield edge
+    edge.stop()
+
+
+@pytest.fixture
+async def alone(edge_alone: RunningGateway, stand_in: StandIn) -> AsyncIterator[httpx.AsyncClient]:
+    stand_in.seen.clear()
+    async with httpx.AsyncClient(base_url=edge_alone.url, timeout=CALL_SECONDS) as client:
+        yield client
+
+
+@pytest.fixture
+async def channel_alone(edge_alone: RunningGateway) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(edge_alone.address) as channel:
+        yield channel
+
+
+# Istio has patience of a minute with the clocks of others; the services have none.
+BROKEN = [kind for kind in identity.BROKEN if kind != "expired"]
+# Istio's roles know paths of gRPC alone, and say that nobody may where nothing is (README.md).
+NEITHER = [kind for kind in requests.NEITHER if not kind.startswith("a watch")]
+
+
+@pytest.mark.parametrize("path", ["/v1/reservations", "/v1/restaurants"], ids=["needs one", "open"])
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_a_broken_token_is_refused_in_json(
+    alone: httpx.AsyncClient, stand_in: StandIn, kind: str, path: str
+) -> None:
+    await identity.test_a_broken_token_is_refused_in_json(alone, stand_in, kind, path)
+
+
+@pytest.mark.parametrize("method", [identity.LIST, identity.OPEN], ids=["needs one", "open"])
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_a_broken_token_is_refused_in_grpc(
+    channel_alone: grpc.aio.Channel, stand_in: StandIn, kind: str, method: str
+) -> None:
+    await identity.test_a_broken_token_is_refused_in_grpc(channel_alone, stand_in, kind, method)
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto"])
+@pytest.mark.parametrize("kind", NEITHER)
+async def test_what_says_it_is_grpc_and_cannot_be_does_not_exist(
+    alone: httpx.AsyncClient, stand_in: StandIn, kind: str, content_type: str
+) -> None:
+    await requests.test_what_says_it_is_grpc_and_cannot_be_does_not_exist(alone, stand_in, kind, content_type)
+
+
+@pytest.fixture
+def http(alone: httpx.AsyncClient) -> httpx.AsyncClient:
+    return alone
+
+
+async def test_nobody_is_told_how_long_a_service_took(alone: httpx.AsyncClient) -> None:
+    answer = await alone.get("/v1/restaurants")
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("x-envoy-")]
+
+
+@pytest.mark.parametrize("path", ["/v1/restaurants", "/v1/timeline:watch"])
+async def test_no_connection_becomes_another(alone: httpx.AsyncClient, stand_in: StandIn, path: str) -> None:
+    asked = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+    answer = await alone.get(path, headers=asked | {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="})
+    assert answer.status_code == 400
+    assert stand_in.seen == []
