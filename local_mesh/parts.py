@@ -45,7 +45,7 @@ MODULES = {
 POLICY_DRAIN_SECONDS = 5
 """What calls to deposit get when their proxy is told to stop: above every time that it gives them."""
 TWO_DRAIN_SECONDS = 3.5
-"""Of two deposits one can stop unnoticed: above two checks of a proxy, a second apart, and one's time."""
+"""Of two deposits one can stop unnoticed: above a check of each proxy, a second apart, and its time."""
 
 Question = Literal["ready", "live"]
 

@@ -22,8 +22,11 @@ from local_mesh.settings import ROOT, MeshSettings
 
 LISTENER = "liveness"
 GROUP = "mesh"
-STOP_SECONDS = 20
-"""What a part gets to finish its calls before it is killed; longer than a service's own drain and grace."""
+STOP_SECONDS = 40
+"""What a part gets to finish its calls before it is killed; longer than a service's own drain, its grace for
+calls, that for the work behind them, and a last confirm of the broker."""
+TICK_SECONDS = 5
+"""How often liveness is asked. supervisord knows ticks of 5, 60 and 3600."""
 
 POLL_SECONDS = 0.05
 
@@ -64,7 +67,7 @@ def write_config(settings: MeshSettings, places: Places, parts: Sequence[Part]) 
             {
                 "command": shlex.join((sys.executable, "-m", "local_mesh.liveness", str(settings.state_dir))),
                 "environment": _environment(plain_environment(settings)),
-                "events": "TICK_5",
+                "events": f"TICK_{TICK_SECONDS}",
                 "buffer_size": "1",
                 "autorestart": "true",
                 "startretries": "30",
@@ -121,7 +124,7 @@ def _environment(values: Mapping[str, str]) -> str:
 class Supervisor:
     """A running supervisord, reached by its socket."""
 
-    def __init__(self, socket: Path, timeout_seconds: float = 30) -> None:
+    def __init__(self, socket: Path) -> None:
         self._transport = SupervisorTransport(None, None, f"unix://{socket}")
         self._proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport)
 

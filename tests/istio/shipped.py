@@ -28,8 +28,12 @@ Document = dict[str, Any]
 
 def read(file: Path) -> list[Document]:
     """The documents of a file."""
+    return read_text(file.read_text())
+
+
+def read_text(text: str) -> list[Document]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [one for one in yaml.load_all(file.read_text(), Loader=loader) if one]
+    return [one for one in yaml.load_all(text, Loader=loader) if one]
 
 
 def files() -> list[Path]:

@@ -7,8 +7,8 @@ import re
 import yaml
 
 from istio import generate
+from tests.budgets.sources import seconds
 from tests.istio import shipped
-from tests.policy.budgets import seconds
 
 VALUES = yaml.safe_load((shipped.FOLDER / "edge" / "gateway-values.yaml").read_text())
 PROXY = yaml.safe_load(VALUES["podAnnotations"]["proxy.istio.io/config"])

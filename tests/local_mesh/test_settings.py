@@ -210,7 +210,7 @@ def test_two_deposits_on_one_database_stand_behind_the_proxy_and_the_edge() -> N
     one, other = told_to["deposit"], told_to["deposit-2"]
     assert {name for name in one if one[name] != other[name]} == {"DINEMESH_PORT", "DINEMESH_METRICS_PORT"}
     assert (other["DINEMESH_PORT"], other["DINEMESH_METRICS_PORT"]) == ("8086", "9086")
-    # One of them can stop, and nobody notices: the proxies ask every second, and believe it the second time.
+    # One of them can stop, and nobody notices: the proxies ask every second.
     assert float(one["DINEMESH_DRAIN_SECONDS"]) >= 3
     assert "deposit-2" not in environments(settings.build({}))
 

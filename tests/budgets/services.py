@@ -1,0 +1,134 @@
+"""The services: what each of them has, then reservation's and deposit's own, then what they all stand on."""
+
+from __future__ import annotations
+
+from dinemesh.kit import channel, engines, service
+from dinemesh.kit.settings import ServiceSettings
+from tests.budgets.sources import Numbers, constant, setting
+
+EVERY = "dinemesh.kit.settings"
+RESERVATION = "reservation_svc.settings"
+DEPOSIT = "deposit_svc.settings"
+
+
+def numbers() -> Numbers:
+    return _every() | _reservation() | _deposit() | _bus() | _database()
+
+
+def _every() -> Numbers:
+    calls = {name: value for name, value in channel._OPTIONS if isinstance(value, int)}
+    served = dict(service._options(ServiceSettings.model_construct()))
+    return {
+        "service.in_flight_limit": setting(EVERY, "in_flight_limit"),
+        "service.queue_limit": setting(EVERY, "store_queue_limit"),
+        "service.streams_limit": setting(EVERY, "streams_per_subject"),
+        "service.stop_grace": setting(EVERY, "stop_grace_seconds"),
+        "service.drain": setting(EVERY, "drain_seconds"),
+        "service.heartbeat": setting(EVERY, "heartbeat_seconds"),
+        "service.longest_watch": setting(EVERY, "watch_max_seconds"),
+        "service.watch_poll": setting(EVERY, "watch_poll_ms") / 1000,
+        "service.watch_margin": constant("dinemesh.kit.watch", "_DEADLINE_MARGIN_SECONDS"),
+        "service.retry_after": constant("dinemesh.kit.interceptors", "_STORE_RETRY_SECONDS"),
+        "service.stream_retry_after": constant("dinemesh.kit.interceptors", "_STREAM_RETRY_SECONDS"),
+        "service.keys_look": constant("dinemesh.kit.identity", "_LOOK_SECONDS"),
+        "service.check": constant("dinemesh.kit.service", "CHECK_SECONDS"),
+        "service.check_timeout": constant("dinemesh.kit.service", "CHECK_TIMEOUT_SECONDS"),
+        "service.check_misses": constant("dinemesh.kit.service", "CHECKS_UNTIL_NOT_READY"),
+        "service.ask": constant("dinemesh.kit.health", "ASK_SECONDS"),
+        "service.set_up_retry": constant("dinemesh.kit.service", "SET_UP_RETRY_SECONDS"),
+        "service.broker_wait": constant("dinemesh.kit.service", "BROKER_SECONDS"),
+        "service.dead_letter_count": constant("dinemesh.kit.service", "DEAD_LETTER_COUNT_SECONDS"),
+        "service.ping_allowed": constant("dinemesh.kit.service", "PING_INTERVAL_MS") / 1000,
+        "service.watcher_ping": served["grpc.keepalive_time_ms"] / 1000,
+        "service.watcher_ping_timeout": served["grpc.keepalive_timeout_ms"] / 1000,
+        "service.ping": calls["grpc.keepalive_time_ms"] / 1000,
+        "service.ping_timeout": calls["grpc.keepalive_timeout_ms"] / 1000,
+        "service.reconnect": calls["grpc.max_reconnect_backoff_ms"] / 1000,
+        "service.worker_rest": constant("dinemesh.kit.workers", "_RESTART_SECONDS")[0],
+        "service.worker_longest_rest": constant("dinemesh.kit.workers", "_RESTART_SECONDS")[1],
+        "service.worker_cancel": constant("dinemesh.kit.workers", "_CANCEL_AGAIN_SECONDS"),
+    }
+
+
+def _reservation() -> Numbers:
+    desk = "reservation_svc.usecases.desk"
+    return {
+        "reservation.least_time": setting(RESERVATION, "least_time_ms") / 1000,
+        "reservation.answer_margin": setting(RESERVATION, "answer_margin_ms") / 1000,
+        "reservation.attempts_limit": setting(RESERVATION, "attempts_limit"),
+        "reservation.deposit_deadline": setting(RESERVATION, "deposit_deadline_ms") / 1000,
+        "reservation.shortest_charge": constant(desk, "_SHORTEST_CHARGE_SECONDS"),
+        "reservation.early_answer": constant(desk, "_EARLY_ANSWER_SECONDS"),
+        "reservation.move_tries": constant(desk, "_TRIES"),
+        "reservation.breaker_threshold": setting(RESERVATION, "breaker_threshold"),
+        "reservation.breaker_rest": setting(RESERVATION, "breaker_rest_seconds"),
+        "reservation.breaker_longest_rest": setting(RESERVATION, "breaker_longest_rest_seconds"),
+        "reservation.health_timeout": constant("reservation_svc.clients.deposit", "HEALTH_SECONDS"),
+        "reservation.retry_after": setting(RESERVATION, "retry_after_seconds"),
+        "reservation.attempt_deadline": setting(RESERVATION, "attempt_deadline_seconds"),
+        "reservation.hold_expire": setting(RESERVATION, "hold_expire_seconds"),
+        "reservation.settle_interval": setting(RESERVATION, "settle_interval_seconds"),
+        "reservation.settle_batch": constant("reservation_svc.usecases.settle", "BATCH"),
+        "reservation.unmarked": setting(RESERVATION, "unmarked_seconds"),
+    }
+
+
+def _deposit() -> Numbers:
+    usecases = "deposit_svc.usecases"
+    return {
+        "deposit.charges_limit": setting(DEPOSIT, "charges_in_flight_limit"),
+        "deposit.shortest_charge": constant(usecases, "SHORTEST_CHARGE_SECONDS"),
+        "deposit.answer_margin": constant(usecases, "ANSWER_MARGIN_SECONDS"),
+        "deposit.charge_timeout": setting(DEPOSIT, "charge_timeout_ms") / 1000,
+        "deposit.provider_timeout": setting(DEPOSIT, "provider_timeout_ms") / 1000,
+        "deposit.provider_tries": constant(usecases, "PROVIDER_ATTEMPTS"),
+        "deposit.provider_rest": constant(usecases, "PROVIDER_RETRY_MAX_SECONDS"),
+        "deposit.longest_rest": constant(usecases, "LONGEST_PAUSE_SECONDS"),
+        "deposit.move_tries": constant(usecases, "MOVE_ATTEMPTS"),
+        "deposit.settle_interval": setting(DEPOSIT, "settle_interval_seconds"),
+        "deposit.settle_batch": constant(usecases, "SETTLE_BATCH"),
+        "deposit.settle_lease": setting(DEPOSIT, "settle_lease_seconds"),
+        "deposit.pending_settle": setting(DEPOSIT, "pending_settle_seconds"),
+    }
+
+
+def _bus() -> Numbers:
+    bus, inbox, outbox = (f"dinemesh.kit.{name}" for name in ("bus", "inbox", "outbox"))
+    return {
+        "outbox.batch": constant(outbox, "BATCH"),
+        "outbox.lease": constant(outbox, "LEASE_SECONDS"),
+        "outbox.sweep": constant(outbox, "SWEEP_SECONDS"),
+        "bus.connect_timeout": constant(bus, "CONNECT_TIMEOUT_SECONDS"),
+        "bus.confirm": constant(bus, "CONFIRM_TIMEOUT_SECONDS"),
+        "bus.heartbeat": constant(bus, "HEARTBEAT_SECONDS"),
+        "bus.reconnect_tries": constant(bus, "RECONNECT_ATTEMPTS"),
+        "bus.reconnect": constant(bus, "RECONNECT_MAX_SECONDS"),
+        "bus.delivery_limit": constant(bus, "DELIVERY_LIMIT"),
+        "bus.log_prefetch": constant(bus, "LOG_PREFETCH"),
+        "bus.given_back": constant("dinemesh.kit.dead_letters", "GIVEN_BACK_SECONDS"),
+        "inbox.prefetch": constant(inbox, "PREFETCH"),
+        "inbox.linger": constant(inbox, "LINGER_SECONDS"),
+        "inbox.rest": constant(inbox, "PAUSE_SECONDS"),
+        "inbox.requeue_rest": constant(inbox, "REQUEUE_PAUSE_SECONDS"),
+        "inbox.reconnect_rest": constant(inbox, "RECONNECT_PAUSE_SECONDS"),
+        "history.watch_batch": constant("history_svc.usecases", "WATCH_BATCH"),
+    }
+
+
+def _database() -> Numbers:
+    store = "dinemesh.kit.store"
+    alive = engines._KEEPALIVE
+    return {
+        "store.group": constant(store, "MAX_GROUP"),
+        "store.linger": constant(store, "LINGER_SECONDS"),
+        "store.single_tries": constant(store, "SINGLE_ATTEMPTS"),
+        "store.retry_after": constant(store, "RETRY_AFTER_SECONDS"),
+        "store.busy": constant("dinemesh.kit.engines", "BUSY_TIMEOUT_SECONDS"),
+        "store.connect_timeout": constant("dinemesh.kit.engines", "CONNECT_TIMEOUT_SECONDS"),
+        "store.migrate_connect": constant("dinemesh.kit.migrate", "_CONNECT_SECONDS"),
+        "store.idle_in_transaction": constant("dinemesh.kit.engines", "IDLE_IN_TRANSACTION_SECONDS"),
+        "store.ping": alive["keepalives_idle"],
+        "store.ping_interval": alive["keepalives_interval"],
+        "store.pings": alive["keepalives_count"],
+        "store.unanswered": alive["tcp_user_timeout"] / 1000,
+    }
