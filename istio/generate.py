@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from local_mesh import envoy, envoy_yaml
+from local_mesh.envoy import configuration, contracts, edge
 from local_mesh.failure import Failure
 
 FOLDER = Path(__file__).resolve().parent / "edge"
@@ -186,12 +186,12 @@ def filters(edge: Doc) -> Doc:
     )
     patches = [_connection(edge)]
     patches += [_filter(by_name[name], "INSERT_FIRST") for name in reversed(BEFORE_ISTIO)]
-    patches.append(_filter(envoy_yaml.load(FOLDER / "tokens_end.yaml", {}), "INSERT_BEFORE"))
+    patches.append(_filter(configuration.load(FOLDER / "tokens_end.yaml", {}), "INSERT_BEFORE"))
     patches += [_filter(of_istios_tokens(by_name[name]), "INSERT_BEFORE") for name in BEHIND_ISTIO]
     # Of Istio's own router.
     patches.append(_patch("HTTP_FILTER", "MERGE", by_name[ROUTER], _at_filter(ROUTER)))
     patches += [_route(one) for one in reversed(answered_here)]
-    patches.append(_route(envoy_yaml.load(FOLDER / "no_upgrades.yaml", {})))
+    patches.append(_route(configuration.load(FOLDER / "no_upgrades.yaml", {})))
     patches += [
         _patch(
             "HTTP_ROUTE",
@@ -247,7 +247,7 @@ def _complete(what: str, there: Iterable[str], carried: Iterable[str], left_out:
 def on_one_machine() -> Doc:
     """envoy/edge.yaml with the values that it has unless somebody says otherwise."""
     nowhere = Path("/")
-    values = envoy.EdgeValues(
+    values = edge.EdgeValues(
         port=0,
         admin_port=0,
         reservation=["0.0.0.0:0"],
@@ -257,7 +257,7 @@ def on_one_machine() -> Doc:
         jwks_file=nowhere,
         descriptor_file=nowhere,
     )
-    config = _with_contracts(envoy_yaml.load(envoy.EDGE, values.as_mapping()))
+    config = _with_contracts(configuration.load(edge.EDGE, values.as_mapping()))
     (listener,) = (one for one in config["static_resources"]["listeners"] if one["name"] == "edge")
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     (host,) = manager["route_config"]["virtual_hosts"]
@@ -278,7 +278,7 @@ def _with_contracts(config: Any) -> Any:
         return config
     changed = {name: _with_contracts(one) for name, one in config.items() if name != "proto_descriptor"}
     if "proto_descriptor" in config:
-        changed["proto_descriptor_bin"] = base64.b64encode(envoy.descriptor_set()).decode()
+        changed["proto_descriptor_bin"] = base64.b64encode(contracts.descriptor_set()).decode()
     return changed
 
 
@@ -286,7 +286,7 @@ def _connection(edge: Doc) -> Doc:
     manager = edge["manager"]
     _complete("setting of connections", manager, CONNECTION, CONNECTION_LEFT_OUT)
     replies = {**manager["local_reply_config"]}
-    replies["mappers"] = [*envoy_yaml.load(FOLDER / "no_token.yaml", {})["mappers"], *replies["mappers"]]
+    replies["mappers"] = [*configuration.load(FOLDER / "no_token.yaml", {})["mappers"], *replies["mappers"]]
     merged = {name: manager[name] for name in CONNECTION} | {"local_reply_config": replies}
     kind = manager["@type"]
     return _patch(

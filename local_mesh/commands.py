@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_mesh import broker, envoy, keys, machine, parts, policy, settings, tokens
+from local_mesh import broker, keys, machine, parts, settings, tokens
 from local_mesh.debian import Unpacked
+from local_mesh.envoy import configuration, edge, policy
 from local_mesh.failure import Failure
 from local_mesh.places import Places
 from local_mesh.settings import MeshSettings
@@ -109,7 +110,7 @@ class Mesh:
             self._check_broker()
             keys.make_keys(self.places)
             tokens.write_for_services(self.places)
-            envoy.write(parts.edge_values(self.settings, self.places), self.places.edge_config)
+            edge.write(parts.edge_values(self.settings, self.places), self.places.edge_config)
             policy.write(parts.policy_values(self.settings), self.places.policy_config)
             write_config(self.settings, self.places, parts.build(self.settings, self.places, files))
             self.places.running.write_text(self.settings.to_json())
@@ -428,7 +429,7 @@ def show_settings(mesh: MeshSettings) -> None:
 
 def show_edge_config(mesh: Mesh) -> None:
     """The configuration of the edge as Envoy gets it."""
-    say(envoy.render(envoy.EDGE, parts.edge_values(mesh.settings, mesh.places).as_mapping()).rstrip())
+    say(configuration.render(edge.EDGE, parts.edge_values(mesh.settings, mesh.places).as_mapping()).rstrip())
 
 
 def show_policy_config(mesh: Mesh) -> None:

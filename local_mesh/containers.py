@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_mesh import dialogue, edge, envoy, parts, policy, samples, settings, tokens
+from local_mesh import dialogue, parts, samples, settings, tokens
 from local_mesh.commands import Mesh
+from local_mesh.envoy import edge, policy, process
 from local_mesh.failure import Failure
 from local_mesh.places import Places
 from local_mesh.settings import BEHIND_THE_EDGE
@@ -60,8 +61,8 @@ def _samples(given: argparse.Namespace) -> int:
 
 def edge_config(given: argparse.Namespace) -> Path:
     """The edge of these containers: what it was told on the command line, in a file."""
-    return envoy.write(
-        envoy.EdgeValues(
+    return edge.write(
+        edge.EdgeValues(
             host="0.0.0.0",
             port=given.port,
             admin_port=ADMIN_PORT,
@@ -74,7 +75,7 @@ def edge_config(given: argparse.Namespace) -> Path:
 
 
 def _edge(given: argparse.Namespace) -> int:
-    return edge.run(edge_config(given), f"127.0.0.1:{ADMIN_PORT}", edge.DRAIN_SECONDS)
+    return process.run(edge_config(given), f"127.0.0.1:{ADMIN_PORT}", process.DRAIN_SECONDS)
 
 
 def policy_config(given: argparse.Namespace) -> Path:
@@ -87,7 +88,7 @@ def policy_config(given: argparse.Namespace) -> Path:
 
 def _policy(given: argparse.Namespace) -> int:
     config = policy_config(given)
-    return edge.run(config, f"127.0.0.1:{ADMIN_PORT}", parts.POLICY_DRAIN_SECONDS, "policy")
+    return process.run(config, f"127.0.0.1:{ADMIN_PORT}", parts.POLICY_DRAIN_SECONDS, "policy")
 
 
 def parser() -> argparse.ArgumentParser:

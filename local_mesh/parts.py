@@ -18,11 +18,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from local_mesh import broker
 from local_mesh.debian import Unpacked
-from local_mesh.envoy import EdgeValues
+from local_mesh.envoy.edge import EdgeValues
+from local_mesh.envoy.policy import PolicyValues
 from local_mesh.failure import Failure
 from local_mesh.machine import MARK
 from local_mesh.places import Places
-from local_mesh.policy import PolicyValues
 from local_mesh.settings import (
     BEHIND_THE_EDGE,
     PREFIX,
@@ -89,7 +89,7 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
         ("edge", places.edge_config, settings.edge_admin_port, settings.edge_drain_seconds),
     )
     for name, config, admin_port, drain_seconds in proxies:
-        arguments = (sys.executable, "-m", "local_mesh.edge", str(config), "--listener", name)
+        arguments = (sys.executable, "-m", "local_mesh.envoy.process", str(config), "--listener", name)
         arguments += ("--admin", f"127.0.0.1:{admin_port}", "--drain-seconds", f"{drain_seconds:g}")
         found.append(Part(name, _tied(arguments), plain_environment(settings)))
     return found

@@ -83,13 +83,13 @@ class MeshSettings:
     """EDGE_DRAIN_SECONDS: what calls in flight get when the edge is told to stop. As long as a call takes at
     most unless its client asks for more, and less than the supervisor waits before it kills."""
     edge: Mapping[str, str] = field(default_factory=dict)
-    """What else the edge was told, by the name without EDGE_; its defaults stand in envoy.EdgeValues."""
+    """What else the edge was told, by the name without EDGE_; its defaults stand in envoy.edge.EdgeValues."""
     policy_port: int = 8092
     """POLICY_PORT: the proxy between reservation and deposit. To go past it: RESERVATION_DEPOSIT_ADDRESS."""
     policy_admin_port: int = 8093
     """POLICY_ADMIN_PORT: its own pages."""
     policy: Mapping[str, str] = field(default_factory=dict)
-    """What else it was told, by the name without POLICY_; its defaults stand in policy.PolicyValues."""
+    """What else it was told, by the name without POLICY_; its defaults stand in envoy.policy.PolicyValues."""
     deposits: int = 1
     """DEPOSITS: instances of deposit, 1 or 2; two need PostgreSQL (DEPOSIT_DATABASE_URL)."""
     deposit_2_port: int = 8086
@@ -231,7 +231,7 @@ def _fields(service: str) -> dict[str, FieldInfo]:
 
 def edge_settings() -> dict[str, str]:
     """What the edge may be told, in capitals and without prefix, with the defaults."""
-    from local_mesh.envoy import EdgeValues  # most commands do without
+    from local_mesh.envoy.edge import EdgeValues  # most commands do without
 
     named = {
         one.name.upper(): str(one.default)
@@ -242,7 +242,7 @@ def edge_settings() -> dict[str, str]:
 
 
 def edge_value(name: str, value: str) -> object:
-    """A setting of the edge as envoy.EdgeValues takes it. Raises ValueError."""
+    """A setting of the edge as envoy.edge.EdgeValues takes it. Raises ValueError."""
     if name == "ALLOWED_ORIGINS":
         return tuple(_origin(one.strip()) for one in value.split(",") if one.strip())
     return _seconds(value) if name.endswith("_SECONDS") else _count(value)
@@ -250,7 +250,7 @@ def edge_value(name: str, value: str) -> object:
 
 def policy_settings() -> dict[str, str]:
     """What the proxy before deposit may be told, in capitals and without prefix, with the defaults."""
-    from local_mesh.policy import PolicyValues  # most commands do without
+    from local_mesh.envoy.policy import PolicyValues  # most commands do without
 
     return {
         one.name.upper(): str(one.default)
@@ -260,7 +260,7 @@ def policy_settings() -> dict[str, str]:
 
 
 def policy_value(name: str, value: str) -> float:
-    """A setting of that proxy as policy.PolicyValues takes it. Raises ValueError."""
+    """A setting of that proxy as envoy.policy.PolicyValues takes it. Raises ValueError."""
     return _seconds(value) if name.endswith("_SECONDS") else _count(value)
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from local_mesh import envoy, envoy_yaml, settings
+from local_mesh import settings
+from local_mesh.envoy import configuration, edge
 from tests.budgets.sources import Numbers, constant, documents, seconds
 from tests.istio import shipped
 
 KIB = 1024
 
 
-def values() -> envoy.EdgeValues:
+def values() -> edge.EdgeValues:
     """As the edge is told unless somebody says otherwise."""
     nowhere: dict[str, Any] = {name: ["127.0.0.1:1"] for name in settings.BEHIND_THE_EDGE}
-    return envoy.EdgeValues(
+    return edge.EdgeValues(
         port=1, admin_port=2, jwks_file=Path("keys"), descriptor_file=Path("contracts"), **nowhere
     )
 
 
 def resources() -> Any:
-    return envoy_yaml.load(envoy.EDGE, values().as_mapping())
+    return configuration.load(edge.EDGE, values().as_mapping())
 
 
 def numbers() -> Numbers:
@@ -80,9 +81,9 @@ def numbers() -> Numbers:
         "edge.ping_timeout": seconds(upstream["connection_keepalive"]["timeout"]),
         "edge.panic_percent": service["common_lb_config"]["healthy_panic_threshold"]["value"],
         "edge.stuck_worker": seconds(whole["watchdogs"]["worker_watchdog"]["kill_timeout"]),
-        "edge.drain": constant("local_mesh.edge", "DRAIN_SECONDS"),
-        "edge.admin_timeout": constant("local_mesh.edge", "ADMIN_SECONDS"),
-        "edge.ending": constant("local_mesh.edge", "ENDING_SECONDS"),
+        "edge.drain": constant("local_mesh.envoy.process", "DRAIN_SECONDS"),
+        "edge.admin_timeout": constant("local_mesh.envoy.process", "ADMIN_SECONDS"),
+        "edge.ending": constant("local_mesh.envoy.process", "ENDING_SECONDS"),
     }
 
 

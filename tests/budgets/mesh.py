@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_mesh import envoy_yaml, policy
+from local_mesh.envoy import configuration, policy
 from tests.budgets.sources import Numbers, seconds
 from tests.istio import shipped
 
@@ -119,7 +119,7 @@ def repeats_in_istio() -> dict[str, str]:
 
 def resources() -> Any:
     values = policy.PolicyValues(port=1, admin_port=2, deposit=["127.0.0.1:1", "127.0.0.1:2"])
-    return envoy_yaml.load(policy.POLICY, values.as_mapping())
+    return configuration.load(policy.POLICY, values.as_mapping())
 
 
 def _manager() -> Any:

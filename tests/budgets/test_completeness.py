@@ -30,7 +30,7 @@ NO_BUDGETS = {
     "local_mesh.broker": "of tests and `make up`: how long RabbitMQ may take to start and to stop",
     "local_mesh.tokens": "how long tokens are good",
     "local_mesh.commands.QUICK_SECONDS": "what is not worth a line",
-    "local_mesh.edge.POLL_SECONDS": "looks whether a process has ended",
+    "local_mesh.envoy.process.POLL_SECONDS": "looks whether a process has ended",
     "local_mesh.supervision.POLL_SECONDS": "the same",
     "local_mesh.supervision.GROUP": "a name",
     "dinemesh.kit.telemetry": "buckets of histograms",

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from dinemesh.kit.settings import PREFIX, ServiceSettings
-from local_mesh import containers, envoy
+from local_mesh import containers
+from local_mesh.envoy import wheels
 from tests.compose import files
 from tests.k8s import rendered
 from tests.k8s.rules import SETTINGS
@@ -342,7 +343,7 @@ def test_envoy_takes_the_proxy_before_deposit_as_the_containers_configure_it(tmp
 
 def _validate(config: Path) -> str:
     done = subprocess.run(
-        [envoy.binary(), "--mode", "validate", "--config-path", config, "--log-level", "error"],
+        [wheels.binary(), "--mode", "validate", "--config-path", config, "--log-level", "error"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from local_mesh import envoy
+from local_mesh.envoy.edge import documents
 from protos.openapi.__main__ import TARGET
 from tests.support.edge import RunningEdge
 from tests.support.mesh import RunningMesh
@@ -51,7 +51,7 @@ class References(HTMLParser):
 @pytest.mark.parametrize("path", SERVED)
 def test_a_document_is_the_file_byte_for_byte_and_needs_no_token(edge: RunningEdge, path: str) -> None:
     name, content_type = SERVED[path]
-    file = Path(envoy.documents()[name])
+    file = Path(documents()[name])
     answer = httpx.get(f"{edge.url}{path}")
     assert answer.status_code == 200
     assert answer.headers.get_list("content-type") == [content_type]

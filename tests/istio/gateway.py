@@ -21,7 +21,7 @@ RATES = {
     "limit of one address": "address_rate",
     "limit of all": "rate",
 }
-"""By filter, how envoy.EdgeValues calls its bucket: <name>_per_second and <name>_burst."""
+"""By filter, how envoy.edge.EdgeValues calls its bucket: <name>_per_second and <name>_burst."""
 
 
 class RunningGateway(Proxy):

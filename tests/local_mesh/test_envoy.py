@@ -11,13 +11,14 @@ import yaml
 from google.protobuf import descriptor_pb2
 
 from dinemesh.kit import errors
-from local_mesh import envoy, envoy_yaml
+from local_mesh.envoy import configuration, edge, wheels
+from local_mesh.envoy.contracts import descriptor_set
 from local_mesh.failure import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def values(folder: Path, **changed: Any) -> envoy.EdgeValues:
+def values(folder: Path, **changed: Any) -> edge.EdgeValues:
     at: dict[str, Any] = {
         name: ["127.0.0.1:1"] for name in ("reservation", "deposit", "restaurant", "history")
     }
@@ -29,7 +30,7 @@ def values(folder: Path, **changed: Any) -> envoy.EdgeValues:
         "jwks_file": keys,
         "descriptor_file": folder / "contracts.binpb",
     }
-    return envoy.EdgeValues(**(at | given | changed))
+    return edge.EdgeValues(**(at | given | changed))
 
 
 def files(folder: Path, **contents: str) -> Path:
@@ -42,9 +43,9 @@ def files(folder: Path, **contents: str) -> Path:
 
 
 def test_envoy_takes_the_edge_as_it_is(tmp_path: Path) -> None:
-    config = envoy.write(values(tmp_path), tmp_path / "edge.yaml")
+    config = edge.write(values(tmp_path), tmp_path / "edge.yaml")
     checked = subprocess.run(
-        [envoy.binary(), "--mode", "validate", "--config-path", config],
+        [wheels.binary(), "--mode", "validate", "--config-path", config],
         capture_output=True,
         text=True,
         timeout=60,
@@ -61,7 +62,7 @@ def test_nothing_of_this_machine_stands_in_the_files() -> None:
 
 def test_every_instance_of_a_service_is_an_endpoint(tmp_path: Path) -> None:
     given = values(tmp_path, deposit=["10.0.0.1:8082", "10.0.0.2:9000"])
-    config = envoy_yaml.load(envoy.EDGE, given.as_mapping())
+    config = configuration.load(edge.EDGE, given.as_mapping())
     (cluster,) = [one for one in config["static_resources"]["clusters"] if one["name"] == "deposit"]
     (group,) = cluster["load_assignment"]["endpoints"]
     found = [one["endpoint"]["address"]["socket_address"] for one in group["lb_endpoints"]]
@@ -79,7 +80,7 @@ def test_files_include_one_another_and_lists_spread(tmp_path: Path) -> None:
         part_more="[c, d]",
         part_map="{own: 0, theirs: !value there}",
     )
-    assert envoy_yaml.load(source, {"there": 5}) == {
+    assert configuration.load(source, {"there": 5}) == {
         "items": ["first", "a", ["b"], "c", "d", "last"],
         "one": {"own": 1, "theirs": 5},
     }
@@ -87,7 +88,7 @@ def test_files_include_one_another_and_lists_spread(tmp_path: Path) -> None:
 
 def test_what_is_rendered_reads_back_the_same(tmp_path: Path) -> None:
     given = values(tmp_path).as_mapping()
-    assert yaml.safe_load(envoy.render(envoy.EDGE, given)) == envoy_yaml.load(envoy.EDGE, given)
+    assert yaml.safe_load(configuration.render(edge.EDGE, given)) == configuration.load(edge.EDGE, given)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +106,11 @@ def test_a_configuration_with_a_hole_is_refused(
     tmp_path: Path, main: str, given: dict[str, object], said: str
 ) -> None:
     with pytest.raises(Failure, match=said):
-        envoy_yaml.load(files(tmp_path, main=main), given)
+        configuration.load(files(tmp_path, main=main), given)
 
 
 def test_a_refusal_of_the_edge_has_the_code_of_its_reason(tmp_path: Path) -> None:
-    config = envoy_yaml.load(envoy.EDGE, values(tmp_path).as_mapping())
+    config = configuration.load(edge.EDGE, values(tmp_path).as_mapping())
     (listener,) = [one for one in config["static_resources"]["listeners"] if one["name"] == "edge"]
     mappers = listener["filter_chains"][0]["filters"][0]["typed_config"]["local_reply_config"]["mappers"]
     bodies = [one["body_format_override"]["json_format"] for one in mappers[1::2]]
@@ -123,11 +124,11 @@ def test_a_refusal_with_a_reason_that_the_contract_lacks_is_none(tmp_path: Path)
         tmp_path, main="{a: !refusals [{when: 'true', status: 400, reason: NONSENSE, message: x}]}"
     )
     with pytest.raises(Failure, match="NONSENSE is not a reason"):
-        envoy_yaml.load(source, {})
+        configuration.load(source, {})
 
 
 def test_the_descriptors_hold_what_they_import_before_it_and_the_details_of_refusals() -> None:
-    found = descriptor_pb2.FileDescriptorSet.FromString(envoy.descriptor_set())
+    found = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set())
     names = [file.name for file in found.file]
     assert "google/rpc/error_details.proto" in names
     for at, file in enumerate(found.file):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from local_mesh import parts, settings
-from local_mesh.envoy import EdgeValues
+from local_mesh.envoy.edge import EdgeValues
 from local_mesh.failure import Failure
 from local_mesh.places import Places
 from local_mesh.supervision import STOP_SECONDS

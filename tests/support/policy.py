@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from local_mesh import envoy_yaml
-from local_mesh.edge import command
-from local_mesh.policy import POLICY, PolicyValues
+from local_mesh.envoy import configuration
+from local_mesh.envoy.policy import POLICY, PolicyValues
+from local_mesh.envoy.process import command
 from tests.support.ports import free_ports
 from tests.support.process import NotHealthy, Process
 
@@ -39,7 +39,7 @@ class RunningPolicy(Process):
         self.admin = f"http://127.0.0.1:{admin_port}"
         self.values = PolicyValues(port=self.port, admin_port=admin_port, deposit=deposit, **values)
         # Through JSON: what the files share by an anchor is changed in one place only.
-        config = json.loads(json.dumps(envoy_yaml.load(POLICY, self.values.as_mapping())))
+        config = json.loads(json.dumps(configuration.load(POLICY, self.values.as_mapping())))
         if mutate is not None:
             mutate(config)
         self.config = folder / "policy.json"

