@@ -149,6 +149,42 @@ def is_what_the_cluster_runs(compose: Any) -> Iterator[str]:
         image = there["spec"]["template"]["spec"]["containers"][0]["image"]
         if compose["services"][name]["image"] != image:
             yield f"{name}: {compose['services'][name]['image']} here, {image} in the cluster"
+        if name in ("postgres", "rabbitmq"):
+            here, in_the_cluster = _mounted(compose["services"][name]), _configured(cluster, there)
+            for path in sorted(here.keys() | in_the_cluster.keys()):
+                if here.get(path) != in_the_cluster.get(path):
+                    yield f"{name}: {path} is another one than in the cluster"
+
+
+def _mounted(service: Any) -> dict[str, str]:
+    """The text of each file of ours, by where the container sees it."""
+    mounts = (one.split(":") for one in service["volumes"] if one.startswith("./"))
+    return {target: (files.ROOT / source).read_text() for source, target, _ in mounts}
+
+
+def _configured(cluster: rendered.Cluster, workload: Any) -> dict[str, str]:
+    pod = workload["spec"]["template"]["spec"]
+    maps = {one["name"]: one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one}
+    found = {}
+    for mount in pod["containers"][0]["volumeMounts"]:
+        if mount["name"] in maps:
+            held = cluster.named("ConfigMap", maps[mount["name"]])
+            assert held is not None
+            found[mount["mountPath"]] = held["data"][mount["subPath"]]
+    return found
+
+
+def runs_once_or_for_ever(compose: Any) -> Iterator[str]:
+    """`up --wait` waits until everything runs: what ends must be waited for by somebody, or be asked for."""
+    waited = {
+        name
+        for one in compose["services"].values()
+        for name, how in one.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully"
+    }
+    for name, one in compose["services"].items():
+        if one.get("restart") == "no" and name not in waited and not one.get("profiles"):
+            yield f"{name}: ends, and `up --wait` would take that for a failure"
 
 
 RULES: tuple[Rule, ...] = (
@@ -161,6 +197,7 @@ RULES: tuple[Rule, ...] = (
     is_told_what_it_knows,
     sends_to_whom_there_is,
     is_what_the_cluster_runs,
+    runs_once_or_for_ever,
 )
 
 
@@ -283,6 +320,16 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], Rule, str]] = {
         lambda c: service(c, "postgres").update(image="docker.io/library/postgres:17.5"),
         is_what_the_cluster_runs,
         "postgres:17.5 here",
+    ),
+    "a PostgreSQL without its settings": (
+        lambda c: service(c, "postgres")["volumes"].pop(1),
+        is_what_the_cluster_runs,
+        "postgresql.conf is another one than in the cluster",
+    ),
+    "samples that end by themselves": (
+        lambda c: service(c, "samples").pop("profiles"),
+        runs_once_or_for_ever,
+        "samples: ends",
     ),
 }
 
