@@ -31,7 +31,7 @@ _DATABASES = ("reservation", "deposit", "restaurant", "history")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: done, and nothing is wrong. 1: something is wrong. 2: it could not be done."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         code: int = asyncio.run(options.run(options))
     except (Unreadable, NoBroker, events.Unwritable, refunds.NotDone) as error:
@@ -113,9 +113,10 @@ def _queues(options: argparse.Namespace) -> Sequence[str]:
     return tuple(options.queue or QUEUES)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m operations", description="The operator's commands.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Of all commands; what the environment has, need not be given."""
+    whole = argparse.ArgumentParser(prog="python -m operations", description="The operator's commands.")
+    commands = whole.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser(
         "audit", help="hold all services' books against each other; changes nothing"
@@ -177,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "--since", metavar="SECONDS", type=_seconds, help="only events of the last so many seconds (all)"
     )
     command.set_defaults(run=_replay)
-    return parser
+    return whole
 
 
 def _add_databases(command: argparse.ArgumentParser) -> None:

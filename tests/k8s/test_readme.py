@@ -14,6 +14,7 @@ import pytest
 
 from local_mesh import containers
 from local_mesh.cluster import SECRETS
+from operations import __main__ as operations
 from tests.k8s import rendered
 from tests.k8s.rendered import K8S, OVERLAYS, ROOT, Cluster
 from tests.test_readme import blocks, commands
@@ -29,7 +30,8 @@ ISTIO = re.findall(r'istioVersion +=  *"([\d.]+)"', (ROOT / "tests/mesh_truth/sh
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_names_only_what_is_there(command: str) -> None:
+def test_a_command_names_only_what_is_there(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DINEMESH_AMQP_URL", "amqp://in-every-pod")
     cluster = Cluster(rendered.objects("prod"))
     words = shlex.split(command.removesuffix(" &"), comments=True)
     if command.startswith(FOREIGN):
@@ -58,6 +60,8 @@ def test_a_command_names_only_what_is_there(command: str) -> None:
         assert words[0] == ".venv/bin/python", f"nobody knows {command}"
     for module in re.findall(r"python (?:-O )?-m ([\w.]+)", command):
         assert importlib.util.find_spec(module) is not None
+    for told in re.findall(r"-m operations ([^']+)", command):
+        operations.parser().parse_args(shlex.split(told.partition(" < ")[0]))
     if "local_mesh.containers" in words:
         containers.parser().parse_args(words[words.index("local_mesh.containers") + 1 :])
 
