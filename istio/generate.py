@@ -91,9 +91,9 @@ ROUTES_LEFT_OUT = (
     "script of the reference",
     "Swagger UI",
     "style of Swagger UI",
-    # What nobody has: Istio says 404.
-    "nothing",
 )
+LAST_ROUTE = "nothing"
+"""What nobody has: behind every other."""
 
 CONNECTION = (
     "server_name",
@@ -181,7 +181,7 @@ def filters(edge: Doc) -> Doc:
     _complete(
         "route",
         [one["name"] for one in edge["routes"]],
-        [one["name"] for one in (*answered_here, *routes(edge)["spec"]["http"])],
+        [LAST_ROUTE, *(one["name"] for one in (*answered_here, *routes(edge)["spec"]["http"]))],
         ROUTES_LEFT_OUT,
     )
     patches = [_connection(edge)]
@@ -191,7 +191,9 @@ def filters(edge: Doc) -> Doc:
     # Of Istio's own router.
     patches.append(_patch("HTTP_FILTER", "MERGE", by_name[ROUTER], _at_filter(ROUTER)))
     patches += [_route(one) for one in reversed(answered_here)]
-    patches.append(_route(configuration.load(FOLDER / "no_upgrades.yaml", {})))
+    patches.append(_route(_for_everybody(configuration.load(FOLDER / "no_upgrades.yaml", {}))))
+    (last,) = (one for one in edge["routes"] if one["name"] == LAST_ROUTE)
+    patches.append(_route(_for_everybody(last), "ADD"))
     patches += [
         _patch(
             "HTTP_ROUTE",
@@ -318,19 +320,23 @@ def _at_filter(name: str) -> Doc:
     return {"listener": {"filterChain": {"filter": wanted}}}
 
 
-def _route(one: Doc) -> Doc:
-    return _patch("HTTP_ROUTE", "INSERT_FIRST", one, {"routeConfiguration": {"vhost": {}}})
+def _route(one: Doc, operation: str = "INSERT_FIRST") -> Doc:
+    return _patch("HTTP_ROUTE", operation, one, {"routeConfiguration": {"vhost": {}}})
+
+
+def _for_everybody(one: Doc) -> Doc:
+    """Istio's roles know only paths of gRPC."""
+    roles = {ROLES: {"@type": NO_ROLES}}
+    return {**one, "typed_per_filter_config": one["typed_per_filter_config"] | roles}
 
 
 def _answered_here(found: Iterable[Doc]) -> Iterable[Doc]:
     """Routes for JSON as it comes, and for verbs and paths that are answered without a service."""
     for one in found:
-        if "path" in one["match"] or one["name"] in ROUTES_LEFT_OUT:
-            continue  # one of a service, or none of a cluster's
+        if "path" in one["match"] or one["name"] in (*ROUTES_LEFT_OUT, LAST_ROUTE):
+            continue  # one of a service, none of a cluster's, or what nobody has
         if "direct_response" in one:
-            # Istio's roles know only paths of gRPC.
-            roles = {"envoy.filters.http.rbac": {"@type": NO_ROLES}}
-            yield {**one, "typed_per_filter_config": one["typed_per_filter_config"] | roles}
+            yield _for_everybody(one)
         elif one["route"]["cluster"] == "nowhere":
             # Istio's cluster without hosts.
             yield {**one, "route": {**one["route"], "cluster": "BlackHoleCluster"}}

@@ -90,18 +90,18 @@ def _padded(text: str) -> list[str]:
     return [text[at : at + 4] for at in range(0, len(text), 4)]
 
 
-REFUSED = [
-    ("ListReservations", None, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
-    ("ListReservations", "service", grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
-    ("ListReservations", "staff", grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
-    ("GetReservation", "customer", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
-    ("CreateDeposit", "customer", grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD"),
-    ("RetryRefund", "operator", grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD"),
-    ("WatchTimeline", None, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
-]
-
-
-@pytest.mark.parametrize(("rpc", "role", "code", "expected"), REFUSED)
+@pytest.mark.parametrize(
+    ("rpc", "role", "code", "expected"),
+    [
+        ("ListReservations", None, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
+        ("ListReservations", "service", grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+        ("ListReservations", "staff", grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+        ("GetReservation", "customer", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
+        ("CreateDeposit", "customer", grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD"),
+        ("RetryRefund", "operator", grpc.StatusCode.UNIMPLEMENTED, "NO_SUCH_METHOD"),
+        ("WatchTimeline", None, grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"),
+    ],
+)
 async def test_a_refusal_is_one_of_grpc_whoever_refuses(
     http: httpx.AsyncClient,
     mesh: RunningMesh,

@@ -74,7 +74,7 @@ def test_without_a_token_the_edge_lets_in_what_it_lets_in_on_one_machine() -> No
         if one["requirement_name"] == "token if any"
     }
     anyone, people = shipped.document("AuthorizationPolicy", "dinemesh-edge")["spec"]["rules"]
-    assert anyone["from"] == [{"source": {"notRequestPrincipals": ["*"]}}]
+    assert anyone["when"] == [{"key": "request.auth.claims[iss]", "notValues": ["*"]}]
     paths: set[str] = set(anyone["to"][0]["operation"]["paths"])
     # Where it is a prefix there, it is the one method that has a route here.
     assert len(paths) == len(free)

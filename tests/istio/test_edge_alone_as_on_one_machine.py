@@ -8,7 +8,6 @@ import grpc
 import httpx
 import pytest
 
-from tests.edge import test_bad_http_requests as requests
 from tests.edge import test_identity_at_the_edge as identity
 from tests.edge.conftest import CALL_SECONDS
 from tests.edge.stand_in import StandIn
@@ -16,6 +15,7 @@ from tests.edge.test_bad_http_requests import (  # noqa: F401
     test_answers_say_that_they_depend_on_the_page_that_asks,
     test_json_is_taken_however_it_is_spelt,
     test_values_of_a_query_may_be_percent_encoded,
+    test_what_says_it_is_grpc_and_cannot_be_does_not_exist,
 )
 from tests.edge.test_identity_at_the_edge import (  # noqa: F401
     test_a_broken_token_is_refused_whatever_the_case_of_its_scheme,
@@ -64,8 +64,6 @@ async def channel_alone(edge_alone: RunningGateway) -> AsyncIterator[grpc.aio.Ch
 
 # Istio has patience of a minute with the clocks of others; the services have none.
 BROKEN = [kind for kind in identity.BROKEN if kind != "expired"]
-# Istio's roles know paths of gRPC alone, and say that nobody may where nothing is (README.md).
-NEITHER = [kind for kind in requests.NEITHER if not kind.startswith("a watch")]
 
 
 @pytest.mark.parametrize("path", ["/v1/reservations", "/v1/restaurants"], ids=["needs one", "open"])
@@ -82,14 +80,6 @@ async def test_a_broken_token_is_refused_in_grpc(
     channel_alone: grpc.aio.Channel, stand_in: StandIn, kind: str, method: str
 ) -> None:
     await identity.test_a_broken_token_is_refused_in_grpc(channel_alone, stand_in, kind, method)
-
-
-@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto"])
-@pytest.mark.parametrize("kind", NEITHER)
-async def test_what_says_it_is_grpc_and_cannot_be_does_not_exist(
-    alone: httpx.AsyncClient, stand_in: StandIn, kind: str, content_type: str
-) -> None:
-    await requests.test_what_says_it_is_grpc_and_cannot_be_does_not_exist(alone, stand_in, kind, content_type)
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import pytest
 
 from local_mesh.broker import RunningBroker
-from tests.edge import test_grpc_web as grpc_web
 from tests.edge.conftest import CALL_SECONDS
 from tests.edge.test_grpc_web import (  # noqa: F401
+    test_a_refusal_is_one_of_grpc_whoever_refuses,
     test_a_table_is_booked,
     test_a_watch_has_all_its_messages_and_its_end,
     test_the_text_form_works_too,
@@ -105,19 +104,3 @@ async def doors(mesh: RunningMesh, edge: RunningGateway) -> AsyncIterator[Doors]
     doors = Doors(mesh, **dict.fromkeys(SERVICES, edge.address))
     yield doors
     await doors.close()
-
-
-# Where nothing is, Istio answers without looking whether a page may know.
-REFUSED = [one for one in grpc_web.REFUSED if one[3] != "NO_SUCH_METHOD"]
-
-
-@pytest.mark.parametrize(("rpc", "role", "code", "expected"), REFUSED)
-async def test_a_refusal_is_one_of_grpc_whoever_refuses(
-    http: httpx.AsyncClient,
-    mesh: RunningMesh,
-    rpc: str,
-    role: str | None,
-    code: grpc.StatusCode,
-    expected: str,
-) -> None:
-    await grpc_web.test_a_refusal_is_one_of_grpc_whoever_refuses(http, mesh, rpc, role, code, expected)
