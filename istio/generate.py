@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from local_mesh.envoy import configuration, contracts, edge
+from local_mesh.envoy import configuration, contracts
+from local_mesh.envoy.edge import EDGE, EdgeValues
 from local_mesh.failure import Failure
 
 FOLDER = Path(__file__).resolve().parent / "edge"
@@ -133,7 +134,7 @@ def files() -> dict[Path, str]:
         )
         + _yaml(filters(edge)),
         FOLDER / "origins.yaml": HEAD.format(
-            what="Which pages may call from a browser: the patch in plain/ shows how to name them."
+            what="Which pages may call from a browser: none, until ../origins or ../plain names them."
         )
         + _yaml(origins(edge)),
     }
@@ -249,7 +250,7 @@ def _complete(what: str, there: Iterable[str], carried: Iterable[str], left_out:
 def on_one_machine() -> Doc:
     """envoy/edge.yaml with the values that it has unless somebody says otherwise."""
     nowhere = Path("/")
-    values = edge.EdgeValues(
+    values = EdgeValues(
         port=0,
         admin_port=0,
         reservation=["0.0.0.0:0"],
@@ -259,7 +260,7 @@ def on_one_machine() -> Doc:
         jwks_file=nowhere,
         descriptor_file=nowhere,
     )
-    config = _with_contracts(configuration.load(edge.EDGE, values.as_mapping()))
+    config = _with_contracts(configuration.load(EDGE, values.as_mapping()))
     (listener,) = (one for one in config["static_resources"]["listeners"] if one["name"] == "edge")
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     (host,) = manager["route_config"]["virtual_hosts"]
