@@ -96,6 +96,16 @@ ROUTES_LEFT_OUT = (
 LAST_ROUTE = "nothing"
 """What nobody has: behind every other."""
 
+# Of a route to a service: itself, what it fits, what is done, and how often again. Repetitions go to another
+# instance than before in Istio anyway.
+OF_A_CALL = ("name", "match", "route", "typed_per_filter_config")
+OF_ITS_ACTION = ("cluster", "timeout", "retry_policy", *TIMES)
+OF_ITS_REPETITIONS = ("retry_on", "num_retries", "retry_host_predicate")
+OF_THE_HOST = ("name", "domains", "routes", "typed_per_filter_config")
+
+TOKEN_READ = {ROLES: 4, "limit of one": 1}
+"""How often each of these looks at the claims of a token."""
+
 CONNECTION = (
     "server_name",
     "early_header_mutation_extensions",
@@ -146,7 +156,7 @@ def routes(edge: Doc) -> Doc:
     found = []
     for route in edge["routes"]:
         to = route.get("route", {}).get("cluster")
-        if "path" not in route["match"] or to not in (*PORTS, "reflection"):
+        if not _is_call(route):
             continue
         host = "reservation" if to == "reflection" else to
         destination: Doc = {"host": f"{host}.dinemesh.svc.cluster.local", "port": {"number": PORTS[host]}}
@@ -185,6 +195,14 @@ def filters(edge: Doc) -> Doc:
         [LAST_ROUTE, *(one["name"] for one in (*answered_here, *routes(edge)["spec"]["http"]))],
         ROUTES_LEFT_OUT,
     )
+    _nothing_more("setting of the host", edge["host"], OF_THE_HOST)
+    for one in edge["routes"]:
+        if _is_call(one):
+            _nothing_more(f"setting of {one['name']}", one, OF_A_CALL)
+            _nothing_more(f"condition of {one['name']}", one["match"], ("path",))
+            _nothing_more(f"action of {one['name']}", one["route"], OF_ITS_ACTION)
+            again = one["route"]["retry_policy"]
+            _nothing_more(f"word on repetitions of {one['name']}", again, OF_ITS_REPETITIONS)
     patches = [_connection(edge)]
     patches += [_filter(by_name[name], "INSERT_FIRST") for name in reversed(BEFORE_ISTIO)]
     patches.append(_filter(configuration.load(FOLDER / "tokens_end.yaml", {}), "INSERT_BEFORE"))
@@ -241,10 +259,20 @@ def _of_route(one: Doc) -> Doc:
 def _complete(what: str, there: Iterable[str], carried: Iterable[str], left_out: Iterable[str]) -> None:
     """Raises Failure where something of envoy/edge was forgotten, or is no more."""
     named = {*carried, *left_out}
-    if forgotten := sorted(set(there) - named):
-        raise Failure(f"envoy/edge has a {what} that is neither carried over nor left out: {forgotten}")
+    _nothing_more(what, there, named)
     if gone := sorted(named - set(there)):
         raise Failure(f"envoy/edge has no {what} of this name any more: {gone}")
+
+
+def _nothing_more(what: str, there: Iterable[str], named: Iterable[str]) -> None:
+    """Raises Failure where something of envoy/edge was forgotten."""
+    if forgotten := sorted(set(there) - set(named)):
+        raise Failure(f"envoy/edge has a {what} that is neither carried over nor left out: {forgotten}")
+
+
+def _is_call(route: Doc) -> bool:
+    """Whether it leads to a service, by one path."""
+    return "path" in route["match"] and route.get("route", {}).get("cluster") in (*PORTS, "reflection")
 
 
 def on_one_machine() -> Doc:
@@ -304,8 +332,11 @@ def of_istios_tokens(one: Doc) -> Doc:
     """The same of Istio's check of tokens, which keeps the claims under another key. Its own roles have the
     name that ours have."""
     text = json.dumps(one)
-    if '{"key": "token"}' not in text:
+    found = text.count('{"key": "token"}')
+    if not found:
         raise Failure(f"{one['name']} does not look at the claims of a token any more")
+    if found != TOKEN_READ[one["name"]]:
+        raise Failure(f"{one['name']} looks at the claims {found} times, not {TOKEN_READ[one['name']]}")
     theirs: Doc = json.loads(text.replace('{"key": "token"}', '{"key": "payload"}'))
     return theirs | {"name": "roles" if one["name"] == ROLES else one["name"]}
 

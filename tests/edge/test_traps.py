@@ -38,7 +38,8 @@ SECONDS = 10.0
 class Client:
     """Calls the edge, and sees what arrives behind it."""
 
-    def __init__(self, edge: RunningEdge, behind: StandIn, http: httpx.AsyncClient) -> None:
+    def __init__(self, edge: Any, behind: StandIn, http: httpx.AsyncClient) -> None:
+        """`edge`: a RunningEdge, or a RunningGateway for what Istio's has too."""
         self.edge = edge
         self.behind = behind
         self.http = http
@@ -723,7 +724,7 @@ def sick(stand_in: StandIn) -> Iterator[StandIn]:
 
 
 @asynccontextmanager
-async def client_of(edge: RunningEdge, behind: StandIn) -> AsyncIterator[Client]:
+async def client_of(edge: Any, behind: StandIn) -> AsyncIterator[Client]:
     behind.seen.clear()
     async with httpx.AsyncClient(base_url=edge.url, timeout=SECONDS) as http:
         client = Client(edge, behind, http)

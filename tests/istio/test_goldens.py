@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -225,6 +226,37 @@ def test_what_is_forgotten_of_the_edge_ends_the_generator() -> None:
         generate.filters({**EDGE, "filters": fewer})
     with pytest.raises(Failure, match="does not look at the claims"):
         generate.of_istios_tokens(CARRIED["limit of all"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda route: route.update(response_headers_to_add=[]),
+        lambda route: route["match"].update(headers=[{"name": "x", "present_match": True}]),
+        lambda route: route["route"].update(hash_policy=[]),
+        lambda route: route["route"]["retry_policy"].update(per_try_timeout="1s"),
+    ],
+    ids=["a setting", "a condition", "an action", "a word on repetitions"],
+)
+def test_what_is_forgotten_of_a_call_ends_the_generator(change: Callable[[Any], None]) -> None:
+    routes = copy.deepcopy(EDGE["routes"])
+    change(next(one for one in routes if one["name"] == "GetReservation"))
+    with pytest.raises(Failure, match="of GetReservation that is neither"):
+        generate.filters({**EDGE, "routes": routes})
+
+
+def test_what_is_forgotten_of_the_host_ends_the_generator() -> None:
+    with pytest.raises(Failure, match="setting of the host that is neither"):
+        generate.filters({**EDGE, "host": {**EDGE["host"], "request_headers_to_remove": ["x"]}})
+
+
+def test_claims_are_looked_for_where_istio_has_them_and_as_often_as_before() -> None:
+    """In text, where one place too few is one that Istio never fills."""
+    of_one = copy.deepcopy(next(one for one in EDGE["filters"] if one["name"] == "limit of one"))
+    (action,) = of_one["typed_config"]["rate_limits"][0]["actions"]
+    action["metadata"]["metadata_key"]["path"].insert(0, {"key": "token"})
+    with pytest.raises(Failure, match="2 times, not 1"):
+        generate.of_istios_tokens(of_one)
 
 
 def test_the_edge_repeats_reads_and_nothing_that_reached_a_service() -> None:
