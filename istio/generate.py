@@ -212,7 +212,7 @@ def filters(edge: Doc) -> Doc:
     patches += [_route(one) for one in reversed(answered_here)]
     patches.append(_route(_for_everybody(configuration.load(FOLDER / "no_upgrades.yaml", {}))))
     (last,) = (one for one in edge["routes"] if one["name"] == LAST_ROUTE)
-    patches.append(_route(_for_everybody(last), "ADD"))
+    patches.append(_route(_for_everybody(last), "INSERT_AFTER"))
     patches += [
         _patch(
             "HTTP_ROUTE",

@@ -167,38 +167,56 @@ func TestTheGoldensAreWhatIstiodMakesOfTheShippedFiles(t *testing.T) {
 	}
 }
 
-// decisions is what the edge decides by on a port: its filters, the shape of its refusals, and its routes.
-func decisions(t *testing.T, from shipped, listener, routes string) []byte {
+// gatewayConfig is the configuration of the edge, as far as its listeners and routes go.
+type gatewayConfig struct {
+	Listeners []struct {
+		Name         string
+		FilterChains []struct {
+			Filters []struct{ TypedConfig map[string]any }
+		}
+	}
+	Routes []struct {
+		Name         string
+		VirtualHosts []map[string]any
+	}
+}
+
+func edgeOfOverlay(t *testing.T, from shipped) gatewayConfig {
 	t.Helper()
 	ds, pods := control(t, from, 1)
-	var all struct {
-		Listeners []struct {
-			Name         string
-			FilterChains []struct {
-				Filters []struct{ TypedConfig map[string]any }
-			}
-		}
-		Routes []struct {
-			Name         string
-			VirtualHosts []struct{ Routes []any }
-		}
-	}
-	if err := json.Unmarshal(configuration(t, ds, pods.of(t, edgeAccount, 0), from), &all); err != nil {
+	var found gatewayConfig
+	if err := json.Unmarshal(configuration(t, ds, pods.of(t, edgeAccount, 0), from), &found); err != nil {
 		t.Fatal(err)
 	}
+	return found
+}
+
+// decisions is all that the edge decides by on a port: its connections with their filters, times and refusals, and its
+// host with its routes. Not which pages may call, and what merely bears the name of the port.
+func decisions(t *testing.T, from shipped, listener, routes string) []byte {
+	t.Helper()
+	all := edgeOfOverlay(t, from)
 	var found []any
 	for _, one := range all.Listeners {
 		if one.Name == listener {
 			manager := one.FilterChains[0].Filters[0].TypedConfig
-			found = append(found, manager["httpFilters"], manager["localReplyConfig"], manager["maxRequestHeadersKb"])
+			for _, name := range []string{"rds", "statPrefix"} {
+				delete(manager, name)
+			}
+			found = append(found, manager)
 		}
 	}
 	for _, one := range all.Routes {
 		if one.Name == routes {
-			found = append(found, one.VirtualHosts[0].Routes)
+			host := one.VirtualHosts[0]
+			delete(host, "name")
+			delete(host, "domains")
+			settings := host["typedPerFilterConfig"].(map[string]any)
+			delete(settings["envoy.filters.http.cors"].(map[string]any), "allowOriginStringMatch")
+			found = append(found, host)
 		}
 	}
-	if len(found) != 4 {
+	if len(found) != 2 {
 		t.Fatalf("there is no %s with %s", listener, routes)
 	}
 	text, err := json.MarshalIndent(found, "", " ")
@@ -208,10 +226,48 @@ func decisions(t *testing.T, from shipped, listener, routes string) []byte {
 	return text
 }
 
+func decisionsOfDev(t *testing.T) []byte {
+	return decisions(t, render(t, dev), "0.0.0.0_80", "http.80")
+}
+
+func decisionsOfProd(t *testing.T, from shipped) []byte {
+	return decisions(t, from, "0.0.0.0_443", "https.443.https.dinemesh.istio-ingress")
+}
+
 func TestTheEdgeWithACertificateDecidesAsTheOneWithout(t *testing.T) {
-	plain := decisions(t, render(t, dev), "0.0.0.0_80", "http.80")
-	certified := decisions(t, render(t, prod), "0.0.0.0_443", "https.443.https.dinemesh.istio-ingress")
-	if !bytes.Equal(plain, certified) {
+	plain := decisionsOfDev(t)
+	from := render(t, prod)
+	if certified := decisionsOfProd(t, from); !bytes.Equal(plain, certified) {
 		t.Error(firstDifference(plain, certified))
+	}
+	// It would be seen if it did not.
+	for _, one := range []struct{ document, old, new string }{
+		{edgeFilter, "path_with_escaped_slashes_action: REJECT_REQUEST", "path_with_escaped_slashes_action: KEEP_UNCHANGED"},
+		{edgeFilter, "prefix: x-envoy-", "prefix: x-nobody-"},
+		{edgeFilter, "request_headers_timeout: 5s", "request_headers_timeout: 50s"},
+		{originsFilter, "allow_methods: GET, POST, PATCH", "allow_methods: GET"},
+	} {
+		if bytes.Equal(plain, decisionsOfProd(t, from.edited(t, one.document, one.old, one.new))) {
+			t.Errorf("%s instead of %s is not seen", one.new, one.old)
+		}
+	}
+}
+
+// Who comes without a certificate's protection is sent away from every path, before anything is decided.
+func TestThePlainPortOfProdOnlyShowsTheWay(t *testing.T) {
+	redirects := 0
+	for _, one := range edgeOfOverlay(t, render(t, prod)).Routes {
+		if one.Name != "http.80" {
+			continue
+		}
+		for _, host := range one.VirtualHosts {
+			redirects++
+			if host["requireTls"] != "ALL" {
+				t.Errorf("%v answers plain calls", host["domains"])
+			}
+		}
+	}
+	if redirects == 0 {
+		t.Error("nothing listens on the plain port")
 	}
 }

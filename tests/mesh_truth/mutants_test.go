@@ -30,6 +30,8 @@ const (
 	deposits   = "AuthorizationPolicy deposit.dinemesh"
 	reserves   = "cluster.local/ns/dinemesh/sa/reservation"
 	edgeFilter = "EnvoyFilter dinemesh.istio-ingress"
+
+	originsFilter = "EnvoyFilter dinemesh-origins.istio-ingress"
 )
 
 var mutants = []mutant{
