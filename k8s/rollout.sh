@@ -8,13 +8,17 @@ overlay=overlays/${1:?"which overlay: dev or prod"}
 apply() { kubectl apply --server-side --force-conflicts "$@"; }
 migrations() { kubectl -n dinemesh "$@" -l app.kubernetes.io/component=migrations; }
 
+# The shape is seen by the shell; whether it can be read says a Python, where there is one.
+is_json() { ! command -v python3 > /dev/null || python3 -m json.tool "$1" > /dev/null 2>&1; }
+
 keys=$overlay/keys/jwks.json
+wrong=
 case "$(tr -d '[:space:]' < "$keys")" in
-    *'"kid":"nobody"'*) echo "k8s/$keys holds the key that ships, which nobody has: put in those that tokens are signed with" ;;
-    '{"keys":[{'*'"kty":'*'}]}') keys= ;;
-    *) echo "k8s/$keys holds no keys: a JSON Web Key Set is wanted, {\"keys\": [{...}]}" ;;
-esac >&2
-[ -z "$keys" ] || exit 1
+    *'"kid":"nobody"'*) wrong="the key that ships, which nobody has: put in those that tokens are signed with" ;;
+    '{"keys":[{'*'"kty":'*'}]}') is_json "$keys" || wrong="what is no JSON" ;;
+    *) wrong="no keys: a JSON Web Key Set is wanted, {\"keys\": [{...}]}" ;;
+esac
+[ -z "$wrong" ] || { echo "k8s/$keys holds $wrong" >&2; exit 1; }
 
 apply -f base/namespace.yaml
 if [ -d "$overlay/migrations" ]; then

@@ -18,6 +18,7 @@ from tests.k8s.rendered import K8S, SERVICES
 MIGRATED = "wait jobs"
 NOBODY = (K8S / "overlays/prod/keys/jwks.json").read_text()
 SOMEBODY = NOBODY.replace("nobody", "2026-11")
+BROKEN = SOMEBODY.replace('"crv":', '"crv"')
 FAILS_LATE = """
 case "$*" in
     *"wait jobs"*) exit 1 ;;
@@ -40,10 +41,15 @@ class Rollout:
 
 
 def roll_out(
-    folder: Path, *words: str, refuses: str = "nothing", behaves: str = "", keys: str = SOMEBODY
+    folder: Path,
+    *words: str,
+    refuses: str = "nothing",
+    behaves: str = "",
+    keys: str = SOMEBODY,
+    programs: str = os.environ["PATH"],
 ) -> Rollout:
     """`refuses`: kubectl fails when it is asked this. `behaves`: what else it does, in the shell's words.
-    `keys`: those of both overlays."""
+    `keys`: those of both overlays. `programs`: where others than kubectl are found."""
     copied, kubectl, asked = folder / "k8s", folder / "kubectl", folder / "asked"
     shutil.copytree(K8S, copied)
     for overlay in ("dev", "prod"):
@@ -56,7 +62,7 @@ def roll_out(
     kubectl.chmod(0o755)
     done = subprocess.run(
         [copied / "rollout.sh", *words],
-        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{folder}:{programs}"},
         capture_output=True,
         text=True,
         timeout=30,
@@ -101,11 +107,21 @@ def test_the_files_win_over_what_was_done_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["dev", "prod"])
-@pytest.mark.parametrize("keys", [NOBODY, "\n", "{}", '{"keys": []}', "-----BEGIN PUBLIC KEY-----"])
+@pytest.mark.parametrize("keys", [NOBODY, "\n", "{}", '{"keys": []}', "-----BEGIN PUBLIC KEY-----", BROKEN])
 def test_without_somebodys_keys_nothing_is_touched(tmp_path: Path, overlay: str, keys: str) -> None:
     done = roll_out(tmp_path, overlay, keys=keys)
     assert (done.code, done.asked) == (1, [])
     assert f"k8s/overlays/{overlay}/keys/jwks.json holds" in done.said
+
+
+def test_it_needs_no_python(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "sh", "dirname", "tr", "grep"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    done = roll_out(tmp_path, "prod", programs=str(programs))
+    assert done.code == 0, done.said
+    assert not (programs / "python3").exists()
 
 
 def test_dev_has_no_migrations_to_wait_for(tmp_path: Path) -> None:
