@@ -3,6 +3,7 @@ gets nothing that none of them allows, and both ends must agree."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +23,8 @@ class Peer:
     ports: Mapping[str, int] = field(default_factory=dict)
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     """Besides its name, which every namespace has as a label."""
+    address: str = ""
+    """Of what is no pod."""
 
     @classmethod
     def of(cls, workload: Workload) -> Peer:
@@ -39,12 +42,12 @@ NAMES = Peer("kube-dns", "kube-system", {"k8s-app": "kube-dns"})
 PROMETHEUS = Peer("prometheus", "monitoring")
 STRANGER = Peer("stranger", "default", {"app.kubernetes.io/component": "service"})
 DATA = Peer("database in the cluster", "data", namespace_labels={"dinemesh.io/data": "true"})
-INTERNET = Peer("internet", "")
-"""No pod: an address."""
+INTERNET = Peer("internet", "", address="192.0.2.1")
+INTERNET_6 = Peer("internet by IPv6", "", address="2001:db8::1")
 NEWCOMER = Peer("newcomer", OURS)
 """A pod of ours that nobody has thought of yet."""
 
-OTHERS = (GATEWAY, CONTROL_PLANE, NAMES, PROMETHEUS, STRANGER, DATA, INTERNET, NEWCOMER)
+OTHERS = (GATEWAY, CONTROL_PLANE, NAMES, PROMETHEUS, STRANGER, DATA, INTERNET, INTERNET_6, NEWCOMER)
 
 
 def may_connect(cluster: Cluster, source: Peer, target: Peer, port: int) -> bool:
@@ -110,7 +113,8 @@ def _means_port(ports: list[Object] | None, listener: Peer, port: int) -> bool:
 
 def _means_peer(one: Object, peer: Peer) -> bool:
     if "ipBlock" in one:
-        return not peer.namespace
+        block = ipaddress.ip_network(one["ipBlock"]["cidr"])
+        return bool(peer.address) and ipaddress.ip_address(peer.address) in block
     if "namespaceSelector" in one:
         namespace = {"kubernetes.io/metadata.name": peer.namespace, **peer.namespace_labels}
         if not peer.namespace or not _matches(one["namespaceSelector"], namespace):

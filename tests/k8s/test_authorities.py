@@ -30,6 +30,8 @@ README = (K8S / "README.md").read_text()
 MOUNTED = "/etc/dinemesh/authorities"
 FILE = f"{MOUNTED}/ca.crt"
 HOST = "localhost"
+OTHER_NAME = "127.0.0.1"
+"""Of the same machine; no certificate has it."""
 SECONDS = 10
 
 T = TypeVar("T")
@@ -104,13 +106,13 @@ def theirs(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "theirs")
 
 
-def address(variable: str, port: int, authority: Authority) -> str:
+def address(variable: str, port: int, authority: Authority, host: str = HOST) -> str:
     """As the README has it, for this server and this authority."""
     shown = re.findall(rf"`{variable}` \| `([^`]+)`", README)
     assert len(shown) == 1
     assert FILE in shown[0], "it names no authority"
     url = make_url(shown[0].replace(FILE, str(authority.file)))
-    return url.set(host=HOST, port=port).render_as_string(hide_password=False)
+    return url.set(host=host, port=port).render_as_string(hide_password=False)
 
 
 @pytest.mark.parametrize("overlay", ["prod", "migrations"])
@@ -140,15 +142,16 @@ def postgres(context: ssl.SSLContext) -> Callable[[socket.socket], object]:
 def test_a_database_of_the_authority_is_spoken_to_and_another_is_not(
     ours: Authority, theirs: Authority
 ) -> None:
-    def said(by: Authority) -> str:
+    def said(by: Authority, host: str = HOST) -> str:
         with server(postgres(by.server)) as port:
-            url = make_url(address("DINEMESH_DATABASE_URL", port, ours)).set(drivername="postgresql")
+            url = make_url(address("DINEMESH_DATABASE_URL", port, ours, host)).set(drivername="postgresql")
             with pytest.raises(psycopg.OperationalError) as refused:
                 psycopg.connect(url.render_as_string(hide_password=False), connect_timeout=SECONDS)
             return str(refused.value)
 
     assert "the database system is starting up" in said(ours)
     assert "certificate verify failed" in said(theirs)
+    assert "does not match host name" in said(ours, OTHER_NAME)
 
 
 def broker(context: ssl.SSLContext, heard: list[bytes]) -> Callable[[socket.socket], object]:
@@ -166,13 +169,15 @@ def test_a_broker_of_the_authority_is_spoken_to_and_another_is_not(
         async with asyncio.timeout(SECONDS):
             await aiormq.connect(url)
 
-    def heard(by: Authority) -> tuple[list[bytes], Exception]:
+    def heard(by: Authority, host: str = HOST) -> tuple[list[bytes], Exception]:
         found: list[bytes] = []
         failed = pytest.raises((aiormq.AMQPError, OSError))
         with server(broker(by.server, found)) as port, failed as refused:
-            asyncio.run(connect(address("DINEMESH_AMQP_URL", port, ours)))
+            asyncio.run(connect(address("DINEMESH_AMQP_URL", port, ours, host)))
         return found, refused.value
 
     assert heard(ours)[0] == [b"AMQP\x00\x00\x09\x01"]
     found, error = heard(theirs)
     assert found == [] and "certificate verify failed" in str(error)
+    found, error = heard(ours, OTHER_NAME)
+    assert found == [] and "mismatch" in str(error)

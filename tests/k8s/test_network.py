@@ -26,7 +26,7 @@ EVERYWHERE = {
     ("reservation", "deposit", 8082),
     ("newcomer", "kube-dns", 53),
 }
-STORES = ("internet", "database in the cluster")
+STORES = ("internet", "internet by IPv6", "database in the cluster")
 EXPECTED = {
     "dev": EVERYWHERE
     | {("deposit", "sandbox", 8085)}
@@ -52,6 +52,21 @@ def test_migrations_reach_their_databases_and_nothing_else() -> None:
         expected = {(name, where, 5432) for name in jobs for where in STORES}
         expected |= {(name, "kube-dns", 53) for name in jobs}
         assert possible == expected and len(jobs) == len(SERVICES)
+
+
+def named_on_the_way_out(cluster: Cluster) -> list[str]:
+    return [
+        f"{one['metadata']['name']}: {port['port']}"
+        for one in cluster.of("NetworkPolicy")
+        for rule in one["spec"].get("egress", [])
+        for port in rule.get("ports", [])
+        if not isinstance(port["port"], int)
+    ]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_goes_out_names_ports_by_number_since_not_every_network_knows_names(overlay: str) -> None:
+    assert named_on_the_way_out(Cluster(rendered.objects(overlay))) == []
 
 
 def policy(cluster: Cluster, name: str) -> Any:

@@ -76,6 +76,12 @@ def test_in_dev_the_services_migrate_themselves(dev: Cluster) -> None:
         assert "DINEMESH_MIGRATE_ON_START" not in dev.settings(workload.containers[0])
 
 
+def test_a_database_of_dev_gets_half_an_hour_to_recover(dev: Cluster) -> None:
+    (postgres,) = (one for one in dev.workloads if one.name == "postgres")
+    probe = postgres.containers[0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 30 * 60
+
+
 def test_the_services_are_in_the_mesh_and_what_they_lean_on_is_not(
     dev: Cluster, prod: Cluster, migrations: Cluster
 ) -> None:

@@ -37,6 +37,8 @@ def test_a_command_names_only_what_is_there(command: str, monkeypatch: pytest.Mo
     if command.startswith(FOREIGN):
         if command.startswith("helm install "):
             assert f"--version {ISTIO} " in command
+            # Only the first one starts nothing that the next command would need.
+            assert words[-1] == "--wait" or "istio/base" in words
             assert all((ROOT / path).exists() for path in re.findall(r"-f (\S+)", command))
         return
     if words[0] == "kubectl" or "| kubectl" in command:
@@ -62,6 +64,11 @@ def test_a_command_names_only_what_is_there(command: str, monkeypatch: pytest.Mo
         assert importlib.util.find_spec(module) is not None
     for told in re.findall(r"-m operations ([^']+)", command):
         operations.parser().parse_args(shlex.split(told.partition(" < ")[0]))
+    if "local_mesh.cluster" in words:
+        names = words[words.index("local_mesh.cluster") + 1 : words.index("|")]
+        assert set(names) <= set(SECRETS)
+        # What is there already is replaced one by one, never all passwords at once.
+        assert words[words.index("|") + 2] == ("replace" if names else "create")
     if "local_mesh.containers" in words:
         containers.parser().parse_args(words[words.index("local_mesh.containers") + 1 :])
 

@@ -27,16 +27,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[rendered.
     root = tmp_path_factory.mktemp("project")
     for folder in ("local_mesh", "dinemesh", "k8s"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    printed = subprocess.run(
-        [sys.executable, "-m", "local_mesh.cluster"],
+    printed = run(root)
+    assert printed.returncode == 0, printed.stderr
+    return root, rendered.parsed(printed.stdout)
+
+
+def run(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "local_mesh.cluster", *names],
         cwd=root,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         timeout=60,
-        check=True,
+        check=False,
     )
-    return root, rendered.parsed(printed.stdout)
 
 
 def test_every_secret_that_the_overlays_refer_to_is_made(made: tuple[Path, list[rendered.Object]]) -> None:
@@ -90,6 +95,20 @@ def test_the_services_take_reservations_token_by_the_keys_that_go_with_it(
     assert (identity.subject, identity.role) == ("reservation", "service")
     private = {"d", "p", "q"}
     assert all(not private & set(key) for key in json.loads(keys.read_text())["keys"])
+
+
+def test_reservations_token_is_renewed_without_another_password(
+    made: tuple[Path, list[rendered.Object]],
+) -> None:
+    root, _ = made
+    keys = (root / DEV_KEYS).read_text()
+    (renewed,) = rendered.parsed(run(root, "reservation-token").stdout)
+    assert renewed["metadata"]["name"] == "reservation-token"
+    assert Verifier(root / DEV_KEYS).verify(renewed["stringData"]["token"]).subject == "reservation"
+    assert (root / DEV_KEYS).read_text() == keys
+    unknown = run(root, "reservation-tokens")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "no Secret reservation-tokens" in unknown.stderr
 
 
 def test_the_keys_that_ship_let_nobody_in_and_prods_are_nobody_elses_to_write(
