@@ -15,6 +15,7 @@ keys=$overlay/keys/jwks.json
 wrong=
 case "$(tr -d '[:space:]' < "$keys")" in
     *'"kid":"nobody"'*) wrong="the key that ships, which nobody has: put in those that tokens are signed with" ;;
+    *'"d":'*) wrong="private parts of keys, and everybody would see them: put in the public ones alone" ;;
     '{"keys":[{'*'"kty":'*'}]}') is_json "$keys" || wrong="what is no JSON" ;;
     *) wrong="no keys: a JSON Web Key Set is wanted, {\"keys\": [{...}]}" ;;
 esac

@@ -19,6 +19,7 @@ MIGRATED = "wait jobs"
 NOBODY = (K8S / "overlays/prod/keys/jwks.json").read_text()
 SOMEBODY = NOBODY.replace("nobody", "2026-11")
 BROKEN = SOMEBODY.replace('"crv":', '"crv"')
+PRIVATE = SOMEBODY.replace('"kid"', '"d": "x", "kid"')
 FAILS_LATE = """
 case "$*" in
     *"wait jobs"*) exit 1 ;;
@@ -107,7 +108,9 @@ def test_the_files_win_over_what_was_done_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["dev", "prod"])
-@pytest.mark.parametrize("keys", [NOBODY, "\n", "{}", '{"keys": []}', "-----BEGIN PUBLIC KEY-----", BROKEN])
+@pytest.mark.parametrize(
+    "keys", [NOBODY, "\n", "{}", '{"keys": []}', "-----BEGIN PUBLIC KEY-----", BROKEN, PRIVATE]
+)
 def test_without_somebodys_keys_nothing_is_touched(tmp_path: Path, overlay: str, keys: str) -> None:
     done = roll_out(tmp_path, overlay, keys=keys)
     assert (done.code, done.asked) == (1, [])
