@@ -32,15 +32,13 @@ class RunningGateway(Proxy):
         mesh: Behind,
         folder: Path,
         *,
-        addresses: Mapping[str, str] | None = None,
         mutate: Callable[[Any], object] | None = None,
         **rates: int,
     ) -> None:
-        """`addresses`: other addresses than the mesh's, by service. `mutate` changes what istiod made."""
-        at = {name: mesh[name].address for name in PORTS} | dict(addresses or {})
-        backends = {cluster_of(name, port): [at[name]] for name, port in PORTS.items()}
+        """`mutate` changes what istiod made. `rates`: by the names of EdgeValues."""
+        backends = {cluster_of(name, port): [mesh[name].address] for name, port in PORTS.items()}
         tools = cluster_of("reservation", PORTS["reservation"]).replace("||", "|tools|")
-        backends[tools] = [at["reservation"]]
+        backends[tools] = [mesh["reservation"].address]
 
         def change(made: Any) -> None:
             limit(made, rates)
@@ -55,7 +53,6 @@ class RunningGateway(Proxy):
             mutate=change,
             keys=mesh.keys.jwks_file.read_text(),
         )
-        self.mesh = mesh
 
     def wait_until_healthy(self) -> None:
         """A gateway has no such page; what is behind it has been waited for by its tests."""

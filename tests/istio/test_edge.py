@@ -12,7 +12,6 @@ import pytest
 
 from tests.edge.stand_in import StandIn
 from tests.istio.gateway import RunningGateway, filters
-from tests.support.mesh import Keys
 
 ID = "5f0f2a8e-7c1c-4a0e-9d51-3a0b8f3f2b11"
 CANCEL = f"/v1/reservations/{ID}:cancel"
@@ -48,13 +47,6 @@ class Edge(RunningGateway):
                 assert isinstance(error, grpc.Call)
                 return error.code()
         return grpc.StatusCode.OK
-
-
-@pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    stand_in = StandIn(Keys(tmp_path_factory.mktemp("keys")))
-    yield stand_in
-    stand_in.stop()
 
 
 @pytest.fixture(scope="module")

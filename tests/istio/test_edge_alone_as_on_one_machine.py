@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import grpc
 import httpx
 import pytest
 
 from tests.edge import test_identity_at_the_edge as identity
-from tests.edge.conftest import CALL_SECONDS
 from tests.edge.stand_in import StandIn
 from tests.edge.test_bad_http_requests import (  # noqa: F401
     test_answers_say_that_they_depend_on_the_page_that_asks,
@@ -31,35 +30,19 @@ from tests.edge.test_identity_at_the_edge import (  # noqa: F401
 from tests.edge.test_sizes import test_headers_above_the_limit_are_refused_by_the_edge  # noqa: F401
 from tests.edge.test_verbs import test_a_wrong_verb_is_told_the_right_ones  # noqa: F401
 from tests.istio.gateway import RunningGateway
-from tests.support.mesh import Keys
 
 
-@pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    stand_in = StandIn(Keys(tmp_path_factory.mktemp("keys")))
-    yield stand_in
-    stand_in.stop()
+@pytest.fixture(scope="module")
+def stand_in(behind: StandIn) -> StandIn:
+    return behind
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def edge_alone(tmp_path_factory: pytest.TempPathFactory, stand_in: StandIn) -> Iterator[RunningGateway]:
     edge = RunningGateway(stand_in, tmp_path_factory.mktemp("gateway-alone"))
     edge.start()
     yield edge
     edge.stop()
-
-
-@pytest.fixture
-async def alone(edge_alone: RunningGateway, stand_in: StandIn) -> AsyncIterator[httpx.AsyncClient]:
-    stand_in.seen.clear()
-    async with httpx.AsyncClient(base_url=edge_alone.url, timeout=CALL_SECONDS) as client:
-        yield client
-
-
-@pytest.fixture
-async def channel_alone(edge_alone: RunningGateway) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(edge_alone.address) as channel:
-        yield channel
 
 
 # Istio has patience of a minute with the clocks of others; the services have none.

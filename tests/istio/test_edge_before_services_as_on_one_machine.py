@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from local_mesh.broker import RunningBroker
-from tests.edge.conftest import CALL_SECONDS
 from tests.edge.test_grpc_web import (  # noqa: F401
     test_a_refusal_is_one_of_grpc_whoever_refuses,
     test_a_table_is_booked,
@@ -43,8 +41,7 @@ from tests.edge.test_watches import (  # noqa: F401
     test_staff_watch_the_bookings_of_their_restaurant,
 )
 from tests.istio.gateway import RunningGateway, lasting
-from tests.mesh.people import City, Doors
-from tests.support.mesh import SERVICES, RunningMesh
+from tests.support.mesh import RunningMesh
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +81,3 @@ def own_edge(mesh: RunningMesh, tmp_path: Path) -> Iterator[Callable[..., Runnin
     yield start
     for edge in started:
         edge.stop()
-
-
-@pytest.fixture
-async def http(edge: RunningGateway) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as client:
-        yield client
-
-
-@pytest.fixture
-async def city(mesh: RunningMesh) -> AsyncIterator[City]:
-    city = City(mesh)
-    yield city
-    await city.close()
-
-
-@pytest.fixture
-async def doors(mesh: RunningMesh, edge: RunningGateway) -> AsyncIterator[Doors]:
-    doors = Doors(mesh, **dict.fromkeys(SERVICES, edge.address))
-    yield doors
-    await doors.close()

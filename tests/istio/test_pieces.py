@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,6 @@ from tests.istio import shipped
 from tests.istio.gateway import RunningGateway, filters, lasting, manager
 from tests.policy.ways import in_camel_case
 from tests.support.json_refusals import json_refusal
-from tests.support.mesh import Keys
 
 Check = Callable[[Client], Awaitable[None]]
 Change = Callable[[Any], object]
@@ -377,13 +376,6 @@ MUTANTS: list[tuple[str, Piece, Change]] = [
     *((name, piece, without_setting(name)) for name, piece in SETTINGS.items()),
     (generate.ROUTER, ROUTER, telling_clients),
 ]
-
-
-@pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    stand_in = StandIn(Keys(tmp_path_factory.mktemp("keys")))
-    yield stand_in
-    stand_in.stop()
 
 
 @asynccontextmanager
