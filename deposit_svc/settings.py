@@ -20,8 +20,9 @@ class DepositSettings(ServiceSettings):
     """For each look-up, close and refund. Three of them fit well into settle_lease_seconds."""
     charge_timeout_ms: int = Field(default=7000, ge=1, le=60_000)
     """For a charge whose caller set no deadline; below stop_grace_seconds, so that a stop lets it finish."""
-    charges_in_flight_limit: int = Field(default=200, ge=1)
-    """Charges at once; beyond it new ones are refused before anything is recorded. Two seconds of work."""
+    charges_in_flight_limit: int = Field(default=400, ge=1)
+    """Charges at once; beyond it new ones are refused before anything is recorded. Two pods take
+    what six of reservation send."""
     pending_settle_seconds: Seconds = 12
     """Age at which an undecided charge is taken for abandoned by a crash: above every charge's time limit."""
     settle_interval_seconds: Seconds = Field(default=1, gt=0)

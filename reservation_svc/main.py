@@ -19,8 +19,10 @@ from reservation_svc.clients.deposit import DepositClient
 from reservation_svc.domain import Rules
 from reservation_svc.persistence import tables
 from reservation_svc.settings import ReservationSettings
+from reservation_svc.usecases.admission import Admission
+from reservation_svc.usecases.bulkhead import Bulkhead
+from reservation_svc.usecases.circuit_breaker import Thresholds
 from reservation_svc.usecases.desk import Desk, Limits
-from reservation_svc.usecases.door import Door
 from reservation_svc.usecases.settle import settle
 
 
@@ -34,9 +36,19 @@ async def run() -> None:
     token = ServiceToken(settings.token_file) if settings.token_file is not None else None
     deposits = DepositClient(settings.deposit_address, token)
     service.on_close(deposits.close)
-    door = Door(
-        threshold=settings.breaker_threshold,
-        limit=settings.attempts_limit,
+    bulkhead = Bulkhead(
+        places=settings.charges_at_once,
+        queue_limit=settings.charge_queue_limit,
+        per_customer=settings.customer_attempts_limit,
+    )
+    admission = Admission(
+        bulkhead,
+        thresholds=Thresholds(
+            window_seconds=settings.breaker_window_seconds,
+            failures=settings.breaker_failures,
+            customers=settings.breaker_customers,
+            share=settings.breaker_share,
+        ),
         rest_seconds=settings.breaker_rest_seconds,
         longest_rest_seconds=settings.breaker_longest_rest_seconds,
         is_healthy=deposits.is_healthy,
@@ -45,7 +57,7 @@ async def run() -> None:
         store=store,
         outbox=outbox,
         deposits=deposits,
-        door=door,
+        admission=admission,
         background=service.background,
         rules=rules(settings),
         limits=limits(settings),
@@ -60,7 +72,7 @@ async def run() -> None:
     )
     service.add_worker(bus, "bus")
     service.add_worker(Relay(store, outbox, bus), "relay")
-    service.add_worker(door, "breaker probe")
+    service.add_worker(admission, "circuit breaker")
     service.add_worker(
         Periodic("settling", settings.settle_interval_seconds, partial(settle, desk)), "settling"
     )
@@ -75,6 +87,11 @@ def rules(settings: ReservationSettings) -> Rules:
         hold=timedelta(seconds=settings.hold_expire_seconds),
         unmarked=timedelta(seconds=settings.unmarked_seconds),
         horizon=timedelta(days=settings.horizon_days),
+        attempts=settings.customer_attempts_limit,
+        held_seats=settings.customer_held_seats_limit,
+        unpaid_free=settings.unpaid_attempts_free,
+        unpaid_pause=timedelta(seconds=settings.unpaid_pause_seconds),
+        unpaid_window=timedelta(seconds=settings.unpaid_window_seconds),
     )
 
 
@@ -85,6 +102,7 @@ def limits(settings: ReservationSettings) -> Limits:
         margin=settings.answer_margin_ms / 1000,
         retry_after=settings.retry_after_seconds,
         record=settings.attempt_deadline_seconds,
+        queue=settings.charge_queue_seconds,
     )
 
 

@@ -36,10 +36,32 @@ class ReservationSettings(ServiceSettings):
     """How far ahead a table can be booked."""
     settle_interval_seconds: Seconds = Field(default=1, gt=0)
     """How often the settling task looks at deadlines."""
-    attempts_limit: int = Field(default=200, ge=1)
-    """Attempts in flight in this process; beyond it a new one is refused at the door."""
-    breaker_threshold: int = Field(default=5, ge=1)
-    """Unknown or overloaded outcomes in a row that open the breaker."""
+    charges_at_once: int = Field(default=120, ge=1)
+    """Charges in flight in this process: below what the proxy before deposit takes (128), which also serves
+    health checks. With a card network's 1 s, as many bookings a second."""
+    charge_queue_limit: int = Field(default=400, ge=0)
+    """Attempts that may wait for one of these places; beyond it a new one is refused. Some 2 s of work."""
+    charge_queue_seconds: Seconds = 4
+    """Longest wait for a place. With the charge it stays below the edge's deadline of 10 s."""
+    customer_attempts_limit: int = Field(default=4, ge=1)
+    """Attempts of one customer in flight, waiting or being charged: 3 % of the places."""
+    customer_held_seats_limit: int = Field(default=40, ge=1)
+    """Seats that one customer's attempts in flight may hold together; one attempt alone may hold more."""
+    unpaid_attempts_free: int = Field(default=3, ge=1, le=40)
+    """Attempts of one customer that may come to nothing before the next one has to wait: a mistyped card or
+    two."""
+    unpaid_pause_seconds: Seconds = 15
+    """How long it waits then, from the begin of the last one; twice as long with each further one."""
+    unpaid_window_seconds: Seconds = Field(default=600, gt=0)
+    """After this an attempt that came to nothing is forgotten; also the longest pause."""
+    breaker_window_seconds: Seconds = Field(default=10, gt=0)
+    """What the breaker looks back on."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """Failures of deposit itself within the window from which the breaker may open."""
+    breaker_customers: int = Field(default=3, ge=1)
+    """It opens without asking deposit's health if so many customers saw them."""
+    breaker_share: float = Field(default=0.5, gt=0, le=1)
+    """... and if they are this share or more of what was heard of deposit."""
     breaker_rest_seconds: Seconds = Field(default=1, gt=0)
     """First pause before deposit is asked for its health; doubles with every failed trial."""
     breaker_longest_rest_seconds: Seconds = Field(default=8, gt=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
@@ -26,6 +27,9 @@ _DETAILS_KEY = "grpc-status-details-bin"
 # A client drops a reply whose metadata exceed 8 KiB, and the text travels twice: in the status and beside it.
 _MAX_MESSAGE = 500
 _MAX_DETAILS = 3_000
+
+# Whoever was refused at one moment must not come back at one moment.
+_SPREAD = 0.25
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -47,8 +51,15 @@ def code_of(reason: str) -> grpc.StatusCode:
     return _GRPC_CODES[value.GetOptions().Extensions[reason_pb2.code]]
 
 
-def to_status(refusal: Refusal) -> status_pb2.Status:
-    """The refusal as google.rpc.Status; long lists of violations are cut so that the reply arrives."""
+def spread(seconds: float) -> float:
+    """A retry time as it is told: up to a quarter later than meant, each time another one."""
+    return seconds * random.uniform(1, 1 + _SPREAD)
+
+
+def to_status(refusal: Refusal, retry_after: float | None = None) -> status_pb2.Status:
+    """The refusal as google.rpc.Status, with `retry_after` seconds instead of its own if given; long lists of
+    violations are cut so that the reply arrives."""
+    retry_after = refusal.retry_after if retry_after is None else retry_after
     status = status_pb2.Status(
         code=code_of(refusal.reason).value[0], message=_cut(refusal.message, _MAX_MESSAGE)
     )
@@ -56,9 +67,9 @@ def to_status(refusal: Refusal) -> status_pb2.Status:
         status,
         error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=dict(refusal.metadata)),
     )
-    if refusal.retry_after is not None:
+    if retry_after is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(_milliseconds(refusal.retry_after))
+        retry.retry_delay.FromMilliseconds(_milliseconds(retry_after))
         _pack(status, retry)
     if refusal.violations:
         bad = error_details_pb2.BadRequest()
@@ -83,10 +94,11 @@ async def abort(
     retry time stands there three times: RetryInfo for our clients, `retry-after` (whole seconds) for HTTP,
     and `grpc-retry-pushback-ms` for gRPC libraries that retry by themselves.
     """
-    rich = to_status(refusal)
+    retry_after = None if refusal.retry_after is None else spread(refusal.retry_after)
+    rich = to_status(refusal, retry_after)
     metadata: list[tuple[str, str | bytes]] = [*trailing, (_DETAILS_KEY, rich.SerializeToString())]
-    if refusal.retry_after is not None:
-        milliseconds = _milliseconds(refusal.retry_after)
+    if retry_after is not None:
+        milliseconds = _milliseconds(retry_after)
         metadata.append(("retry-after", str(max(1, math.ceil(milliseconds / 1000)))))
         metadata.append(("grpc-retry-pushback-ms", str(milliseconds)))
     await context.abort_with_status(_Status(_GRPC_CODES[rich.code], rich.message, tuple(metadata)))  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ class PolicyValues:
     """Addresses (host:port) of the instances of deposit. A name stands for all addresses that it has."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    calls_limit: int = 32
+    calls_limit: int = 128
     """Calls to deposit at once; one more is refused at once, and nothing is charged."""
     charge_timeout_seconds: float = 3
     """For a charge; below reservation's own deadline for it (DINEMESH_DEPOSIT_DEADLINE_MS)."""

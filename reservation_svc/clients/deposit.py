@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # A service that needs longer than this to say that it is well is not.
 HEALTH_SECONDS = 1.0
+# Reasons by which deposit_svc speaks of one charge or one call, and not of itself.
+_OF_ONE_CALL = frozenset({"DEPOSIT_IN_DOUBT", "DEPOSIT_ID_REUSED", "DEADLINE_TOO_SHORT", "INVALID_ARGUMENT"})
 
 
 class DepositClient:
@@ -70,4 +72,4 @@ def _outcome(error: grpc.RpcError) -> DepositOutcome:
     code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
     detail = said.reason if said is not None else str(code)
     log.warning("the outcome of a charge is unknown", extra={"outcome": detail})
-    return Unknown(detail)
+    return Unknown(detail, answered=said is not None and said.reason in _OF_ONE_CALL)

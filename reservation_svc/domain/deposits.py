@@ -58,9 +58,11 @@ class NotCharged:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It may or may not have been charged; `detail` is for the log."""
+    """It may or may not have been charged; `detail` is for the log. `answered`: deposit_svc itself said so,
+    which says nothing against deposit_svc."""
 
     detail: str = ""
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

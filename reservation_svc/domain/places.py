@@ -30,6 +30,16 @@ class Rules:
     """A reservation that the restaurant never marked is completed this long after the service ended."""
     horizon: timedelta
     """How far ahead a table can be booked."""
+    attempts: int = 4
+    """What one customer may have in flight: attempts whose deposit is not decided."""
+    held_seats: int = 40
+    """Seats that such attempts of one customer may hold together. One attempt alone may hold more."""
+    unpaid_free: int = 3
+    """So many attempts of a customer may come to nothing before the next one has to wait."""
+    unpaid_pause: timedelta = timedelta(seconds=15)
+    """How long it has to wait then; twice as long with each further one."""
+    unpaid_window: timedelta = timedelta(minutes=10)
+    """After which time an attempt that came to nothing is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

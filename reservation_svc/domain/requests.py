@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dinemesh.kit.refusal import Refusal
 from reservation_svc.domain.deposits import DepositLine
@@ -78,6 +78,40 @@ def hold_table(
         hold_expire_time=now + rules.hold,
         deposits=(DepositLine(deposit_id, price),),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaid:
+    """A customer's latest attempts that took no deposit: those in flight and those that came to nothing."""
+
+    in_flight: int = 0
+    seats: int = 0
+    """Held by those in flight."""
+    failed: int = 0
+    last_failed: datetime | None = None
+    """When the latest of those that failed was begun."""
+
+
+def check_unpaid(unpaid: Unpaid, party_size: int, now: datetime, rules: Rules) -> None:
+    """Refuses a customer who would hold many seats that nobody has paid for, or the same ones again and
+    again. Seats are held before the deposit is known, so without it a card that answers late holds a table
+    for ever, at no cost."""
+    if unpaid.in_flight and (
+        unpaid.in_flight >= rules.attempts or unpaid.seats + party_size > rules.held_seats
+    ):
+        raise Refusal(
+            "TRY_AGAIN_LATER", "Other reservations of yours are being paid; nothing was held.", retry_after=2
+        )
+    if unpaid.failed < rules.unpaid_free or unpaid.last_failed is None:
+        return
+    pause = min(rules.unpaid_pause * 2 ** (unpaid.failed - rules.unpaid_free), rules.unpaid_window)
+    left = unpaid.last_failed + pause - now
+    if left > timedelta(0):
+        raise Refusal(
+            "TRY_AGAIN_LATER",
+            f"{unpaid.failed} attempts of yours in a row took no deposit; nothing was held.",
+            retry_after=left.total_seconds(),
+        )
 
 
 def refusal_of(failure: Failure, decline_code: str, retry_after: float) -> Refusal:

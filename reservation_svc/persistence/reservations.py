@@ -25,6 +25,7 @@ from reservation_svc.domain import (
     Rules,
     State,
     Terms,
+    Unpaid,
 )
 from reservation_svc.persistence.allotment import policy_text, read_policy
 from reservation_svc.persistence.tables import (
@@ -121,6 +122,20 @@ _LATER_PAGE = _PAGE.where(
         ),
     )
 )
+# A customer's attempts that took no deposit, newest first; more than these change no decision.
+_MOST_UNPAID = 50
+_UNPAID_ATTEMPTS = (
+    select(
+        reservations.c.state, reservations.c.party_size, reservations.c.create_time, reservations.c.failure
+    )
+    .where(
+        reservations.c.customer_id == bindparam("of_customer"),
+        reservations.c.create_time > bindparam("since", type_=Instant),
+        reservations.c.accept_deadline.is_(None),
+    )
+    .order_by(reservations.c.create_time.desc())
+    .limit(_MOST_UNPAID)
+)
 _INSERT = reservations.insert()
 _INSERT_LINE = deposits.insert()
 _INSERT_INSTRUCTION = instructions.insert()
@@ -169,6 +184,21 @@ def lateness(tx: Transaction, now: datetime) -> timedelta:
     """How long the clock has had something to do that is not done."""
     first: datetime | None = tx.execute(_FIRST_DUE).scalar_one()
     return max(now - (first or now), timedelta(0))
+
+
+def unpaid(tx: Transaction, customer_id: str, since: datetime) -> Unpaid:
+    """What became of the customer's attempts begun after `since` that took no deposit. Attempts that were
+    turned away for overload do not count: they are nobody's fault."""
+    in_flight = seats = failed = 0
+    last_failed: datetime | None = None
+    for row in tx.execute(_UNPAID_ATTEMPTS, {"of_customer": customer_id, "since": since}):
+        if row.state == State.PENDING_DEPOSIT:
+            in_flight += 1
+            seats += row.party_size
+        elif row.failure != Failure.DEPOSIT_OVERLOADED:
+            failed += 1
+            last_failed = last_failed or row.create_time
+    return Unpaid(in_flight, seats, failed, last_failed)
 
 
 def modification(tx: Transaction, modification_id: str) -> Modification | None:

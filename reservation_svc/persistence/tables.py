@@ -98,6 +98,14 @@ Index(
     reservations.c.create_time,
     reservations.c.reservation_id,
 )
+# Few: an attempt that gets its deposit leaves it.
+Index(
+    "reservations_unpaid",
+    reservations.c.customer_id,
+    reservations.c.create_time,
+    sqlite_where=reservations.c.accept_deadline.is_(None),
+    postgresql_where=reservations.c.accept_deadline.is_(None),
+)
 Index(
     "reservations_due",
     reservations.c.due_time,

@@ -30,7 +30,7 @@ from reservation_svc.domain import (
     Unknown,
 )
 from reservation_svc.persistence import allotment, reservations
-from reservation_svc.usecases.door import Attempt, Door
+from reservation_svc.usecases.admission import Admission, Attempt
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ class Limits:
     """When to come back after an attempt that failed by overload or unknown outcome."""
     record: float
     """How long the outcome of an attempt is tried to be written down if the database is away."""
+    queue: float
+    """Longest wait for a place to charge."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Desk:
     store: Store
     outbox: Outbox
     deposits: Deposits
-    door: Door
+    admission: Admission
     background: Background
     rules: Rules
     limits: Limits
@@ -164,6 +166,11 @@ class Desk:
             return Refusal("DEADLINE_TOO_SHORT", f"At least {least_ms} ms are needed; nothing was begun.")
         return None
 
+    def patience(self) -> float:
+        """How long the caller can wait for a place and still be charged, in seconds."""
+        left = call.time_left()
+        return self.limits.queue if left is None else min(self.limits.queue, left - self.limits.least)
+
     async def charge(self, attempt: Attempt, charge: Charge) -> DepositOutcome:
         """Asks deposit_svc, once, for no longer than the caller waits."""
         left = call.time_left()
@@ -179,8 +186,7 @@ class Desk:
         if __debug__:
             crash.point("deposit.call.after", type(outcome).__name__)
         ran_out = isinstance(outcome, Unknown) and time.monotonic() - begun > timeout - _EARLY_ANSWER_SECONDS
-        # A caller's own deadline that ran out says nothing of deposit_svc: one client must not close the
-        # door to all.
+        # A caller's own deadline that ran out says nothing of deposit_svc: one client must not shut out all.
         if not (ran_out and timeout < self.limits.deposit_deadline):
             attempt.outcome = outcome
         return outcome

@@ -53,18 +53,21 @@ async def modify(desk: Desk, change: Change) -> Reservation:
 
 async def _modify(desk: Desk, change: Change) -> Reservation:
     ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
-    closed = desk.check_time() or desk.door.knock()
-    if closed is not None:
-        # What costs nothing more is done all the same.
-        return (await desk.store.write(partial(_amend, desk, change, ids, closed))).reservation
-    with desk.door.enter() as attempt:
-        try:
-            amended = await desk.store.write(partial(_amend, desk, change, ids, None))
-        except CommitInDoubt:
-            amended = await desk.write_at_last(partial(_amend, desk, change, ids, None))
+    closed = desk.check_time() or desk.admission.refusal()
+    needs_place = Refusal("INTERNAL", "The difference has to be charged.")
+    try:
+        # What costs nothing more is done whatever becomes of charges, and waits for none.
+        amended = await _amend_at_last(desk, change, ids, closed or needs_place)
+    except Refusal as refusal:
+        if refusal is not needs_place:
+            raise
+    else:
+        if __debug__:
+            crash.point("modify.done")
+        return amended.reservation
+    with await desk.admission.enter(change.customer_id, desk.patience()) as attempt:
+        amended = await _amend_at_last(desk, change, ids, None)
         if not amended.is_waiting:
-            if __debug__:
-                crash.point("modify.done")
             return amended.reservation
         if __debug__:
             crash.point("modify.pending")
@@ -89,6 +92,14 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
     if isinstance(outcome, NotCharged) and outcome.retry_after is not None:
         retry_after = max(retry_after, outcome.retry_after)
     raise refusal_of(wanted.failure or Failure.DEPOSIT_UNKNOWN, wanted.decline_code, retry_after)
+
+
+async def _amend_at_last(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None) -> _Amended:
+    amend = partial(_amend, desk, change, ids, closed)
+    try:
+        return await desk.store.write(amend)
+    except CommitInDoubt:
+        return await desk.write_at_last(amend)
 
 
 def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Transaction) -> _Amended:

@@ -24,6 +24,7 @@ from reservation_svc.domain import (
     check_party,
     check_same,
     check_table,
+    check_unpaid,
     hold_table,
     must_try_again,
     refusal_of,
@@ -47,11 +48,19 @@ async def reserve(desk: Desk, order: Order) -> Reservation:
 
 
 async def _reserve(desk: Desk, order: Order) -> Reservation:
-    refusal = desk.check_time() or desk.door.knock()
+    refusal = desk.check_time() or desk.admission.refusal()
     if refusal is not None:
         return await _earlier_answer(desk, order, refusal)
+    if desk.admission.is_full:
+        known = await _known(desk, order)
+        if known is not None:
+            return known
+    try:
+        admitted = await desk.admission.enter(order.customer_id, desk.patience())
+    except Refusal as full:
+        return await _earlier_answer(desk, order, full)
     ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
-    with desk.door.enter() as attempt:
+    with admitted as attempt:
         try:
             held = await desk.store.write(partial(_hold, desk, order, ids), shed=True)
         except CommitInDoubt:
@@ -81,15 +90,20 @@ async def _reserve(desk: Desk, order: Order) -> Reservation:
 
 async def _earlier_answer(desk: Desk, order: Order, refusal: Refusal) -> Reservation:
     """A repeated request id gets its answer even where no new attempt can be made."""
+    known = await _known(desk, order)
+    if known is None:
+        raise refusal
+    return known
+
+
+async def _known(desk: Desk, order: Order) -> Reservation | None:
+    """What an earlier call with this request id came to; None if a new attempt has to be made."""
 
     def look_up(tx: Transaction) -> Reservation | None:
         record = requests.find(tx, order.customer_id, order.request_id)
         return _repeated(tx, record, order.body_hash) if record is not None else None
 
-    known = await desk.store.read(look_up)
-    if known is None:
-        raise refusal
-    return known
+    return await desk.store.read(look_up)
 
 
 def _repeated(tx: Transaction, record: RequestRecord, body_hash: str) -> Reservation | None:
@@ -130,6 +144,8 @@ def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
         if seen is None:
             raise Refusal("NOT_FOUND", "There is no such restaurant.")
         _check(desk, seen.restaurant, order, tx)
+        unpaid = reservations.unpaid(tx, order.customer_id, tx.now - desk.rules.unpaid_window)
+        check_unpaid(unpaid, order.party_size, tx.now, desk.rules)
         check_slot(tx, seen.restaurant, seen.slot, order.dine_time, order.party_size)
         if not allotment.hold(tx, order.restaurant_id, order.dine_time, order.party_size):
             raise no_seats()

@@ -51,16 +51,33 @@ def _every() -> Numbers:
 
 
 def _reservation() -> Numbers:
-    desk = "reservation_svc.usecases.desk"
+    desk, bulkhead = "reservation_svc.usecases.desk", "reservation_svc.usecases.bulkhead"
     return {
         "reservation.least_time": setting(RESERVATION, "least_time_ms") / 1000,
         "reservation.answer_margin": setting(RESERVATION, "answer_margin_ms") / 1000,
-        "reservation.attempts_limit": setting(RESERVATION, "attempts_limit"),
+        "reservation.charges_at_once": setting(RESERVATION, "charges_at_once"),
+        "reservation.queue_limit": setting(RESERVATION, "charge_queue_limit"),
+        "reservation.queue_time": setting(RESERVATION, "charge_queue_seconds"),
+        "reservation.queue_retry_after": constant(bulkhead, "_RETRY_AFTER_SECONDS"),
+        "reservation.places_growth": constant(bulkhead, "_GROWTH"),
+        "reservation.places_shrinkage": constant(bulkhead, "_SHRINKAGE"),
+        "reservation.customer_attempts": setting(RESERVATION, "customer_attempts_limit"),
+        "reservation.customer_seats": setting(RESERVATION, "customer_held_seats_limit"),
+        "reservation.unpaid_free": setting(RESERVATION, "unpaid_attempts_free"),
+        "reservation.unpaid_pause": setting(RESERVATION, "unpaid_pause_seconds"),
+        "reservation.unpaid_window": setting(RESERVATION, "unpaid_window_seconds"),
+        "reservation.unpaid_read": constant("reservation_svc.persistence.reservations", "_MOST_UNPAID"),
         "reservation.deposit_deadline": setting(RESERVATION, "deposit_deadline_ms") / 1000,
         "reservation.shortest_charge": constant(desk, "_SHORTEST_CHARGE_SECONDS"),
         "reservation.early_answer": constant(desk, "_EARLY_ANSWER_SECONDS"),
         "reservation.move_tries": constant(desk, "_TRIES"),
-        "reservation.breaker_threshold": setting(RESERVATION, "breaker_threshold"),
+        "reservation.breaker_window": setting(RESERVATION, "breaker_window_seconds"),
+        "reservation.breaker_failures": setting(RESERVATION, "breaker_failures"),
+        "reservation.breaker_customers": setting(RESERVATION, "breaker_customers"),
+        "reservation.breaker_share": setting(RESERVATION, "breaker_share"),
+        "reservation.breaker_memory": constant(
+            "reservation_svc.usecases.circuit_breaker", "_MOST_REMEMBERED"
+        ),
         "reservation.breaker_rest": setting(RESERVATION, "breaker_rest_seconds"),
         "reservation.breaker_longest_rest": setting(RESERVATION, "breaker_longest_rest_seconds"),
         "reservation.health_timeout": constant("reservation_svc.clients.deposit", "HEALTH_SECONDS"),

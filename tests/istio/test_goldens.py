@@ -101,7 +101,7 @@ def test_ejection_is_possible_and_only_for_broken_instances() -> None:
 
 def test_the_limit_of_a_pod_lies_below_what_deposit_lets_in() -> None:
     (limits,) = cluster("reservation", DEPOSIT)["circuitBreakers"]["thresholds"]
-    assert limits["maxRequests"] == 32
+    assert limits["maxRequests"] == 128
     assert limits["maxRequests"] < setting(DepositSettings, "charges_in_flight_limit")
     assert limits["maxRequests"] < setting(ReservationSettings, "attempts_limit")
     # What waits for the first connection must not be what is refused.

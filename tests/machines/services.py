@@ -20,8 +20,10 @@ from reservation_svc import handlers as reservation_handlers
 from reservation_svc import messages as reservation_messages
 from reservation_svc.domain import Rules
 from reservation_svc.persistence import tables as reservation_tables
+from reservation_svc.usecases.admission import Admission
+from reservation_svc.usecases.bulkhead import Bulkhead
+from reservation_svc.usecases.circuit_breaker import Thresholds
 from reservation_svc.usecases.desk import Deposits, Desk, Limits
-from reservation_svc.usecases.door import Door
 from reservation_svc.usecases.settle import settle
 from restaurant_svc import handlers as restaurant_handlers
 from restaurant_svc import messages as restaurant_messages
@@ -34,8 +36,12 @@ RULES = Rules(
     hold=timedelta(minutes=2),
     unmarked=timedelta(hours=24),
     horizon=timedelta(days=366),
+    # Few customers do much here; how much each may is shown in tests/reservation/test_admission.py.
+    attempts=1000,
+    held_seats=1000,
+    unpaid_free=1000,
 )
-LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10)
+LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10, queue=4)
 DEPOSIT_LIMITS = deposit_usecases.Limits(
     charges_in_flight=2, charge_timeout_seconds=3, pending_settle_seconds=12, settle_lease_seconds=15
 )
@@ -49,19 +55,19 @@ class DepositClient(Deposits, Protocol):
 class Reservations(Process):
     def __init__(self, time: Time, deposits: DepositClient) -> None:
         super().__init__(time, "reservation_svc")
-        self.door = Door(
-            threshold=BREAKER_THRESHOLD,
-            limit=200,
+        self.admission = Admission(
+            Bulkhead(places=200, queue_limit=0, per_customer=RULES.attempts),
+            thresholds=Thresholds(failures=BREAKER_THRESHOLD, customers=1),
             rest_seconds=0,  # it rests by the real clock
             longest_rest_seconds=0,
             is_healthy=deposits.is_healthy,
         )
-        self.work(self.door.run())
+        self.work(self.admission.run())
         self.desk = Desk(
             store=self.store,
             outbox=Outbox(reservation_tables.outbox, reservation_messages.encode_event, source="reservation"),
             deposits=deposits,
-            door=self.door,
+            admission=self.admission,
             background=self.background,
             rules=RULES,
             limits=LIMITS,

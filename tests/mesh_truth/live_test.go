@@ -231,11 +231,11 @@ func TestAnEditedDestinationRuleReachesEnvoyUnderLoad(t *testing.T) {
 	if code, said := call(over, createDeposit); code != codes.OK {
 		t.Fatalf("%s: %s", code, said)
 	}
-	const together = 60
+	const together = 150
 	served, refused := burst(over, together)
 	t.Logf("as shipped: %d at once, %d served, %d refused", together, served, refused)
-	if served != 32 || refused != together-32 {
-		t.Errorf("the limit of 32 let %d of %d through and refused %d", served, together, refused)
+	if served != 128 || refused != together-128 {
+		t.Errorf("the limit of 128 let %d of %d through and refused %d", served, together, refused)
 	}
 
 	var calls, failed atomic.Int64
@@ -259,7 +259,7 @@ func TestAnEditedDestinationRuleReachesEnvoyUnderLoad(t *testing.T) {
 	}
 	const cluster = "outbound|8082||deposit.dinemesh.svc.cluster.local"
 	rule := "DestinationRule reservation-to-deposit.dinemesh"
-	edited := shipped.edited(t, rule, "http2MaxRequests: 32", "http2MaxRequests: 200")
+	edited := shipped.edited(t, rule, "http2MaxRequests: 128", "http2MaxRequests: 200")
 	for calls.Load() < 20 {
 		time.Sleep(5 * time.Millisecond)
 	}

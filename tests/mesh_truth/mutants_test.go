@@ -39,7 +39,7 @@ var mutants = []mutant{
 	{"no share of ejections", rule, "      maxEjectionPercent: 50\n", "", promises},
 	{"ejections off", rule, "consecutiveGatewayErrors: 5", "consecutiveGatewayErrors: 0", promises},
 	{"ejections by any error", rule, "consecutive5xxErrors: 0", "consecutive5xxErrors: 5", promises},
-	{"a limit of everything", rule, "        http2MaxRequests: 32\n", "", promises},
+	{"a limit of everything", rule, "        http2MaxRequests: 128\n", "", promises},
 	{"no word on localities", rule, "enabled: false", "enabled: true", promises},
 	{"a rule for another host", rule, "host: deposit.dinemesh", "host: deposits.dinemesh", suspect},
 	{"a rule for nobody's pods", rule, "app.kubernetes.io/name: reservation", "app.kubernetes.io/name: reservations", promises},
@@ -153,7 +153,7 @@ func broken(t *testing.T, dumped map[string][]byte) []string {
 	holds(to.Ejects && to.Outlier.Any == 0, "other errors do not")
 	holds(to.Outlier.Share == 50, "one of two may be ejected")
 	holds(!to.Panic, "nothing goes to the ejected")
-	holds(len(to.Most) == 1 && to.Most[0] == 32, "32 charges at once")
+	holds(len(to.Most) == 1 && to.Most[0] == 128, "128 charges at once")
 	all, spare := reservation.hosts(deposit)
 	holds(all == 2 && spare == 0, "reservation knows two instances, whatever zone it is in")
 	charge := reservation.route("charge")

@@ -31,8 +31,12 @@ from tests.support.refusals import Refused, refusal
 figures = logging.getLogger("figures")
 
 SETTINGS = {
-    # As on one machine, but for the breaker: it has tests of its own, and here only the proxy is looked at.
+    # As on one machine, but reservation has no limits of its own: here only the proxy is looked at.
     "reservation": {
+        "CHARGES_AT_ONCE": "250",
+        "CUSTOMER_ATTEMPTS_LIMIT": "250",
+        "CUSTOMER_HELD_SEATS_LIMIT": "500",
+        "UNPAID_ATTEMPTS_FREE": "40",
         "DEPOSIT_DEADLINE_MS": "4000",
         "ATTEMPT_DEADLINE_SECONDS": "10",
         "HOLD_EXPIRE_SECONDS": "30",
@@ -51,7 +55,7 @@ DEADLINE = 5.0
 """What a client gives an attempt, seconds."""
 ROUTE_SECONDS = 3.0
 ERRORS_IN_A_ROW = 5
-AT_ONCE = 32
+AT_ONCE = 128
 OVERFLOW = "upstream_rq_active_overflow"
 MANY = 200
 

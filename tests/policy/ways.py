@@ -26,7 +26,7 @@ FAILED = (UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 ERRORS_IN_A_ROW = 5
 EJECTED_SECONDS = 15.0
 ROUTE_SECONDS = 3.0
-AT_ONCE = 32
+AT_ONCE = 128
 DETECTED = "outlier_detection.ejections_detected_consecutive_gateway_failure"
 
 ISTIO_LISTENER = "0.0.0.0_8082"

@@ -36,9 +36,11 @@ from reservation_svc.domain import (
 )
 from reservation_svc.persistence import allotment, reservations, tables
 from reservation_svc.usecases import cancel, hear, modify, read, reserve
+from reservation_svc.usecases.admission import Admission
+from reservation_svc.usecases.bulkhead import Bulkhead
 from reservation_svc.usecases.cancel import Cancelled
+from reservation_svc.usecases.circuit_breaker import Thresholds
 from reservation_svc.usecases.desk import Desk, Limits
-from reservation_svc.usecases.door import Door
 from reservation_svc.usecases.settle import settle
 from tests.reservation.fakes import FakeDeposits
 from tests.support.postgres import FreshDatabase
@@ -53,7 +55,7 @@ RULES = Rules(
     unmarked=timedelta(hours=24),
     horizon=timedelta(days=366),
 )
-LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=5)
+LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=5, queue=1)
 POLICY = Policy(
     deposit_per_person=1000,
     currency="EUR",
@@ -89,13 +91,14 @@ class Clock:
 class Pod:
     """The use cases with everything they stand on. Each pod on one database is like a process of its own."""
 
-    def __init__(self, store: Store, deposits: FakeDeposits, clock: Clock, *, limit: int = 200) -> None:
+    def __init__(self, store: Store, deposits: FakeDeposits, clock: Clock, *, places: int = 100) -> None:
         self.store = store
         self.deposits = deposits
         self.clock = clock
-        self.door = Door(
-            threshold=3,
-            limit=limit,
+        self.bulkhead = Bulkhead(places=places, queue_limit=10, per_customer=RULES.attempts)
+        self.admission = Admission(
+            self.bulkhead,
+            thresholds=Thresholds(failures=3),
             rest_seconds=0.05,
             longest_rest_seconds=0.2,
             is_healthy=deposits.is_healthy,
@@ -105,7 +108,7 @@ class Pod:
             store=store,
             outbox=Outbox(tables.outbox, messages.encode_event, source="reservation"),
             deposits=deposits,
-            door=self.door,
+            admission=self.admission,
             background=Background(),
             rules=RULES,
             limits=LIMITS,
@@ -258,10 +261,10 @@ async def open_pod(database_url: str, clock: Clock, deposits: FakeDeposits) -> A
     stores: list[Store] = []
     pods: list[Pod] = []
 
-    def open_one(*, limit: int = 200) -> Pod:
+    def open_one(*, places: int = 100) -> Pod:
         if not stores or not database_url.startswith("sqlite"):
             stores.append(Store.open(database_url, clock=lambda _: clock.now))
-        pods.append(Pod(stores[-1], deposits, clock, limit=limit))
+        pods.append(Pod(stores[-1], deposits, clock, places=places))
         return pods[-1]
 
     yield open_one

@@ -23,6 +23,7 @@ OUTCOMES: dict[str, Callable[[], DepositOutcome]] = {
     "tok_declined": lambda: Declined("insufficient_funds"),
     "tok_overloaded": lambda: NotCharged(3.0),
     "tok_unknown": Unknown,
+    "tok_inDoubt": lambda: Unknown("DEPOSIT_IN_DOUBT", answered=True),
     "tok_lostReply": Unknown,
     "tok_voided": Voided,
 }
@@ -39,6 +40,7 @@ class FakeDeposits:
         self.gate = asyncio.Event()
         self.gate.set()
         self.healthy = True
+        self.questions = 0
         self.arrived = asyncio.Event()
 
     async def create(self, charge: Charge, timeout: float) -> DepositOutcome:
@@ -55,6 +57,7 @@ class FakeDeposits:
         return OUTCOMES[charge.payment_token]()
 
     async def is_healthy(self) -> bool:
+        self.questions += 1
         return self.healthy
 
     def news(self, deposit_id: str) -> DepositNews:

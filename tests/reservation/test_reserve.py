@@ -21,8 +21,8 @@ from reservation_svc.domain import (
     State,
 )
 from reservation_svc.persistence import allotment, requests
-from reservation_svc.usecases.door import BreakerState
-from tests.reservation.conftest import ALICE, DINNER, LATER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
+from reservation_svc.usecases.circuit_breaker import BreakerState
+from tests.reservation.conftest import ALICE, DINNER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
 from tests.reservation.refusals import refused
 
 
@@ -305,20 +305,8 @@ async def test_where_our_own_work_used_up_the_time_deposit_is_neither_asked_nor_
         with_time_left(0.22)  # more than `least`, and too little for a charge
         await refused("TRY_AGAIN_LATER", pod.reserve())
     assert pod.deposits.asked == []
-    assert pod.door.state is BreakerState.CLOSED
+    assert pod.admission.state is BreakerState.CLOSED
     assert await pod.sold() == 0
-
-
-@pytest.mark.parametrize("left", [0.6, 1.3])
-async def test_impatient_callers_do_not_close_the_door_to_others(pod: Pod, left: float) -> None:
-    pod.deposits.gate.clear()  # deposit takes its time
-    pod.desk = replace(pod.desk, limits=replace(pod.desk.limits, deposit_deadline=1.2))
-    for seconds, believed in ((left, False), (30, True)):
-        with_time_left(seconds)
-        at_once = [refused("TRY_AGAIN_LATER", pod.reserve()) for _ in range(pod.door._threshold + 1)]
-        await asyncio.gather(*at_once)
-        # Who waits as long as we would ourselves is believed.
-        assert (pod.door.knock() is not None) is believed
 
 
 async def test_the_charge_gets_the_smaller_of_our_time_and_the_callers(pod: Pod) -> None:
@@ -330,96 +318,3 @@ async def test_the_charge_gets_the_smaller_of_our_time_and_the_callers(pod: Pod)
     first, second, third = pod.deposits.timeouts
     assert first == third == 4
     assert 1 < second <= 1.85
-
-
-async def test_the_breaker_refuses_at_the_door_and_lets_repeats_and_cheap_things_through(pod: Pod) -> None:
-    request_id = new_id()
-    placed = await pod.reserve(request_id=request_id)
-    booked = await pod.book(at=LATER)
-    pod.deposits.healthy = False
-    for _ in range(3):
-        await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_unknown"))
-    asked = len(pod.deposits.asked)
-    before = len(await pod.mine())
-    said = await refused("TRY_AGAIN_LATER", pod.reserve())
-    assert said.retry_after is not None and said.retry_after > 0
-    await refused("TRY_AGAIN_LATER", pod.modify(booked, party=5))
-    assert len(pod.deposits.asked) == asked
-    assert len(await pod.mine()) == before
-    assert await pod.reserve(request_id=request_id) == placed
-    await refused("REQUEST_ID_REUSED", pod.reserve(5, request_id=request_id))
-    assert (await pod.modify(booked, party=1)).terms.party_size == 1
-    assert (await pod.cancel(placed)).refunded == 2000
-
-    probe = asyncio.create_task(pod.door.run())
-    try:
-        await asyncio.sleep(0)
-        pod.deposits.healthy = True
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    again = await pod.reserve()
-                    break
-                except Refusal:
-                    await asyncio.sleep(0.01)
-        assert again.state is State.PENDING_ACCEPTANCE
-        assert (await pod.reserve()).state is State.PENDING_ACCEPTANCE
-    finally:
-        probe.cancel()
-
-
-async def test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again(pod: Pod) -> None:
-    for _ in range(3):
-        await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_overloaded"))
-    probe = asyncio.create_task(pod.door.run())
-    try:
-        async with asyncio.timeout(5):
-            while pod.door.knock() is not None:  # noqa: ASYNC110  a door tells nobody that it opens
-                await asyncio.sleep(0.005)
-        pod.deposits.gate.clear()
-        pod.deposits.arrived.clear()
-        trial = asyncio.create_task(pod.reserve(card="tok_unknown"))
-        await pod.deposits.arrived.wait()
-        asked = len(pod.deposits.asked)
-        await refused("TRY_AGAIN_LATER", pod.reserve())
-        assert len(pod.deposits.asked) == asked, "a second one was let in beside the trial"
-        probe.cancel()  # a slow machine would see the door it opens next, not the one that the trial leaves
-        await asyncio.wait([probe])
-        pod.deposits.gate.set()
-        await refused("TRY_AGAIN_LATER", trial)
-        assert pod.door.knock() is not None
-    finally:
-        probe.cancel()
-
-
-async def test_a_probe_that_failed_and_is_started_again_still_opens_the_door(
-    pod: Pod, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fails() -> bool:
-        raise RuntimeError("the question itself failed")
-
-    for _ in range(3):
-        await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_overloaded"))
-    monkeypatch.setattr(pod.door, "_is_healthy", fails)
-    with pytest.raises(RuntimeError):
-        await pod.door.run()
-    monkeypatch.setattr(pod.door, "_is_healthy", pod.deposits.is_healthy)
-    probe = asyncio.create_task(pod.door.run())
-    try:
-        async with asyncio.timeout(2):
-            while pod.door.knock() is not None:  # noqa: ASYNC110  a door tells nobody that it opens
-                await asyncio.sleep(0.005)
-    finally:
-        probe.cancel()
-
-
-async def test_more_attempts_than_fit_are_refused_at_the_door(open_pod: OpenPod, pod: Pod) -> None:
-    small = open_pod(limit=1)
-    small.deposits.gate.clear()
-    waiting = asyncio.create_task(small.reserve())
-    await small.deposits.arrived.wait()
-    said = await refused("TRY_AGAIN_LATER", small.reserve())
-    assert said.retry_after == 1
-    small.deposits.gate.set()
-    await waiting
-    await small.reserve()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.guards.guard import Edit, Guard, Witness
 
-DOOR = "reservation_svc.usecases.door"
+BREAKER = "reservation_svc.usecases.circuit_breaker"
+BULKHEAD = "reservation_svc.usecases.bulkhead"
 DESK = "reservation_svc.usecases.desk"
 _RESERVE = "tests/reservation/test_reserve.py::"
+_ADMISSION = "tests/reservation/test_admission.py::"
 
 GUARDS = (
     Guard(
@@ -51,41 +53,119 @@ GUARDS = (
     Guard(
         "breaker",
         (7,),
-        "After bad outcomes in a row new charges are refused at the door, before anything is written.",
-        (Edit(DOOR, "self._bad_in_a_row >= self._threshold:", "self._threshold < 0:"),),
+        "After failures of deposit itself new charges are refused at once, before anything is written.",
+        (Edit(BREAKER, "if failures < self._thresholds.failures:", "if failures:"),),
         (
             Witness(
-                _RESERVE
-                + "test_the_breaker_refuses_at_the_door_and_lets_repeats_and_cheap_things_through[sqlite]",
-                'said = await refused("TRY_AGAIN_LATER", pod.reserve())',
+                _ADMISSION
+                + "test_the_open_breaker_refuses_charges_and_lets_repeats_and_cheap_things_through[sqlite]",
+                "assert pod.admission.state is BreakerState.OPEN",
             ),
         ),
         quick=True,
     ),
     Guard(
+        "breaker-hears-several",
+        (7, 9),
+        "What one customer sees opens the breaker only if deposit's own health agrees.",
+        (Edit(BREAKER, "if customers >= self._thresholds.customers and", "if"),),
+        (
+            Witness(
+                _ADMISSION
+                + "test_what_one_customer_sees_opens_the_breaker_only_if_deposit_is_not_healthy[sqlite-True]",
+                "assert pod.admission.state is (BreakerState.CLOSED if healthy",
+            ),
+        ),
+    ),
+    Guard(
         "one-trial",
         (7,),
         "The breaker lets one attempt try, and goes by its outcome.",
-        (Edit(DOOR, "self._state is BreakerState.HALF_OPEN and self._trial is not None", "not self._limit"),),
+        (
+            Edit(
+                BREAKER,
+                "self._state is BreakerState.HALF_OPEN and self._trial is not None",
+                "self._trial is self",
+            ),
+        ),
         (
             Witness(
-                _RESERVE + "test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again[sqlite]",
+                _ADMISSION + "test_one_trial_at_a_time_and_a_bad_one_opens_the_breaker_again[sqlite]",
                 'assert len(pod.deposits.asked) == asked, "a second one was let in',
             ),
         ),
         quick=True,
     ),
     Guard(
-        "attempts-limit",
+        "charge-queue",
         (7,),
-        "Only so many attempts are paid at once; more are refused at the door.",
-        (Edit(DOOR, "if self._in_flight >= self._limit:", "if self._in_flight < 0:"),),
+        "Who comes while all places are taken waits for a turn.",
+        (Edit(BULKHEAD, "self._waiting >= self._queue_limit", "self._waiting >= 0"),),
         (
             Witness(
-                _RESERVE + "test_more_attempts_than_fit_are_refused_at_the_door[sqlite]",
-                "assert said.retry_after == 1",
+                _ADMISSION + "test_who_comes_when_all_places_are_taken_waits_and_is_served[sqlite]",
+                "assert not second.done()",
             ),
         ),
+        quick=True,
+    ),
+    Guard(
+        "customers-take-turns",
+        (7, 9),
+        "Customers take turns in the queue, whatever each of them sent.",
+        (
+            Edit(
+                BULKHEAD,
+                "self._queue[customer_id] = waiters  # at the end",
+                "self._queue[customer_id] = waiters; self._queue.move_to_end(customer_id, last=False)  #",
+            ),
+        ),
+        (
+            Witness(
+                _ADMISSION + "test_customers_take_turns_whatever_each_of_them_sent",
+                "async with asyncio.timeout(5):",
+            ),
+        ),
+    ),
+    Guard(
+        "attempts-of-one",
+        (7, 9),
+        "One customer has few attempts in flight, on all pods together.",
+        (
+            Edit(BULKHEAD, "if self._of[customer_id] >= self._per_customer:", "if self._per_customer < 0:"),
+            Edit(
+                "reservation_svc.domain.requests",
+                "unpaid.in_flight >= rules.attempts",
+                "unpaid.in_flight < 0",
+            ),
+        ),
+        (
+            Witness(
+                _ADMISSION + "test_a_customer_has_few_attempts_in_flight_on_all_pods_together[sqlite]",
+                "assert len(pod.deposits.asked) == await pod.sold() == RULES.attempts",
+            ),
+        ),
+    ),
+    Guard(
+        "nobody-squats",
+        (3, 9),
+        "Who takes no deposit again and again has to wait, and the others get the seats.",
+        (
+            Edit(
+                "reservation_svc.domain.requests",
+                "if unpaid.failed < rules.unpaid_free or",
+                "if unpaid.failed < 1000 or",
+            ),
+        ),
+        (
+            Witness(
+                _ADMISSION
+                + "test_who_takes_no_deposit_again_and_again_has_to_wait_and_the_others_get_the_seats"
+                "[sqlite-tok_declined]",
+                'said = await refused("TRY_AGAIN_LATER", pod.reserve(10))',
+            ),
+        ),
+        quick=True,
     ),
     Guard(
         "charges-limit",

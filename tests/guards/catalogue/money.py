@@ -164,7 +164,7 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.clients.deposit",
-                "    return Unknown(detail)",
+                "    return Unknown(detail, answered=said is not None and said.reason in _OF_ONE_CALL)",
                 "    return NotCharged()",
             ),
         ),

@@ -28,7 +28,7 @@ GUARDS = (
         quick=True,
     ),
     Guard(
-        "request-look-up-at-a-closed-door",
+        "request-look-up-when-refused",
         (2, 7),
         "A repeated request_id gets its answer even while no new attempt is let in.",
         (
@@ -40,8 +40,8 @@ GUARDS = (
         ),
         (
             Witness(
-                _RESERVE
-                + "test_the_breaker_refuses_at_the_door_and_lets_repeats_and_cheap_things_through[sqlite]",
+                "tests/reservation/test_admission.py::"
+                "test_the_open_breaker_refuses_charges_and_lets_repeats_and_cheap_things_through[sqlite]",
                 "assert await pod.reserve(request_id=request_id) == placed",
             ),
         ),
