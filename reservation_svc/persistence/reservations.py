@@ -124,7 +124,7 @@ _LATER_PAGE = _PAGE.where(
 )
 # A customer's attempts that took no deposit, newest first; more than these change no decision.
 _MOST_UNPAID = 50
-_UNPAID_ATTEMPTS = (
+_UNPAID = (
     select(
         reservations.c.state, reservations.c.party_size, reservations.c.create_time, reservations.c.failure
     )
@@ -191,7 +191,7 @@ def unpaid(tx: Transaction, customer_id: str, since: datetime) -> Unpaid:
     turned away for overload do not count: they are nobody's fault."""
     in_flight = seats = failed = 0
     last_failed: datetime | None = None
-    for row in tx.execute(_UNPAID_ATTEMPTS, {"of_customer": customer_id, "since": since}):
+    for row in tx.execute(_UNPAID, {"of_customer": customer_id, "since": since}):
         if row.state == State.PENDING_DEPOSIT:
             in_flight += 1
             seats += row.party_size

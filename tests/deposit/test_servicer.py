@@ -397,8 +397,8 @@ async def test_charges_beyond_the_limit_are_shed_with_a_retry_time(
     answer = await refused(client.create(shed))
     assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEPOSIT_OVERLOADED")
     assert time.monotonic() - started < 0.5
-    assert answer.retry_after == 1.0
-    assert answer.trailing["retry-after"] == "1"
+    assert answer.retry_after is not None and 1 <= answer.retry_after <= 1.25
+    assert answer.trailing["retry-after"] in ("1", "2")
     assert await known(client, shed) is False
     assert await record_of(record, shed) is None
     for done in await asyncio.gather(*inside):

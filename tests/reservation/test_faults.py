@@ -75,7 +75,7 @@ async def test_a_reservation_survives_a_stumbling_database(pod: Pod, steps: tupl
 @pytest.mark.parametrize("steps", STUMBLES, ids="+".join)
 async def test_a_dearer_modification_survives_a_stumbling_database(pod: Pod, steps: tuple[str, ...]) -> None:
     booked, request_id = await pod.book(2), new_id()
-    store = stumble(pod, *steps)
+    store = stumble(pod, "well", *steps)  # first it is looked whether it costs more at all
     modified = await pod.modify(booked, party=5, request_id=request_id)
     assert not store.steps, "every fault happened"
     assert (modified.terms.party_size, modified.terms.revision, modified.held_total) == (5, 2, 5000)
@@ -112,7 +112,7 @@ async def test_an_outcome_that_is_not_known_comes_with_a_time_to_ask_again(pod: 
     for call in (pod.reserve(), pod.modify(booked, party=3)):
         said = await refused("OUTCOME_UNKNOWN", call)
         assert said.retry_after == pod.desk.limits.retry_after
-        stumble(pod, "well", *["away"] * 1000, record=0.2)
+        stumble(pod, "well", "well", *["away"] * 1000, record=0.2)
 
 
 async def test_a_database_away_before_anything_begins_charges_nothing(pod: Pod) -> None:

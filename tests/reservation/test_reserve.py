@@ -200,8 +200,9 @@ async def test_fifty_repeats_of_one_request_make_one_reservation_and_one_charge(
             try:
                 return await pods[number % 2].reserve(request_id=request_id)
             except Refusal as refusal:
-                assert refusal.reason == "REQUEST_IN_PROGRESS"
-                assert refusal.retry_after == 1
+                # Or too many attempts of this customer, as long as none of them is on record.
+                assert refusal.reason in ("REQUEST_IN_PROGRESS", "TRY_AGAIN_LATER")
+                assert refusal.retry_after
                 await asyncio.sleep(0.01)
         raise AssertionError("never answered")
 
