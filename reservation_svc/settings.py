@@ -54,12 +54,13 @@ class ReservationSettings(ServiceSettings):
     """How long it waits then, from the begin of the last one; twice as long with each further one."""
     unpaid_window_seconds: Seconds = Field(default=600, gt=0)
     """After this an attempt that came to nothing is forgotten; also the longest pause."""
-    breaker_window_seconds: Seconds = Field(default=10, gt=0)
-    """What the breaker looks back on."""
+    breaker_window_seconds: Seconds = Field(default=30, gt=0)
+    """What the breaker looks back on: longer than five charges in a row that nobody answers (4 s each)."""
     breaker_failures: int = Field(default=5, ge=1)
-    """Failures of deposit itself within the window from which the breaker may open."""
+    """Failures of deposit itself within the window that open the breaker although deposit says that it is
+    well; if it does not say so, one is enough."""
     breaker_customers: int = Field(default=3, ge=1)
-    """It opens without asking deposit's health if so many customers saw them."""
+    """... if so many customers saw them,"""
     breaker_share: float = Field(default=0.5, gt=0, le=1)
     """... and if they are this share or more of what was heard of deposit."""
     breaker_rest_seconds: Seconds = Field(default=1, gt=0)

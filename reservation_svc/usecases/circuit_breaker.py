@@ -35,18 +35,18 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When the breaker opens: `failures` or more within `window_seconds`, seen by `customers` or more, and a
-    `share` or more of all that was heard of deposit_svc. With fewer customers its own health decides: what
-    one customer sees, he alone may have caused."""
+    """When the breaker opens: at a failure, if deposit_svc's own health agrees; without it, at `failures` or
+    more within `window_seconds`, seen by `customers` or more, and a `share` or more of all that was heard of
+    deposit_svc. What one customer sees, he alone may have caused."""
 
-    window_seconds: float = 10.0
+    window_seconds: float = 30.0
     failures: int = 5
     customers: int = 3
     share: float = 0.5
 
 
-# What is remembered of the window: ten seconds of more than a process can charge.
-_MOST_REMEMBERED = 4096
+# What is remembered of the window: half a minute of what a process can charge.
+_MOST_REMEMBERED = 8192
 
 
 class CircuitBreaker:
@@ -147,10 +147,12 @@ class CircuitBreaker:
                     del self._failures_of[earlier]
         if not failed:
             return
-        failures, customers = self._failures_of.total(), len(self._failures_of)
-        if failures < self._thresholds.failures:
-            return
-        if customers >= self._thresholds.customers and failures >= self._thresholds.share * len(self._heard):
+        failures = self._failures_of.total()
+        if (
+            failures >= self._thresholds.failures
+            and len(self._failures_of) >= self._thresholds.customers
+            and failures >= self._thresholds.share * len(self._heard)
+        ):
             self._open()
         else:
             self._needed.set()

@@ -276,7 +276,8 @@ async def test_a_refusal_arrives_whole_and_in_trailing_metadata_only(tmp_path: P
             raise AssertionError("not refused")
         except grpc.aio.AioRpcError as error:
             assert not [key for key, _ in error.initial_metadata() or () if not key.startswith("grpc")]
-        said = await refused(watched(server.stub) if stream else server.list())
+        many = [await refused(watched(server.stub) if stream else server.list()) for _ in range(6)]
+    said, told = many[0], {one.retry_after for one in many}
     assert (said.code, said.reason, said.domain) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "TRY_AGAIN_LATER",
@@ -287,8 +288,7 @@ async def test_a_refusal_arrives_whole_and_in_trailing_metadata_only(tmp_path: P
     assert said.retry_after is not None and 1.25 <= said.retry_after <= 1.5625
     assert said.trailing["retry-after"] == "2"
     assert said.trailing["grpc-retry-pushback-ms"] == str(round(said.retry_after * 1000))
-    others = [await refused(watched(server.stub) if stream else server.list()) for _ in range(5)]
-    assert len({said.retry_after, *(one.retry_after for one in others)}) > 1
+    assert len(told) > 1
 
 
 async def test_a_refusal_with_hundreds_of_violations_still_arrives(tmp_path: Path) -> None:
@@ -331,7 +331,8 @@ async def test_beyond_its_limit_a_method_refuses_before_any_work(tmp_path: Path)
         working = [asyncio.ensure_future(server.list()) for _ in range(2)]
         await until(lambda: begun == 2)
         said = await refused(server.list())
-        assert (said.reason, said.retry_after, begun) == ("DEPOSIT_OVERLOADED", 3, 2)
+        assert (said.reason, begun) == ("DEPOSIT_OVERLOADED", 2)
+        assert said.retry_after is not None and 3 <= said.retry_after <= 3.75
         go.set()
         await asyncio.gather(*working)
         await server.list()

@@ -33,12 +33,13 @@ def report() -> Any:
 
 
 def test_the_table_shows_calls_successes_by_status_and_times() -> None:
-    head, row = load.table([load.read(report(), load.EDGE)]).splitlines()
-    assert head.split() == ["way", "calls", "OK/s", "p50", "p99", "by", "status"]
+    head, row = load.table([load.read(report(), load.EDGE, 60)]).splitlines()
+    assert head.split() == ["way", "at", "once", "calls", "OK/s", "p50", "p99", "by", "status"]
     # 44 successes in 0.2385 s; the times are those of the successes.
-    assert row.split(maxsplit=8) == [
+    assert row.split(maxsplit=9) == [
         "GetReservation",
         "edge",
+        "60",
         "60",
         "184",
         "21.3",
@@ -51,13 +52,13 @@ def test_the_table_shows_calls_successes_by_status_and_times() -> None:
 
 def test_a_run_without_a_success_has_no_times() -> None:
     refused = report() | {"statusCodeDistribution": {"Unavailable": 60}, "latencyDistribution": None}
-    row = load.table([load.read(refused, load.DIRECTLY)]).splitlines()[1]
-    assert row.split() == ["GetReservation", "directly", "60", "0", "-", "-", "UNAVAILABLE", "60"]
+    row = load.table([load.read(refused, load.DIRECTLY, 60)]).splitlines()[1]
+    assert row.split() == ["GetReservation", "directly", "60", "60", "0", "-", "-", "UNAVAILABLE", "60"]
 
 
 def test_a_report_that_does_not_add_up_is_refused() -> None:
     with pytest.raises(Failure, match="counted 61 calls, and tells of 60"):
-        load.read(report() | {"count": 61}, load.EDGE)
+        load.read(report() | {"count": 61}, load.EDGE, 60)
 
 
 def test_each_booking_is_a_request_of_the_contract_with_an_id_of_its_own() -> None:

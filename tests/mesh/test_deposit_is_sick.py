@@ -1,4 +1,4 @@
-"""Deposit stopped, hung, slow, silent, its provider down: an answer in time, a retry time, and nothing left.
+"""Deposit stopped, hung, its provider down, a card slow or silent: an answer in time, a retry time, nothing left.
 
 "Nothing left" is read from the provider's own record, from deposit's and from the slots.
 """
@@ -159,6 +159,11 @@ async def test_while_deposit_is_sick_all_are_answered_in_time_and_nothing_is_lef
         quick = [await timed(alice, place, card) for _ in range(9)]
         assert {one.reason for one, _ in quick} == {"TRY_AGAIN_LATER"}
         assert statistics.median(seconds for _, seconds in quick) < AT_THE_DOOR
+
+        # What one customer's cards cause costs nobody else a booking.
+        if fault is well:
+            visitor = city.customer()
+            await visitor.cancel(await visitor.send(visitor.wish(place, slot=2), timeout=DEADLINE))
 
         # Reads and cancels go on.
         assert (await bob.read(booked)).state == CONFIRMED

@@ -132,7 +132,7 @@ def test_more_charges_at_once_than_the_limit_are_refused_at_once(way: Way) -> No
     calls = way.begin_held(200)
     wait_for(10, lambda: sum(one.done() for one in calls) >= len(calls) - AT_ONCE)
     waited = time.monotonic() - begin
-    assert way.arrived(CHARGE) - 1 == AT_ONCE
+    wait_for(10, lambda: way.arrived(CHARGE) - 1 >= AT_ONCE)
     way.release()
     refused = [one for one in calls if code_of(one) == UNAVAILABLE]
     assert len(calls) - len(refused) == way.arrived(CHARGE) - 1 == AT_ONCE

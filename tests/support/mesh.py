@@ -49,6 +49,8 @@ FAST: dict[str, dict[str, str]] = {
         "SETTLE_INTERVAL_SECONDS": "0.2",
         "BREAKER_REST_SECONDS": "0.3",
         "BREAKER_LONGEST_REST_SECONDS": "1",
+        "UNPAID_PAUSE_SECONDS": "0.5",
+        "UNPAID_WINDOW_SECONDS": "4",
     },
     "deposit": {
         "PROVIDER_TIMEOUT_MS": "500",

@@ -54,7 +54,7 @@ GUARDS = (
         "breaker",
         (7,),
         "After failures of deposit itself new charges are refused at once, before anything is written.",
-        (Edit(BREAKER, "if failures < self._thresholds.failures:", "if failures:"),),
+        (Edit(BREAKER, "failures >= self._thresholds.failures", "failures < 0"),),
         (
             Witness(
                 _ADMISSION
@@ -68,7 +68,7 @@ GUARDS = (
         "breaker-hears-several",
         (7, 9),
         "What one customer sees opens the breaker only if deposit's own health agrees.",
-        (Edit(BREAKER, "if customers >= self._thresholds.customers and", "if"),),
+        (Edit(BREAKER, "len(self._failures_of) >= self._thresholds.customers", "failures"),),
         (
             Witness(
                 _ADMISSION
