@@ -39,7 +39,7 @@ CONNECTIONS = 4
 """One connection may have 100 calls in flight at the edge."""
 AUDIT_TRIES = 5
 ROUNDS = 5
-"""With many in flight, each place is used so often at least: what is measured is not the first burst alone."""
+"""With many in flight each place is used so often at least: the first burst alone says little."""
 GHZ_SECONDS = 600
 
 

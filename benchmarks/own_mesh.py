@@ -181,8 +181,9 @@ class Customer:
         self._restaurant = restaurant
         self._booked = 0
 
-    async def reserve(self) -> str:
-        """Book for two; returns the id once the deposit is captured."""
+    async def reserve(self, card: str = "tok_visa", *, token: str = "") -> str:
+        """Book for two, as somebody else if there is another token; returns the id once the deposit is
+        captured."""
         self._booked += 1
         dine_times = self._restaurant.dine_times
         answer = await self._reservations.CreateReservation(
@@ -191,9 +192,9 @@ class Customer:
                 restaurant_id=self._restaurant.restaurant_id,
                 dine_time=dine_times[self._booked % len(dine_times)],
                 party_size=2,
-                payment_token="tok_visa",
+                payment_token=card,
             ),
-            metadata=self._metadata,
+            metadata=[("authorization", f"Bearer {token}")] if token else self._metadata,
             timeout=DEADLINE_SECONDS,
         )
         return str(answer.reservation.reservation_id)

@@ -1,4 +1,4 @@
-"""Deposit stopped, hung, its provider down, a card slow or silent: an answer in time, a retry time, nothing left.
+"""Deposit stopped or hung, its provider down, a card slow: an answer in time, a retry time, nothing left.
 
 "Nothing left" is read from the provider's own record, from deposit's and from the slots.
 """
