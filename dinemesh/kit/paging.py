@@ -166,13 +166,11 @@ class Tokens(Generic[P]):
             if len(token) > _MAX_TOKEN:
                 raise ValueError("too long")
             packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-            mark, *values = _a(list, json.loads(packed.decode()))
-            if mark != self._mark(scope):
-                raise ValueError("of another list")
+            _, *values = _a(list, json.loads(packed.decode()))
             place = self._place(
                 *(kind.unpack(value) for kind, value in zip(self._kinds, values, strict=True))
             )
-            # One place has one spelling: no other alphabet, no spaces, no capitals in a UUID.
+            # A place of one list has one spelling: no other mark, no other alphabet, no spaces, no capitals.
             if self.encode(place, *scope) != token:
                 raise ValueError("not as it is written here")
         except (ValueError, binascii.Error, RecursionError, Refusal):

@@ -87,13 +87,13 @@ async def test_pages_that_hold_nothing_are_passed_over_without_waiting() -> None
 async def test_a_watch_that_is_far_behind_leaves_time_and_turns_to_the_others() -> None:
     """One whose pages never end reads no faster than its pace; another comes in between each two of them."""
     changes, reads = Changes(polls_at_once=1), list[str]()
-    at_once = 0
+    at_once = most = 0
 
     def reading(name: str) -> Callable[[], Awaitable[list[str]]]:
         async def poll() -> list[str]:
-            nonlocal at_once
+            nonlocal at_once, most
             at_once += 1
-            assert at_once == 1, "more readers than allowed"
+            most = max(most, at_once)
             reads.append(name)
             await asyncio.sleep(0.01)
             at_once -= 1
@@ -112,6 +112,7 @@ async def test_a_watch_that_is_far_behind_leaves_time_and_turns_to_the_others() 
     seconds = time.monotonic() - began
     changes.stop()
     await asyncio.gather(*following_all)
+    assert most == 1
     assert seconds >= 9 * PAGE_PAUSE_SECONDS
     for start in range(0, 27, 3):
         assert sorted(reads[start : start + 3]) == sorted(names)

@@ -738,9 +738,8 @@ def strings(message: Message, path: str = "") -> Iterator[str]:
         if described.type == described.TYPE_STRING:
             assert not described.is_repeated, "a list of strings needs a row of its own"
             yield where
-        elif described.type == described.TYPE_MESSAGE and not described.is_repeated:
-            if message.HasField(described.name):
-                yield from strings(getattr(message, described.name), f"{where}.")
+        elif described.message_type and not described.is_repeated and message.HasField(described.name):
+            yield from strings(getattr(message, described.name), f"{where}.")
 
 
 def _set(request: Message, path: str, value: str) -> None:
@@ -815,7 +814,7 @@ def senders(standing: Standing, mesh: RunningMesh) -> dict[str, tuple[tuple[str,
 async def test_a_token_of_another_list_customer_or_restaurant_is_refused(
     standing: Standing, mesh: RunningMesh
 ) -> None:
-    """Each token that was really made, at each list and watch: it is taken where it was made, by whom it was."""
+    """Each token that was really made is sent to each list and watch, and taken only where it was made."""
     alice, place, city = standing.alice, standing.place, standing.city
     for _ in range(2):
         await alice.book(place, party=1)
