@@ -299,7 +299,7 @@ BAD: list[Bad] = [
     on("GET /v1/reservations?page_size=", "empty", 400, INVALID),
     on("GET /v1/reservations?page_token=junk!", "junk", 400, INVALID, "page_token"),
     on("GET /v1/reservations?page_token=%00", "NUL", 400, INVALID, "page_token"),
-    # {"id":"\ud800","time":0} and {"time":0}, as they were written before: half of a pair, and every booking ever.
+    # {"id":"\ud800","time":0} and {"time":0}, as they once were: half of a pair, and every booking ever.
     on(
         "GET /v1/reservations?page_token=eyJpZCI6Ilx1ZDgwMCIsInRpbWUiOjB9",
         "half of a pair",
