@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from deposit_svc import domain
 from deposit_svc.domain import Deposit, Event, ForfeitOrder, Instruction, Money, Order, RefundOrder, VoidOrder
@@ -33,9 +33,6 @@ RESERVATION_EVENTS = (
     reservation_events.ReservationCompleted,
     reservation_events.ReservationNoShowRecorded,
 )
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def order(request: service_pb.CreateDepositRequest) -> tuple[Order, str]:
@@ -148,21 +145,12 @@ def _money(amount: Any) -> Money:
     return Money(*wire.from_money(amount, "amount"))
 
 
-# A page of deposits starts after the last one of the page before; the token holds for the same list only.
+class Place(NamedTuple):
+    """The last deposit of a page; the next page starts before it."""
+
+    create_time: datetime
+    deposit_id: str
 
 
-def page_token(last: Deposit, reservation_id: str) -> str:
-    micros = (last.create_time - _EPOCH) // _MICROSECOND
-    return paging.encode_token({"before": micros, "id": last.deposit_id, "of": reservation_id})
-
-
-def position(token: str, reservation_id: str) -> tuple[datetime, str] | None:
-    place = paging.position(token, before=int, id=str, of=str)
-    if place is None:
-        return None
-    if place["of"] != reservation_id:
-        raise invalid("page_token", "is of another list")
-    try:
-        return _EPOCH + place["before"] * _MICROSECOND, wire.uuid_field("page_token", place["id"])
-    except OverflowError:
-        raise invalid("page_token", "is not a token of this list") from None
+# Scope: customer_id, reservation_id.
+PAGES = paging.Tokens("ListDeposits", Place, paging.INSTANT, paging.UUID)

@@ -24,7 +24,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     func,
-    or_,
     select,
     update,
 )
@@ -46,6 +45,7 @@ from deposit_svc.domain import (
     Step,
     VoidOrder,
 )
+from dinemesh.kit import keyset
 from dinemesh.kit.call import current
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
@@ -330,13 +330,7 @@ def of_customer(
     if reservation_id:
         query = query.where(deposits.c.reservation_id == reservation_id)
     if before is not None:
-        create_time, deposit_id = before
-        query = query.where(
-            or_(
-                deposits.c.create_time < create_time,
-                and_(deposits.c.create_time == create_time, deposits.c.deposit_id < deposit_id),
-            )
-        )
+        query = query.where(keyset.before((deposits.c.create_time, deposits.c.deposit_id), before))
     query = query.order_by(deposits.c.create_time.desc(), deposits.c.deposit_id.desc()).limit(limit)
     return _loaded(tx, tx.execute(query).all())
 

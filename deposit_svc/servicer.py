@@ -52,9 +52,13 @@ class DepositServicer(deposit_service_pb2_grpc.DepositServiceServicer):
     ) -> pb.ListDepositsResponse:
         reservation_id = request.reservation_id and wire.uuid_field("reservation_id", request.reservation_id)
         size = paging.page_size(request.page_size, default=50, maximum=200)
-        before = messages.position(request.page_token, reservation_id)
-        found = await self._deposits.list(identity().subject, reservation_id, before, size + 1)
-        more = messages.page_token(found[size - 1], reservation_id) if len(found) > size else ""
+        scope = identity().subject, reservation_id
+        before = messages.PAGES.decode(request.page_token, *scope)
+        found = await self._deposits.list(*scope, before, size + 1)
+        more = ""
+        if len(found) > size:
+            last = found[size - 1]
+            more = messages.PAGES.encode(messages.Place(last.create_time, last.deposit_id), *scope)
         return pb.ListDepositsResponse(
             deposits=map(messages.deposit_message, found[:size]), next_page_token=more
         )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import money_pb2
 
 from dinemesh.deposit.v1 import deposit_pb2
@@ -15,7 +14,6 @@ from dinemesh.deposit.v1 import events_pb2 as deposit_events
 from dinemesh.history.v1 import history_pb2
 from dinemesh.kit import paging, wire
 from dinemesh.kit.inbox import Received
-from dinemesh.kit.refusal import invalid
 from dinemesh.reservation.v1 import events_pb2 as reservation_events
 from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
@@ -234,62 +232,47 @@ _KINDS: dict[Kind, history_pb2.TimelineEntryKind.ValueType] = {
 # Tokens. Each names what it was made for, so that it cannot be used with another request.
 
 
-def page_token(place: Place, reservation_id: str) -> str:
-    """Where the next page starts."""
-    return paging.encode_token({"r": reservation_id, "t": _micros(place.occur_time), "e": place.event_id})
+_MAX_EVENT_ID = 200
 
 
-def place_of(token: str, reservation_id: str) -> Place | None:
-    """The place in a page token; None for the first page."""
-    values = paging.position(token, r=str, t=int, e=str)
-    if values is None:
-        return None
-    if values["r"] != reservation_id:
-        raise invalid("page_token", "belongs to another request")
-    return _place(values, "page_token")
+class _ResumePlace(NamedTuple):
+    """Live at an arrival, or (with the other two) in the Past up to that arrival, after a place."""
+
+    arrival: int
+    occur_time: datetime | None
+    event_id: str | None
 
 
-def resume_token(cursor: Cursor, reservation_id: str) -> str:
+# Scope of both: customer_id, reservation_id.
+PAGES = paging.Tokens("ListTimelineEntries", Place, paging.INSTANT, paging.Text(_MAX_EVENT_ID))
+_WATCH = paging.Tokens(
+    "WatchTimeline",
+    _ResumePlace,
+    paging.NUMBER,
+    paging.OrNone(paging.INSTANT),
+    paging.OrNone(paging.Text(_MAX_EVENT_ID)),
+    field="resume_token",
+)
+
+
+def resume_token(cursor: Cursor, customer_id: str, reservation_id: str) -> str:
     """Where a watch has come to."""
     if isinstance(cursor, Live):
-        return paging.encode_token({"r": reservation_id, "p": cursor.position})
-    if cursor.after is None:
-        return ""
-    place = {"t": _micros(cursor.after.occur_time), "e": cursor.after.event_id}
-    return paging.encode_token({"r": reservation_id, "h": cursor.head, **place})
-
-
-def cursor_of(token: str, reservation_id: str) -> Cursor | None:
-    """The cursor in a resume token; None for the beginning."""
-    if not token:
-        return None
-    field = "resume_token"
-    cursor: Cursor
-    if "p" in paging.decode_token(token, field):
-        values = paging.position(token, field=field, r=str, p=int) or {}
-        cursor = Live(_position(values["p"], field))
+        place = _ResumePlace(cursor.position, None, None)
+    elif cursor.after is not None:
+        place = _ResumePlace(cursor.head, *cursor.after)
     else:
-        values = paging.position(token, field=field, r=str, h=int, t=int, e=str) or {}
-        cursor = Past(_position(values["h"], field), _place(values, field))
-    if values["r"] != reservation_id:
-        raise invalid(field, "belongs to another request")
-    return cursor
+        return ""
+    return _WATCH.encode(place, customer_id, reservation_id)
 
 
-def _micros(instant: datetime) -> int:
-    return wire.to_timestamp(instant).ToMicroseconds()
-
-
-def _place(values: dict[str, Any], field: str) -> Place:
-    stamp = Timestamp()
-    try:
-        stamp.FromMicroseconds(values["t"])
-    except ValueError:
-        raise invalid(field, "is not a token of this service") from None
-    return Place(wire.from_timestamp(stamp, field), wire.text(field, values["e"], 200))
-
-
-def _position(value: int, field: str) -> int:
-    if not 0 <= value < 2**63:
-        raise invalid(field, "is not a token of this service")
-    return value
+def cursor_of(token: str, customer_id: str, reservation_id: str) -> Cursor | None:
+    """The cursor in a resume token; None for the beginning."""
+    match _WATCH.decode(token, customer_id, reservation_id):
+        case None:
+            return None
+        case _ResumePlace(position, None, None):
+            return Live(position)
+        case _ResumePlace(head, datetime() as occur_time, str(event_id)):
+            return Past(head, Place(occur_time, event_id))
+    raise _WATCH.refusal()  # half of a place

@@ -15,15 +15,14 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
-    and_,
     delete,
-    or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql
 
 from dinemesh.kit import inbox as kit_inbox
+from dinemesh.kit import keyset
 from dinemesh.kit.store import Instant, Transaction, insert_once
 from history_svc.domain import Entry, Facts, Kind, Money, Origin, Place, Terms
 
@@ -105,26 +104,19 @@ def in_order(
     *,
     after: Place | None,
     limit: int,
-    head: int | None = None,
-) -> list[Entry]:
-    """Entries by occur_time and event_id, from a place on; of arrivals up to `head` only, if given."""
-    columns = timeline_entries.c
-    query = _of(customer_id, reservation_id).order_by(columns.occur_time, columns.event_id).limit(limit)
-    if after is not None:
-        later = and_(columns.occur_time == after.occur_time, columns.event_id > after.event_id)
-        query = query.where(columns.occur_time >= after.occur_time)  # for the index
-        query = query.where(or_(columns.occur_time > after.occur_time, later))
-    if head is not None:
-        query = query.where(columns.position <= head)
-    return [_entry(row) for row in tx.execute(query)]
-
-
-def arrived(
-    tx: Transaction, customer_id: str, reservation_id: str, *, after: int, limit: int
 ) -> list[tuple[int, Entry]]:
-    """Entries by arrival, with their positions, beginning after a position."""
+    """Entries by occur_time and event_id, with the positions of their arrival, from a place on."""
+    order = timeline_entries.c.occur_time, timeline_entries.c.event_id
+    query = _of(customer_id, reservation_id).order_by(*order).limit(limit)
+    if after is not None:
+        query = query.where(keyset.after(order, after))
+    return [(row.position, _entry(row)) for row in tx.execute(query)]
+
+
+def arrived(tx: Transaction, customer_id: str, *, after: int, limit: int) -> list[tuple[int, Entry]]:
+    """Entries of all the customer's reservations by arrival, with their positions, after a position."""
     position = timeline_entries.c.position
-    query = _of(customer_id, reservation_id).where(position > after).order_by(position).limit(limit)
+    query = _of(customer_id, "").where(position > after).order_by(position).limit(limit)
     return [(row.position, _entry(row)) for row in tx.execute(query)]
 
 

@@ -39,9 +39,10 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
     ) -> api.ListTimelineEntriesResponse:
         reservation_id = _reservation_id(request.reservation_id)
         size = paging.page_size(request.page_size, DEFAULT_PAGE, MAX_PAGE)
-        after = messages.place_of(request.page_token, reservation_id)
-        page = await self._timeline.entries(call.identity().subject, reservation_id, after, size)
-        token = messages.page_token(page.next_place, reservation_id) if page.next_place else ""
+        scope = call.identity().subject, reservation_id
+        after = messages.PAGES.decode(request.page_token, *scope)
+        page = await self._timeline.entries(*scope, after, size)
+        token = messages.PAGES.encode(page.next_place, *scope) if page.next_place else ""
         return api.ListTimelineEntriesResponse(
             entries=map(messages.entry_message, page.entries), next_page_token=token
         )
@@ -50,8 +51,8 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
         self, request: api.WatchTimelineRequest, context: _Context
     ) -> AsyncIterator[api.WatchTimelineResponse]:
         reservation_id = _reservation_id(request.reservation_id)
-        cursor = messages.cursor_of(request.resume_token, reservation_id)
         customer_id = call.identity().subject
+        cursor = messages.cursor_of(request.resume_token, customer_id, reservation_id)
         feed = await self._timeline.watch(customer_id, reservation_id, cursor)
         async with aclosing(tail(feed.poll, self._changes, customer_id, self._pace)) as items:
             async for item in items:
@@ -63,7 +64,7 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
                     entry, place = item
                     yield api.WatchTimelineResponse(
                         entry=messages.entry_message(entry),
-                        resume_token=messages.resume_token(place, reservation_id),
+                        resume_token=messages.resume_token(place, customer_id, reservation_id),
                     )
 
 

@@ -44,7 +44,12 @@ class Timeline:
 
         def query(tx: Transaction) -> Page:
             _must_know(tx, customer_id, reservation_id)
-            found = persistence.in_order(tx, customer_id, reservation_id, after=after, limit=limit + 1)
+            found = [
+                entry
+                for _, entry in persistence.in_order(
+                    tx, customer_id, reservation_id, after=after, limit=limit + 1
+                )
+            ]
             return Page(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
 
         return await self._store.read(query)
@@ -76,25 +81,36 @@ class Feed:
         self._reservation_id = reservation_id
         self._cursor = cursor
 
-    async def poll(self) -> list[tuple[Entry, Cursor]]:
-        """The next entries, each with where the watch stands after it; empty when there are none yet.
+    async def poll(self) -> list[tuple[Entry, Cursor]] | None:
+        """The next page of entries, each with where the watch stands after it; empty when there are none yet,
+        None when this page held none and there is another one.
 
         First what there was when it began, by occur_time and event_id; then what arrived since, by arrival.
         """
-        found = await self._store.read(self._next)
-        if found:
-            self._cursor = found[-1][1]
-        return found
+        # What does not belong here is left out of the page that was read, not by the statement: one that
+        # passes over thousands of entries before it has filled its page would hold a reader for as long.
+        found, self._cursor, more = await self._store.read(self._next)
+        return found or (None if more else [])
 
-    def _next(self, tx: Transaction) -> list[tuple[Entry, Cursor]]:
-        whose, cursor = (self._customer_id, self._reservation_id), self._cursor
+    def _next(self, tx: Transaction) -> tuple[list[tuple[Entry, Cursor]], Cursor, bool]:
+        """What is new in a page, where the watch stands after it, and whether there is another page."""
+        cursor = self._cursor
         if isinstance(cursor, Past):
-            past = persistence.in_order(tx, *whose, after=cursor.after, limit=WATCH_BATCH, head=cursor.head)
-            if past:
-                return [(entry, Past(cursor.head, _place(entry))) for entry in past]
-        seen = cursor.head if isinstance(cursor, Past) else cursor.position
-        new = persistence.arrived(tx, *whose, after=seen, limit=WATCH_BATCH)
-        return [(entry, Live(position)) for position, entry in new]
+            whose = self._customer_id, self._reservation_id
+            past = persistence.in_order(tx, *whose, after=cursor.after, limit=WATCH_BATCH)
+            places: list[tuple[int, Entry, Cursor]] = [
+                (position, entry, Past(cursor.head, _place(entry))) for position, entry in past
+            ]
+            old = [(entry, place) for position, entry, place in places if position <= cursor.head]
+            # After the last page of the past comes the first of what arrived since.
+            return old, places[-1][2] if len(past) == WATCH_BATCH else Live(cursor.head), True
+        new = persistence.arrived(tx, self._customer_id, after=cursor.position, limit=WATCH_BATCH)
+        mine: list[tuple[Entry, Cursor]] = [
+            (entry, Live(position))
+            for position, entry in new
+            if self._reservation_id in ("", entry.origin.reservation_id)
+        ]
+        return mine, Live(new[-1][0]) if new else cursor, len(new) == WATCH_BATCH
 
 
 @dataclass(frozen=True)

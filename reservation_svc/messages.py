@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.deposit.v1 import events_pb2 as deposit_events_pb2
 from dinemesh.event.v1 import envelope_pb2
-from dinemesh.kit import wire
+from dinemesh.kit import paging, wire
 from dinemesh.kit.outbox import OutgoingEvent
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 from dinemesh.reservation.v1 import events_pb2, reservation_pb2, reservation_service_pb2
@@ -180,20 +180,23 @@ def _micros(instant: datetime) -> int:
     return (instant - _EPOCH) // _MICROSECOND
 
 
-def to_position(reservation: Reservation) -> dict[str, Any]:
-    """Where a page of the list ends."""
-    return {"time": _micros(reservation.create_time), "id": reservation.reservation_id}
+class Place(NamedTuple):
+    """The last reservation of a page; the next page starts before it."""
+
+    create_time: datetime
+    reservation_id: str
 
 
-def from_micros(micros: int, field: str) -> datetime:
-    try:
-        return _EPOCH + timedelta(microseconds=micros)
-    except OverflowError:
-        raise invalid(field, "is not a token of this list") from None
+class SlotPlace(NamedTuple):
+    """The last slot of a page; the next page starts after it."""
+
+    dine_time: datetime
 
 
-def to_slot_position(offer: Offer) -> dict[str, Any]:
-    return {"time": _micros(offer.dine_time)}
+# Scope: customer_id.
+PAGES = paging.Tokens("ListReservations", Place, paging.INSTANT, paging.UUID)
+# Scope: restaurant_id, date, party_size.
+SLOT_PAGES = paging.Tokens("ListAvailableSlots", SlotPlace, paging.INSTANT)
 
 
 # --- answers --------------------------------------------------------------------------------------------

@@ -69,17 +69,15 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         self, request: pb.ListReservationsRequest, context: Context
     ) -> pb.ListReservationsResponse:
         size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
-        place = paging.position(request.page_token, time=int, id=str)
-        last = None
-        if place is not None:
-            last = (
-                messages.from_micros(place["time"], "page_token"),
-                wire.uuid_field("page_token", place["id"]),
-            )
-        found, more = await read.page(self._desk, call.identity().subject, last, size)
+        customer_id = call.identity().subject
+        last = messages.PAGES.decode(request.page_token, customer_id)
+        found, more = await read.page(self._desk, customer_id, last, size)
+        token = ""
+        if more:
+            place = messages.Place(found[-1].create_time, found[-1].reservation_id)
+            token = messages.PAGES.encode(place, customer_id)
         return pb.ListReservationsResponse(
-            reservations=[messages.to_reservation(one) for one in found],
-            next_page_token=paging.encode_token(messages.to_position(found[-1])) if more else "",
+            reservations=[messages.to_reservation(one) for one in found], next_page_token=token
         )
 
     async def ModifyReservation(
@@ -137,11 +135,14 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         party_size = form.number("party_size", request.party_size, 1, messages.MAX_PARTY)
         form.close()
         size = paging.page_size(request.page_size, SLOT_PAGE_SIZE, MAX_SLOT_PAGE_SIZE)
-        place = paging.position(request.page_token, time=int)
-        last = None if place is None else messages.from_micros(place["time"], "page_token")
+        scope = restaurant_id, day.isoformat(), party_size
+        place = messages.SLOT_PAGES.decode(request.page_token, *scope)
+        last = place.dine_time if place else None
         found = await read.available_slots(self._desk, restaurant_id, day, party_size, last, size)
         currency = found.restaurant.policy.currency
-        token = paging.encode_token(messages.to_slot_position(found.offers[-1])) if found.has_more else ""
+        token = ""
+        if found.has_more:
+            token = messages.SLOT_PAGES.encode(messages.SlotPlace(found.offers[-1].dine_time), *scope)
         return pb.ListAvailableSlotsResponse(
             slots=[messages.to_slot(offer, currency) for offer in found.offers],
             next_page_token=token,

@@ -10,11 +10,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 
 DAY_SECONDS = 86_400
+
+MAX_NAME = 200
+
+# Before any booking.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 # One call speaks of at most this many slots, and a day, which travels in one event, holds no more either.
 MAX_SLOTS = 10_000
@@ -369,6 +375,19 @@ class BookingFilter:
     start: datetime | None = None
     end: datetime | None = None
     states: Collection[BookingState] = ()
+
+
+class Cursor(NamedTuple):
+    """How far a watch of bookings has come.
+
+    First it shows those that are open, by dine time: `begin_time` is when it began, and `time` the dine time
+    of the last one shown. Then each change, by update time: `begin_time` is None, and `time` the update time
+    up to which nothing can have been missed. `reservation_id` is the last one shown of that `time`, if any.
+    """
+
+    begin_time: datetime | None
+    time: datetime
+    reservation_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from dinemesh.event.v1 import envelope_pb2
-from dinemesh.kit import wire
+from dinemesh.kit import paging, wire
 from dinemesh.kit.outbox import OutgoingEvent
 from dinemesh.kit.refusal import invalid
 from dinemesh.reservation.v1 import events_pb2 as reservation_events_pb2
@@ -20,7 +20,9 @@ from restaurant_svc.domain import (
     Acceptance,
     Booking,
     BookingEvent,
+    BookingFilter,
     BookingState,
+    Cursor,
     Heard,
     Policy,
     ReservationState,
@@ -258,3 +260,42 @@ def _booking_snapshot(booking: Booking) -> events_pb2.BookingSnapshot:
 
 def _routing_key(message: Message) -> str:
     return message.DESCRIPTOR.GetOptions().Extensions[envelope_pb2.routing_key]
+
+
+# --- tokens
+
+
+class RestaurantPlace(NamedTuple):
+    """The last restaurant of a page."""
+
+    name: str
+    restaurant_id: str
+
+
+class BookingPlace(NamedTuple):
+    """The last booking of a page."""
+
+    dine_time: datetime
+    reservation_id: str
+
+
+RESTAURANT_PAGES = paging.Tokens(
+    "ListRestaurants", RestaurantPlace, paging.Text(domain.MAX_NAME), paging.UUID
+)
+# Scope: `scope_of` the filter.
+BOOKING_PAGES = paging.Tokens("ListBookings", BookingPlace, paging.INSTANT, paging.UUID)
+# Scope: restaurant_id.
+WATCH = paging.Tokens(
+    "WatchBookings",
+    Cursor,
+    paging.OrNone(paging.INSTANT),
+    paging.INSTANT,
+    paging.OrNone(paging.UUID),
+    field="resume_token",
+)
+
+
+def scope_of(which: BookingFilter) -> tuple[str, ...]:
+    """All that decides on the rows of the list."""
+    bounds = ("" if bound is None else bound.isoformat() for bound in (which.start, which.end))
+    return which.restaurant_id, *bounds, *sorted(which.states)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from contextlib import aclosing
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,7 +18,7 @@ from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
 from dinemesh.restaurant.v1 import restaurant_service_pb2 as pb
 from dinemesh.restaurant.v1 import restaurant_service_pb2_grpc
 from restaurant_svc import domain, messages
-from restaurant_svc.domain import Booking, BookingFilter
+from restaurant_svc.domain import Booking, BookingFilter, Cursor
 from restaurant_svc.usecases import Restaurants
 
 SERVICE = "dinemesh.restaurant.v1.RestaurantService"
@@ -45,7 +46,7 @@ ACCESS: dict[str, Access] = {
 
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
-MAX_NAME = 200
+MAX_NAME = domain.MAX_NAME
 MAX_STATES = 20
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -70,13 +71,12 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
         self, request: pb.ListRestaurantsRequest, context: Context
     ) -> pb.ListRestaurantsResponse:
         size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
-        place = paging.position(request.page_token, name=str, id=str)
-        after = None if place is None else (place["name"], place["id"])
+        after = messages.RESTAURANT_PAGES.decode(request.page_token)
         found = await self._restaurants.list_restaurants(after, size + 1)
         token = ""
         if len(found) > size:
             last = found[size - 1]
-            token = paging.encode_token({"name": last.name, "id": last.restaurant_id})
+            token = messages.RESTAURANT_PAGES.encode(messages.RestaurantPlace(last.name, last.restaurant_id))
         return pb.ListRestaurantsResponse(
             restaurants=[messages.to_restaurant(one) for one in found[:size]], next_page_token=token
         )
@@ -138,13 +138,14 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
         if which.start is not None and which.end is not None and which.end <= which.start:
             raise invalid("end_time", "must be after start_time")
         size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
-        place = paging.position(request.page_token, time=int, id=str)
-        after = None if place is None else (_instant(place["time"], "page_token"), place["id"])
+        scope = messages.scope_of(which)
+        after = messages.BOOKING_PAGES.decode(request.page_token, *scope)
         found = await self._restaurants.list_bookings(which, after, size + 1)
         token = ""
         if len(found) > size:
             last = found[size - 1]
-            token = paging.encode_token({"time": _micros(last.terms.dine_time), "id": last.reservation_id})
+            place = messages.BookingPlace(last.terms.dine_time, last.reservation_id)
+            token = messages.BOOKING_PAGES.encode(place, *scope)
         return pb.ListBookingsResponse(
             bookings=[messages.to_booking(one) for one in found[:size]], next_page_token=token
         )
@@ -153,11 +154,11 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
         self, request: pb.WatchBookingsRequest, context: Context
     ) -> AsyncIterator[pb.WatchBookingsResponse]:
         restaurant_id = _own_restaurant(request.restaurant_id)
-        place = paging.position(request.resume_token, field="resume_token", time=int)
-        since = None if place is None else _instant(place["time"], "resume_token")
-        feed = await self._restaurants.watch(restaurant_id, since)
-        async for item in tail(feed.poll, self._changes, restaurant_id, self._pace):
-            yield _watched(item)
+        cursor = messages.WATCH.decode(request.resume_token, restaurant_id)
+        feed = await self._restaurants.watch(restaurant_id, cursor)
+        async with aclosing(tail(feed.poll, self._changes, restaurant_id, self._pace)) as items:
+            async for item in items:
+                yield _watched(item, restaurant_id)
 
     async def AcceptBooking(
         self, request: pb.AcceptBookingRequest, context: Context
@@ -186,14 +187,14 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
         return pb.CompleteBookingResponse(booking=messages.to_booking(booking))
 
 
-def _watched(item: tuple[Booking, datetime] | Heartbeat | End) -> pb.WatchBookingsResponse:
+def _watched(item: tuple[Booking, Cursor] | Heartbeat | End, restaurant_id: str) -> pb.WatchBookingsResponse:
     match item:
         case Heartbeat():
             return pb.WatchBookingsResponse(heartbeat=item.message())
         case End():
             return pb.WatchBookingsResponse(end=item.message())
-        case (booking, place):
-            token = paging.encode_token({"time": _micros(place)})
+        case (booking, cursor):
+            token = messages.WATCH.encode(cursor, restaurant_id)
             return pb.WatchBookingsResponse(booking=messages.to_booking(booking), resume_token=token)
 
 
@@ -233,18 +234,3 @@ def _states(request: pb.ListBookingsRequest) -> frozenset[domain.BookingState]:
 def _time(request: pb.ListBookingsRequest, field: str) -> datetime | None:
     value: Timestamp = getattr(request, field)
     return wire.from_timestamp(value, field) if request.HasField(field) else None  # type: ignore[arg-type]
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _instant(micros: int, field: str) -> datetime:
-    try:
-        return _EPOCH + timedelta(microseconds=micros)
-    except OverflowError:
-        raise invalid(field, "is not a token of this call") from None

@@ -18,6 +18,7 @@ from restaurant_svc.domain import (
     Booking,
     BookingEvent,
     BookingFilter,
+    Cursor,
     Day,
     DineTimes,
     Heard,
@@ -32,6 +33,8 @@ from restaurant_svc.persistence import CreateRequest
 # How long a change may take from reading the clock to being visible to a watch. A commit takes milliseconds;
 # a writer waits at most 5 s for a busy database.
 WATCH_OVERLAP = timedelta(seconds=10)
+# Bookings that a watch reads at once: some milliseconds of a reader thread, and as many messages in memory.
+WATCH_BATCH = 100
 # A guarded update that loses is decided anew. Each loss is another process's gain, so this many are a fault.
 MAX_LOSSES = 20
 
@@ -187,10 +190,14 @@ class Restaurants:
 
         return await self._store.read(query)
 
-    async def watch(self, restaurant_id: str, since: datetime | None) -> BookingFeed:
-        """A restaurant's bookings from `since` on, or those that have not ended; then each change."""
-        await self.get(restaurant_id)
-        return BookingFeed(self._store, restaurant_id, since)
+    async def watch(self, restaurant_id: str, cursor: Cursor | None) -> BookingFeed:
+        """A restaurant's bookings from the cursor on; without one, those that are open, then each change."""
+
+        def query(tx: Transaction) -> Cursor:
+            _existing(tx, restaurant_id)
+            return cursor or Cursor(tx.now, domain.EARLIEST, None)
+
+        return BookingFeed(self._store, restaurant_id, await self._store.read(query))
 
     async def accept(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
         return await self._staff(
@@ -263,28 +270,74 @@ class Restaurants:
 
 
 class BookingFeed:
-    """A restaurant's bookings as they change, for one watch."""
+    """A restaurant's bookings as they change, for one watch, a page at a time."""
 
-    def __init__(self, store: Store, restaurant_id: str, since: datetime | None) -> None:
+    def __init__(self, store: Store, restaurant_id: str, cursor: Cursor) -> None:
         self._store = store
         self._restaurant_id = restaurant_id
-        self._since = since
-        self._seen: dict[str, int] = {}
+        self._cursor = cursor
+        # Changes of the last while are looked at again, since a transaction that is under way may still add
+        # to them: how far this round has come, and what it need not show again.
+        self._round: _Place | None = None
+        self._seen: dict[str, Booking] = {}
 
-    async def poll(self) -> list[tuple[Booking, datetime]]:
-        """What changed since the last poll, oldest first; each with the `since` to go on from there."""
+    async def poll(self) -> list[tuple[Booking, Cursor]] | None:
+        """What is new in the next page, each with the cursor to go on from; None where nothing is, and there
+        is another page."""
+        if self._cursor.begin_time is not None:
+            return await self._open(self._cursor, self._cursor.begin_time)
+        return await self._changed(_place(self._cursor))
 
-        def query(tx: Transaction) -> tuple[list[Booking], datetime]:
-            if self._since is None:
-                return persistence.bookings_open(tx, self._restaurant_id), tx.now
-            return persistence.bookings_changed(tx, self._restaurant_id, self._since), tx.now
+    async def _open(self, cursor: Cursor, begin_time: datetime) -> list[tuple[Booking, Cursor]] | None:
+        which = BookingFilter(self._restaurant_id, states=domain.OPEN_STATES)
+        after = _place(cursor)
+        found = await self._store.read(lambda tx: persistence.list_bookings(tx, which, after, WATCH_BATCH))
+        changes = begin_time - WATCH_OVERLAP
+        self._remember(found, changes)
+        shown = [(one, Cursor(begin_time, one.terms.dine_time, one.reservation_id)) for one in found]
+        # What changes meanwhile moves in this order, and may be passed over; the changes since then follow.
+        self._cursor = shown[-1][1] if len(found) == WATCH_BATCH else Cursor(None, changes, None)
+        return shown or None
 
-        found, now = await self._store.read(query)
-        fresh = [one for one in found if self._seen.get(one.reservation_id) != one.version]
-        # A transaction that is under way may still add changes of this last while: those are looked at again.
-        self._since = now - WATCH_OVERLAP
-        self._seen = {one.reservation_id: one.version for one in found if one.update_time >= self._since}
-        return [(one, min(one.update_time, self._since)) for one in fresh]
+    async def _changed(self, settled: _Place) -> list[tuple[Booking, Cursor]] | None:
+        start = self._round or settled
+
+        def query(tx: Transaction) -> tuple[datetime, list[Booking]]:
+            return tx.now, persistence.bookings_changed(tx, self._restaurant_id, start, WATCH_BATCH)
+
+        now, found = await self._store.read(query)
+        horizon = now - WATCH_OVERLAP, ""
+        fresh = [one for one in found if not self._shown(one)]
+        shown = [
+            (one, _changes(max(settled, min(horizon, (one.update_time, one.reservation_id)))))
+            for one in fresh
+        ]
+        more = len(found) == WATCH_BATCH
+        last = (found[-1].update_time, found[-1].reservation_id) if more else horizon
+        self._round = last if more else None
+        self._cursor = _changes(max(settled, min(horizon, last)))
+        self._remember(found, self._cursor.time)
+        return shown or (None if more else [])
+
+    def _shown(self, booking: Booking) -> bool:
+        seen = self._seen.get(booking.reservation_id)
+        return seen is not None and seen.version == booking.version
+
+    def _remember(self, found: Sequence[Booking], since: datetime) -> None:
+        self._seen |= {one.reservation_id: one for one in found}
+        self._seen = {key: one for key, one in self._seen.items() if one.update_time >= since}
+
+
+_Place = tuple[datetime, str]
+"""A place in an order by a time and then by reservation_id."""
+
+
+def _place(cursor: Cursor) -> _Place:
+    return cursor.time, cursor.reservation_id or ""
+
+
+def _changes(place: _Place) -> Cursor:
+    return Cursor(None, place[0], place[1] or None)
 
 
 def _existing(tx: Transaction, restaurant_id: str) -> Restaurant:

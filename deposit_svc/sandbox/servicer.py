@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import grpc
 
@@ -22,6 +22,15 @@ MAX_KEY = 200
 LOST_REPLY_SECONDS = 3600.0
 
 Context = grpc.aio.ServicerContext[object, object]
+
+
+class Place(NamedTuple):
+    """The last charge of a page; the next page starts after it."""
+
+    position: int
+
+
+PAGES = paging.Tokens("ListCharges", Place, paging.NUMBER)
 
 
 class Sandbox(sandbox_pb2_grpc.SandboxServiceServicer):
@@ -105,12 +114,12 @@ class Sandbox(sandbox_pb2_grpc.SandboxServiceServicer):
     async def ListCharges(self, request: pb.ListChargesRequest, context: Context) -> pb.ListChargesResponse:
         try:
             size = paging.page_size(request.page_size, 200, 1000)
-            start = paging.position(request.page_token, after=int)
-            after = start["after"] if start else 0
+            last = PAGES.decode(request.page_token)
+            after = last.position if last else 0
             found = await self._store.read(lambda tx: records.page(tx, after, size + 1))
         except Refusal as error:
             await _abort(context, error)
-        more = paging.encode_token({"after": found[size - 1].position}) if len(found) > size else ""
+        more = PAGES.encode(Place(found[size - 1].position)) if len(found) > size else ""
         return pb.ListChargesResponse(charges=map(_charge_message, found[:size]), next_page_token=more)
 
 

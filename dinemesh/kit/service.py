@@ -63,7 +63,8 @@ class Service:
         self.name = name
         self.settings = settings
         self.background = Background()
-        self.changes = Changes()
+        # Of the reader threads, one is left for calls, however many watches read.
+        self.changes = Changes(max(1, settings.reader_threads - 1))
         self.pace = Pace.of(settings)
         self.health = Health()
         self.port = 0

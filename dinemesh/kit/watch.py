@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 # A watch says EXPIRED this long before its caller's deadline, or the caller would see a broken stream.
 _DEADLINE_MARGIN_SECONDS = 0.25
+# Between two pages of a watch: one that is far behind, or whose subject never rests, reads 20 pages a second
+# and leaves the processor to others. Nobody who looks on sees a twentieth of a second.
+PAGE_PAUSE_SECONDS = 0.05
 
 
 class End(enum.Enum):
@@ -65,9 +68,12 @@ class Pace:
 class Changes:
     """Tells the watches of this process that something under a key has changed, or that the server stops."""
 
-    def __init__(self) -> None:
+    def __init__(self, polls_at_once: int = 1) -> None:
+        """`polls_at_once` is how many reader threads watches may hold: fewer than there are."""
         self._waiting: dict[Hashable, set[asyncio.Event]] = defaultdict(set)
         self.stopping = False
+        self.turn = asyncio.Semaphore(polls_at_once)
+        """Held by a watch while it reads. First come, first served, so that all have fair turns."""
 
     def notify(self, key: Hashable) -> None:
         """Wakes the watches of `key`. From the event loop's thread, such as in `tx.after_commit`."""
@@ -118,7 +124,7 @@ class _Listening:
 
 
 async def tail(
-    poll: Callable[[], Awaitable[Sequence[T]]],
+    poll: Callable[[], Awaitable[Sequence[T] | None]],
     changes: Changes,
     key: Hashable,
     pace: Pace,
@@ -127,16 +133,19 @@ async def tail(
 ) -> AsyncGenerator[T | Heartbeat | End, None]:
     """Yields what `poll` finds, a HEARTBEAT when it was quiet, and one End as the last item.
 
-    `poll` returns what is new since it was called last (it keeps its own place; the first call returns what
-    the watch starts with) and is called again at once as long as it finds something. `finished(item)` tells
-    the item after which nothing more can come. A watch does not outlive its caller's token or deadline.
+    `poll` reads one page, in the watch's turn, and returns what is new in it (it keeps its own place; the
+    first calls return what the watch starts with), or None where nothing is and there are more pages. It is
+    called again after PAGE_PAUSE_SECONDS, or, once it returned an empty page, when there is reason to.
+    `finished(item)` tells the item after which nothing more can come. A watch does not outlive its caller's
+    token or deadline.
     """
     end = _end_of_time(pace)
     spoke = time.monotonic()
     with changes.listen(key) as heard:
         while True:
-            found = await poll()
-            for item in found:
+            async with changes.turn:
+                found = await poll()
+            for item in found or ():
                 yield item
                 if finished(item):
                     yield End.FINISHED
@@ -153,7 +162,9 @@ async def tail(
             if now >= end:
                 yield End.EXPIRED
                 return
-            if not found:
+            if found or found is None:
+                await asyncio.sleep(PAGE_PAUSE_SECONDS)
+            else:
                 quiet_until = min(spoke + pace.heartbeat_seconds, end)
                 await heard.wait(min(pace.poll_seconds, quiet_until - now))
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, func, or_, select, update
+from sqlalchemy import Row, Text, bindparam, func, select, update
 
+from dinemesh.kit import keyset
 from dinemesh.kit.store import Instant, Transaction
 from reservation_svc.domain import (
     By,
@@ -114,12 +115,9 @@ _PAGE = (
     .limit(bindparam("most"))
 )
 _LATER_PAGE = _PAGE.where(
-    or_(
-        reservations.c.create_time < bindparam("last_time", type_=Instant),
-        and_(
-            reservations.c.create_time == bindparam("last_time", type_=Instant),
-            reservations.c.reservation_id < bindparam("last_id"),
-        ),
+    keyset.before(
+        (reservations.c.create_time, reservations.c.reservation_id),
+        (bindparam("last_time", type_=Instant), bindparam("last_id", type_=Text)),
     )
 )
 # A customer's attempts that took no deposit, newest first; more than these change no decision.

@@ -28,6 +28,8 @@ def _every() -> Numbers:
         "service.longest_watch": setting(EVERY, "watch_max_seconds"),
         "service.watch_poll": setting(EVERY, "watch_poll_ms") / 1000,
         "service.watch_margin": constant("dinemesh.kit.watch", "_DEADLINE_MARGIN_SECONDS"),
+        "service.watch_page_pause": constant("dinemesh.kit.watch", "PAGE_PAUSE_SECONDS"),
+        "service.watch_polls": max(1, setting(EVERY, "reader_threads") - 1),
         "service.retry_after": constant("dinemesh.kit.interceptors", "_STORE_RETRY_SECONDS"),
         "service.stream_retry_after": constant("dinemesh.kit.interceptors", "_STREAM_RETRY_SECONDS"),
         "service.keys_look": constant("dinemesh.kit.identity", "_LOOK_SECONDS"),
@@ -129,6 +131,7 @@ def _bus() -> Numbers:
         "inbox.requeue_rest": constant(inbox, "REQUEUE_PAUSE_SECONDS"),
         "inbox.reconnect_rest": constant(inbox, "RECONNECT_PAUSE_SECONDS"),
         "history.watch_batch": constant("history_svc.usecases", "WATCH_BATCH"),
+        "restaurant.watch_batch": constant("restaurant_svc.usecases", "WATCH_BATCH"),
     }
 
 

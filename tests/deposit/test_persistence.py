@@ -17,6 +17,7 @@ from deposit_svc import domain, persistence
 from deposit_svc.domain import Deposit, Money, Movement, MovementKind, State, Step
 from dinemesh.kit.store import Store, Transaction
 from tests.deposit.conftest import CUSTOMER, RESERVATION, Clock, Desk, an_order, euros, new_id
+from tests.support.plans import enters, plans
 
 LEASE = timedelta(seconds=15)
 
@@ -39,6 +40,14 @@ def test_the_migrations_make_the_schema_that_the_code_expects(database_url: str)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), persistence.metadata) == []
     engine.dispose()
+
+
+async def test_a_page_is_read_by_an_index_from_its_place_on(store: Store, clock: Clock) -> None:
+    place = clock.now, new_id()
+    (plan,) = await plans(store, lambda tx: persistence.of_customer(tx, CUSTOMER, "", place, 5))
+    assert enters(plan, "deposits", "deposits_of_customer", "(create_time,deposit_id)<"), plan
+    (plan,) = await plans(store, lambda tx: persistence.of_customer(tx, CUSTOMER, RESERVATION, place, 5))
+    assert enters(plan, "deposits", "deposits_of_", ""), plan
 
 
 async def test_a_deposit_is_found_as_it_was_saved(store: Store, clock: Clock) -> None:

@@ -299,6 +299,22 @@ BAD: list[Bad] = [
     on("GET /v1/reservations?page_size=", "empty", 400, INVALID),
     on("GET /v1/reservations?page_token=junk!", "junk", 400, INVALID, "page_token"),
     on("GET /v1/reservations?page_token=%00", "NUL", 400, INVALID, "page_token"),
+    # {"id":"\ud800","time":0} and {"time":0}, as they once were: half of a pair, and every booking ever.
+    on(
+        "GET /v1/reservations?page_token=eyJpZCI6Ilx1ZDgwMCIsInRpbWUiOjB9",
+        "half of a pair",
+        400,
+        INVALID,
+        "page_token",
+    ),
+    on(
+        "GET /v1/restaurants/{restaurant}/bookings:watch?resume_token=eyJ0aW1lIjowfQ",
+        "the beginning of time",
+        400,
+        INVALID,
+        "resume_token",
+        by="staff",
+    ),
     on("GET /v1/reservations?page_token=%FF%FE", "no UTF-8", 400, INVALID),
     on("GET /v1/reservations?pagesize=5", "misspelt", 400, INVALID),
     on("GET /v1/reservations?customer_id=bob", "unknown", 400, INVALID),

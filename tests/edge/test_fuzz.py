@@ -47,7 +47,7 @@ _SLOTS = "(Open|Close)Slots"
 _TERMS = "(Create|Modify)Reservation"
 BEYOND_A_SCHEMA = (
     # Tokens are the server's to make.
-    r"(List|Watch)\w+: (page_token|resume_token): is not a token of this (list|call|service)",
+    r"(List|Watch)\w+: (page_token|resume_token): is not a token of this (list|watch) with this request; .+",
     # Fields that contradict each other, or what there is.
     r"UpdateRestaurant: name: name or policy is required",
     r"ModifyReservation: (dine_time|party_size|note): one of dine_time, party_size and note is required",

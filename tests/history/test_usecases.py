@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -12,11 +13,12 @@ from sqlalchemy import create_engine, inspect
 
 from dinemesh.kit.inbox import Inbox
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store import Store
+from dinemesh.kit.store import Store, Transaction
 from history_svc import handlers, persistence
-from history_svc.domain import Entry, Kind, Live
-from history_svc.usecases import Feed, Timeline
+from history_svc.domain import Cursor, Entry, Kind, Live, Past, Place
+from history_svc.usecases import WATCH_BATCH, Feed, Timeline
 from tests.history import stories
+from tests.support.plans import enters, plans
 
 
 class History:
@@ -181,10 +183,16 @@ async def test_a_page_stays_where_it_is_when_older_events_arrive(
 
 
 async def drained(feed: Feed) -> list[str]:
-    kinds: list[str] = []
-    while found := await feed.poll():
-        kinds += [entry.kind.value for entry, _ in found]
-    return kinds
+    return [entry.kind.value for entry, _ in await everything(feed)]
+
+
+async def everything(feed: Feed) -> list[tuple[Entry, Cursor]]:
+    """What a watch shows until it has caught up; no page is larger than it may be."""
+    found: list[tuple[Entry, Cursor]] = []
+    while (page := await feed.poll()) != []:
+        assert len(page or ()) <= WATCH_BATCH
+        found += page or ()
+    return found
 
 
 async def test_a_watch_tells_the_past_in_order_and_then_whatever_arrives(
@@ -205,13 +213,77 @@ async def test_a_watch_goes_on_from_any_of_its_places(history: History, reservat
     await history.hear(*story[:4])
     feed = await history.timeline.watch("alice", reservation_id, None)
     await history.hear(*story[4:])
-    seen = []
-    while found := await feed.poll():
-        seen += found
+    seen = await everything(feed)
     assert isinstance(seen[-1][1], Live)
     for number, (_, cursor) in enumerate(seen, start=1):
         resumed = await history.timeline.watch("alice", reservation_id, cursor)
         assert await drained(resumed) == list(stories.KINDS_OF_THE_STORY[number:])
+
+
+async def test_a_watch_of_one_reservation_passes_over_many_others_in_pages(
+    history: History, reservation_id: str
+) -> None:
+    """Neither a place that is made up, nor a reservation among thousands of entries, holds a reader."""
+    others = str(uuid.uuid4())
+    story = stories.booked_and_cancelled("alice", reservation_id)
+    filler = [
+        stories.envelope(
+            StringValue(),
+            aggregate_id=f"a-{number}",
+            customer_id="alice",
+            reservation_id=others,
+            event_id=f"e-{number:04}",
+        )
+        for number in range(2 * WATCH_BATCH + 20)
+    ]
+    await history.hear(*story[:4], *filler, *story[4:])
+    mine, everywhere = list(stories.KINDS_OF_THE_STORY), len(story) + len(filler)
+    before_all = Place(datetime(1970, 1, 1, tzinfo=UTC), "\x01")
+    last = await history.store.read(persistence.last_position)
+    for cursor, in_order_of_reading in (
+        (None, True),
+        (Past(last, before_all), True),
+        (Past(0, before_all), False),
+        (Live(0), False),
+    ):
+        feed = await history.timeline.watch("alice", reservation_id, cursor)
+        seen = await drained(feed)
+        assert (seen if in_order_of_reading else sorted(seen)) == (
+            mine if in_order_of_reading else sorted(mine)
+        )
+        feed = await history.timeline.watch("alice", "", cursor)
+        found = await everything(feed)
+        assert len({entry.origin.event_id for entry, _ in found}) == len(found) == everywhere
+        assert await drained(await history.timeline.watch("alice", "", found[149][1])) == [
+            entry.kind.value for entry, _ in found[150:]
+        ]
+    assert await drained(await history.timeline.watch("alice", "", Live(2**63 - 1))) == []
+
+
+READS: dict[str, tuple[Callable[[Transaction], object], str, str]] = {
+    "all": (
+        lambda tx: persistence.in_order(tx, "alice", "", after=Place(stories.START, "e"), limit=5),
+        "timeline_by_customer",
+        "(occur_time,event_id)>",
+    ),
+    "of a reservation": (
+        lambda tx: persistence.in_order(tx, "alice", "r-1", after=Place(stories.START, "e"), limit=5),
+        "timeline_by_reservation",
+        "(occur_time,event_id)>",
+    ),
+    "arrivals": (
+        lambda tx: persistence.arrived(tx, "alice", after=7, limit=5),
+        "timeline_by_arrival",
+        "position>",
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_page_is_read_by_an_index_from_its_place_on(store: Store, read: str) -> None:
+    query, index, place = READS[read]
+    (plan,) = await plans(store, query)
+    assert enters(plan, "timeline_entries", index, place), plan
 
 
 async def test_a_dropped_view_is_empty_and_takes_every_event_again(

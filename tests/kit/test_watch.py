@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from dinemesh.kit import call
-from dinemesh.kit.watch import HEARTBEAT, Changes, End, Heartbeat, Pace, tail
+from dinemesh.kit.watch import HEARTBEAT, PAGE_PAUSE_SECONDS, Changes, End, Heartbeat, Pace, tail
 from dinemesh.watch.v1 import watch_pb2
 from tests.kit.serving import until
 
@@ -72,6 +72,63 @@ async def test_what_another_process_changed_is_found_by_polling() -> None:
 async def test_silence_is_filled_with_heartbeats() -> None:
     stream = tail(Source().poll, Changes(), "key", Pace(3600, 0.01, 3600))
     assert [await following(stream), await following(stream)] == [HEARTBEAT, HEARTBEAT]
+
+
+async def test_pages_that_hold_nothing_are_passed_over_without_waiting() -> None:
+    pages: list[list[str] | None] = [None, ["a"], None, None, ["b"]]
+
+    async def poll() -> list[str] | None:
+        return pages.pop(0) if pages else []
+
+    stream = tail(poll, Changes(), "key", SLOW)
+    assert [await following(stream), await following(stream)] == ["a", "b"]
+
+
+async def test_a_watch_that_is_far_behind_leaves_time_and_turns_to_the_others() -> None:
+    """One whose pages never end reads no faster than its pace; another comes in between each two of them."""
+    changes, reads = Changes(polls_at_once=1), list[str]()
+    at_once = most = 0
+
+    def reading(name: str) -> Callable[[], Awaitable[list[str]]]:
+        async def poll() -> list[str]:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            reads.append(name)
+            await asyncio.sleep(0.01)
+            at_once -= 1
+            return [name]
+
+        return poll
+
+    async def follow(name: str) -> None:
+        async for _ in tail(reading(name), changes, name, SLOW):
+            pass
+
+    began = time.monotonic()
+    names = ("behind", "too", "third")
+    following_all = [asyncio.ensure_future(follow(name)) for name in names]
+    await until(lambda: len(reads) >= 30)
+    seconds = time.monotonic() - began
+    changes.stop()
+    await asyncio.gather(*following_all)
+    assert most == 1
+    assert seconds >= 9 * PAGE_PAUSE_SECONDS
+    for start in range(0, 27, 3):
+        assert sorted(reads[start : start + 3]) == sorted(names)
+
+
+async def test_a_stop_ends_a_watch_that_is_far_behind() -> None:
+    changes = Changes()
+
+    async def poll() -> None:
+        return None
+
+    stream = tail(poll, changes, "key", SLOW)
+    waiting = asyncio.ensure_future(following(stream))
+    await asyncio.sleep(0)
+    changes.stop()
+    assert await waiting is End.SERVER_STOPPING
 
 
 async def test_it_ends_with_the_item_after_which_nothing_comes() -> None:

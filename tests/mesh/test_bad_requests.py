@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -19,11 +21,14 @@ from dinemesh.history.v1 import history_service_pb2 as history
 from dinemesh.reservation.v1 import reservation_service_pb2 as reservation
 from dinemesh.restaurant.v1 import restaurant_pb2
 from dinemesh.restaurant.v1 import restaurant_service_pb2 as restaurant
+from tests.edge.rpcs import RPCS, Rpc
+from tests.mesh.conftest import on_both_engines
 from tests.mesh.people import (
     City,
     Customer,
     Place,
     Reservation,
+    bearer,
     new_id,
     policy,
     timestamp,
@@ -31,7 +36,7 @@ from tests.mesh.people import (
 )
 from tests.support.leaks import LEAKS
 from tests.support.mesh import RunningMesh
-from tests.support.refusals import Refused, refused
+from tests.support.refusals import Refused, refusal, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -598,3 +603,252 @@ async def test_a_page_is_followed_by_the_next_one(standing: Standing) -> None:
     assert len(seen) == len(set(seen)) == 5
     assert seen[-1] == standing.booked.reservation_id
     await until(alice.timeline, bool)
+
+
+# --- every string that a client can send
+
+
+WELL_FORMED: dict[str, tuple[str, Callable[[Standing], Message]]] = {
+    "CreateReservation": ("customer", lambda standing: standing.alice.wish(standing.place)),
+    "GetReservation": ("customer", lambda _: reservation.GetReservationRequest(reservation_id=new_id())),
+    "ListReservations": ("customer", lambda _: reservation.ListReservationsRequest(page_size=1)),
+    "ModifyReservation": (
+        "customer",
+        lambda standing: reservation.ModifyReservationRequest(
+            reservation_id=standing.booked.reservation_id,
+            request_id=new_id(),
+            etag=standing.booked.etag,
+            party_size=2,
+            note="",
+        ),
+    ),
+    "CancelReservation": (
+        "customer",
+        lambda _: reservation.CancelReservationRequest(reservation_id=new_id()),
+    ),
+    "WatchReservation": ("customer", lambda _: reservation.WatchReservationRequest(reservation_id=new_id())),
+    "ListAvailableSlots": (
+        "anyone",
+        lambda standing: reservation.ListAvailableSlotsRequest(
+            restaurant_id=standing.place.id, date="2027-02-20", party_size=2
+        ),
+    ),
+    "CreateDeposit": (
+        "reservation",
+        lambda standing: deposit.CreateDepositRequest(
+            deposit_id=new_id(),
+            reservation_id=new_id(),
+            customer_id=standing.alice.name,
+            amount=Money(currency_code="EUR", units=10),
+            payment_token="tok_chargeDeclined",
+        ),
+    ),
+    "GetDeposit": ("customer", lambda _: deposit.GetDepositRequest(deposit_id=new_id())),
+    "ListDeposits": ("customer", lambda _: deposit.ListDepositsRequest(page_size=1)),
+    "RetryRefund": (
+        "operator",
+        lambda _: deposit.RetryRefundRequest(deposit_id=new_id(), refund_id=new_id()),
+    ),
+    "ListRestaurants": ("anyone", lambda _: restaurant.ListRestaurantsRequest(page_size=1)),
+    "GetRestaurant": ("anyone", lambda _: restaurant.GetRestaurantRequest(restaurant_id=new_id())),
+    "CreateRestaurant": (
+        "operator",
+        lambda _: restaurant.CreateRestaurantRequest(
+            request_id=new_id(), name="Chez Nous", time_zone="Europe/Berlin", policy=policy()
+        ),
+    ),
+    "UpdateRestaurant": (
+        "staff",
+        lambda standing: restaurant.UpdateRestaurantRequest(
+            restaurant_id=standing.place.id, etag="stale", name="Chez Nous", policy=policy()
+        ),
+    ),
+    "OpenSlots": (
+        "staff",
+        lambda standing: restaurant.OpenSlotsRequest(
+            restaurant_id=standing.place.id, times=[TimeOfDay(hours=18)], capacity=1, **A_DAY
+        ),
+    ),
+    "CloseSlots": (
+        "staff",
+        lambda standing: restaurant.CloseSlotsRequest(
+            restaurant_id=standing.place.id, times=[TimeOfDay(hours=18)], **A_DAY
+        ),
+    ),
+    "ListBookings": (
+        "staff",
+        lambda standing: restaurant.ListBookingsRequest(restaurant_id=standing.place.id, page_size=1),
+    ),
+    "WatchBookings": (
+        "staff",
+        lambda standing: restaurant.WatchBookingsRequest(restaurant_id=standing.place.id),
+    ),
+    **{
+        name: (
+            "staff",
+            lambda standing, name=name: RPCS[name].request(  # type: ignore[misc]
+                restaurant_id=standing.place.id, reservation_id=new_id(), revision=1
+            ),
+        )
+        for name in ("AcceptBooking", "DeclineBooking", "MarkSeated", "MarkNoShow", "CompleteBooking")
+    },
+    "ListTimelineEntries": ("customer", lambda _: history.ListTimelineEntriesRequest(page_size=1)),
+    "WatchTimeline": ("customer", lambda _: history.WatchTimelineRequest()),
+}
+"""For each RPC who may call it, and a request in which nothing is misspelt."""
+
+A_DAY: Any = {"first_date": Date(year=2027, month=5, day=1), "last_date": Date(year=2027, month=5, day=1)}
+
+
+def packed(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
+
+
+MISSPELT = {
+    "NUL": "\0",
+    "NUL among letters": "a\0b",
+    "a control character of Latin-1": "\x85",
+    "another": "a\x9f",
+    "DEL": "\x7f",
+    "a megabyte": "x" * 1_000_000,
+    "a megabyte of NUL": "\0" * 1_000_000,
+}
+"""Texts that no field of any request takes. (Halves of surrogate pairs cannot be sent: they are no UTF-8.)"""
+
+NONCHARACTERS = "\ufdd0\ufffe\uffff\U0010ffff"
+"""Valid UTF-8; refused, or kept as it came."""
+
+MADE_UP = {
+    "of the version before, the beginning of time": packed('{"time":0}'),
+    "of the version before, half of a pair": packed('{"id":"\\ud800","name":"\\ud800"}'),
+    "half of a pair": packed('["0123456789ab",0,"\\ud800"]'),
+    "half of a pair, raw": packed('["0123456789ab",0,"\ud800"]'),
+    "no number": packed('["0123456789ab",NaN]'),
+    "a number of 1,400 digits": packed('["0123456789ab",' + "9" * 1400 + "]"),
+    "deep": packed("[" * 1500),
+    "a megabyte": "A" * 1_000_000,
+}
+"""Tokens that a client might make up."""
+
+
+def strings(message: Message, path: str = "") -> Iterator[str]:
+    """The path of every string field of a request. Messages in it are entered where they are set."""
+    for described in message.DESCRIPTOR.fields:
+        where = f"{path}{described.name}"
+        if described.type == described.TYPE_STRING:
+            assert not described.is_repeated, "a list of strings needs a row of its own"
+            yield where
+        elif described.message_type and not described.is_repeated and message.HasField(described.name):
+            yield from strings(getattr(message, described.name), f"{where}.")
+
+
+def _set(request: Message, path: str, value: str) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        request = getattr(request, parent)
+    setattr(request, name, value)
+
+
+def test_every_rpc_has_a_well_formed_request() -> None:
+    assert WELL_FORMED.keys() == RPCS.keys()
+
+
+@on_both_engines
+async def test_no_string_of_any_request_reaches_a_database_that_cannot_take_it(
+    standing: Standing, mesh: RunningMesh
+) -> None:
+    """Every string field of every RPC. What was answered wrongly is listed together."""
+    wrong: list[str] = []
+    sent = 0
+    who = senders(standing, mesh)
+    for name, (by, well_formed) in WELL_FORMED.items():
+        for path in strings(well_formed(standing)):
+            values = MISSPELT | {"noncharacters": NONCHARACTERS}
+            if path.endswith("_token") and path != "payment_token":
+                values |= MADE_UP
+            for what, value in values.items():
+                request = well_formed(standing)
+                _set(request, path, value)
+                sent += 1
+                try:
+                    await RPCS[name].over_grpc(
+                        standing.city.doors.channels[RPCS[name].service], request, who[by], timeout=10
+                    )
+                except grpc.aio.AioRpcError as error:
+                    said = refusal(error)
+                    check_safe(said)
+                    if what == "noncharacters" and said.code in REFUSALS:
+                        continue
+                    if said.code == INVALID and said.fields == (path,):
+                        continue
+                    wrong.append(
+                        f"{name}.{path}: {what}: {said.code.name} {said.fields}: {said.message[:200]}"
+                    )
+                else:
+                    if what != "noncharacters":
+                        wrong.append(f"{name}.{path}: {what}: is taken")
+    assert not wrong, "\n".join(wrong)
+    assert sent >= 300
+
+
+REFUSALS = {
+    INVALID,
+    NOT_FOUND,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""Answers to a request that was understood."""
+
+
+def senders(standing: Standing, mesh: RunningMesh) -> dict[str, tuple[tuple[str, str], ...]]:
+    return {
+        "customer": standing.alice.metadata,
+        "staff": standing.place.metadata,
+        "operator": standing.city.operator,
+        "reservation": bearer(mesh.token("reservation", "service")),
+        "anyone": (),
+    }
+
+
+@on_both_engines
+async def test_a_token_of_another_list_customer_or_restaurant_is_refused(
+    standing: Standing, mesh: RunningMesh
+) -> None:
+    """Each token that was really made is sent to each list and watch, and taken only where it was made."""
+    alice, place, city = standing.alice, standing.place, standing.city
+    for _ in range(2):
+        await alice.book(place, party=1)
+    bob, there = city.customer(), await city.place(capacity=10)
+    await until(alice.timeline, lambda entries: len(entries) >= 4)
+    mine = {"customer": alice.metadata, "staff": place.metadata}
+    theirs = {"customer": bob.metadata, "staff": there.metadata}
+    lists = {name for name, rpc in RPCS.items() if {"page_token", "resume_token"} & set(fields(rpc))}
+    lists -= {"ListAvailableSlots", "ListRestaurants"}  # anyone's
+    assert len(lists) == 6
+
+    async def ask(name: str, who: dict[str, Any], where: Place, token: str = "") -> Message:
+        by, well_formed = WELL_FORMED[name]
+        request: Any = well_formed(replace(standing, place=where))
+        field = "page_token" if hasattr(request, "page_token") else "resume_token"
+        setattr(request, field, token)
+        return await RPCS[name].over_grpc(
+            city.doors.channels[RPCS[name].service], request, who[by], timeout=10
+        )
+
+    made: dict[str, str] = {}
+    for name in lists:
+        answer: Any = await ask(name, mine, place)
+        made[name] = answer.next_page_token if name.startswith("List") else answer.resume_token
+        assert made[name], f"void: {name} gave no token"
+    for name in lists:
+        assert await ask(name, mine, place, made[name])
+        for of, token in made.items():
+            askers = [(theirs, there)] if of == name else [(mine, place), (theirs, there)]
+            for who, where in askers:
+                said = await refused(ask(name, who, where, token))
+                assert (said.code, len(said.fields)) == (INVALID, 1), (name, of, said)
+                assert said.fields[0] in ("page_token", "resume_token")
+
+
+def fields(rpc: Rpc) -> list[str]:
+    return [described.name for described in rpc.request.DESCRIPTOR.fields]

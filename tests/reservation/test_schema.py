@@ -8,8 +8,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, insert, update
 from sqlalchemy.exc import IntegrityError
 
-from reservation_svc.persistence import tables
+from reservation_svc.persistence import allotment, reservations, tables
 from tests.reservation.conftest import DINNER, Pod
+from tests.support.plans import enters, plans
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) -> None:
@@ -17,6 +18,13 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) ->
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
     engine.dispose()
+
+
+async def test_a_page_is_read_by_an_index_from_its_place_on(pod: Pod) -> None:
+    (plan,) = await plans(pod.store, lambda tx: reservations.page(tx, "alice", (DINNER, "x"), 5))
+    assert enters(plan, "reservations", "reservations_of_customer", "(create_time,reservation_id)<"), plan
+    (plan,) = await plans(pod.store, lambda tx: allotment.open_slots(tx, "r", DINNER, DINNER, 5))
+    assert enters(plan, "slots", "slots", "dine_time>"), plan
 
 
 async def test_less_than_nothing_cannot_be_sold(pod: Pod) -> None:

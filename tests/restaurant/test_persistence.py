@@ -16,8 +16,9 @@ from sqlalchemy.exc import IntegrityError
 
 from dinemesh.kit.store import Store, Transaction
 from restaurant_svc import domain, persistence
-from restaurant_svc.domain import Booking, BookingState, Day, ReservationState
+from restaurant_svc.domain import OPEN_STATES, Booking, BookingFilter, BookingState, Day, ReservationState
 from tests.restaurant.fixtures import in_days, new_id, reservation
+from tests.support.plans import enters, plans
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -107,3 +108,64 @@ async def test_the_tables_refuse_what_must_not_be(
 ) -> None:
     with pytest.raises(IntegrityError):
         await store.write(insert)
+
+
+PAGE = NOW, "x"
+A_DAY = BookingFilter("r", start=NOW - timedelta(days=1), end=NOW + timedelta(days=1))
+READS: dict[str, tuple[Callable[[Transaction], object], str, str, str]] = {
+    "restaurants": (
+        lambda tx: persistence.list_restaurants(tx, ("a", "b"), 5),
+        "restaurants",
+        "restaurants_by_name",
+        "(name,restaurant_id)>",
+    ),
+    "bookings": (
+        lambda tx: persistence.list_bookings(tx, BookingFilter("r"), PAGE, 5),
+        "bookings",
+        "bookings_by_time",
+        "(dine_time,reservation_id)>",
+    ),
+    "bookings of a day": (
+        lambda tx: persistence.list_bookings(tx, A_DAY, PAGE, 5),
+        "bookings",
+        "bookings_by_time",
+        "(dine_time,reservation_id)>",
+    ),
+    "open bookings": (
+        lambda tx: persistence.list_bookings(tx, BookingFilter("r", states=OPEN_STATES), PAGE, 5),
+        "bookings",
+        "bookings_by_state",
+        "(dine_time,reservation_id)>",
+    ),
+    "bookings of a day in a rare state": (
+        lambda tx: persistence.list_bookings(tx, replace(A_DAY, states=[BookingState.NO_SHOW]), PAGE, 5),
+        "bookings",
+        "bookings_by_state",
+        "(dine_time,reservation_id)>",
+    ),
+    "changes": (
+        lambda tx: persistence.bookings_changed(tx, "r", PAGE, 5),
+        "bookings",
+        "bookings_by_change",
+        "(update_time,reservation_id)>",
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_page_is_read_by_an_index_from_its_place_on(store: Store, read: str) -> None:
+    """Whatever place and filter a client sends, no more is read than the page and what belongs to it."""
+    query, table, index, place = READS[read]
+    (plan,) = await plans(store, query)
+    assert enters(plan, table, index, place), plan
+
+
+async def test_a_made_up_place_before_the_filters_start_reads_from_the_start(store: Store) -> None:
+    bookings = [a_booking(restaurant_id="r") for _ in range(3)]
+    for number, one in enumerate(bookings):
+        terms = replace(one.terms, dine_time=NOW + timedelta(hours=number))
+        bookings[number] = replace(one, terms=terms)
+        await store.write(partial(persistence.insert_booking, value=bookings[number]))
+    which = BookingFilter("r", start=NOW + timedelta(hours=1))
+    for after in (NOW - timedelta(days=9), "x"), (NOW, "x"), None:
+        assert await store.read(lambda tx: persistence.list_bookings(tx, which, after, 9)) == bookings[1:]  # noqa: B023

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import replace
-from datetime import time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import permutations
 from typing import Protocol
 
 import pytest
 
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store import Store
-from restaurant_svc.domain import Acceptance, BookingFilter, BookingState, Heard, ReservationState, Restaurant
-from restaurant_svc.usecases import Restaurants
+from dinemesh.kit.store import Store, Transaction
+from restaurant_svc import domain, persistence
+from restaurant_svc.domain import (
+    Acceptance,
+    Booking,
+    BookingFilter,
+    BookingState,
+    Cursor,
+    Heard,
+    ReservationState,
+    Restaurant,
+)
+from restaurant_svc.usecases import WATCH_BATCH, BookingFeed, Restaurants
 from tests.restaurant.fixtures import (
     POLICY,
     booking,
@@ -398,6 +409,15 @@ async def test_bookings_are_listed_by_time_and_filtered(store: Store, restaurant
     assert [one.reservation_id for one in rest] == keys[3:]
 
 
+async def drained(feed: BookingFeed) -> list[tuple[Booking, Cursor]]:
+    """What a watch shows until it has caught up; no page is larger than it may be."""
+    found: list[tuple[Booking, Cursor]] = []
+    while (page := await feed.poll()) != []:
+        assert len(page or ()) <= WATCH_BATCH
+        found += page or ()
+    return found
+
+
 async def test_a_feed_begins_with_what_is_open_and_goes_on_with_each_change(
     store: Store,
 ) -> None:
@@ -407,20 +427,111 @@ async def test_a_feed_begins_with_what_is_open_and_goes_on_with_each_change(
     first, second, ended = new_id(), new_id(), new_id()
     await tell(store, restaurants, about(restaurant_id, first)(1, PENDING))
     feed = await restaurants.watch(restaurant_id, None)
-    ((seen, place),) = await feed.poll()
+    ((seen, place),) = await drained(feed)
     assert seen.reservation_id == first
     assert await feed.poll() == []
     await tell(store, restaurants, about(restaurant_id, second)(1, PENDING))
     await restaurants.decline(restaurant_id, first, 1)
-    changes = [(one.reservation_id, one.state) for one, _ in await feed.poll()]
+    changes = [(one.reservation_id, one.state) for one, _ in await drained(feed)]
     assert changes == [(second, BookingState.ACCEPTED), (first, BookingState.DECLINED)]
     assert await feed.poll() == []
     assert woken == [restaurant_id] * 3
 
     later = await restaurants.watch(restaurant_id, place)
-    assert {one.reservation_id for one, _ in await later.poll()} == {first, second}
+    assert {one.reservation_id for one, _ in await drained(later)} == {first, second}
     await tell(store, restaurants, about(restaurant_id, ended)(1, CANCELLED))
-    assert [one.reservation_id for one, _ in await later.poll()] == [ended]
+    assert [one.reservation_id for one, _ in await drained(later)] == [ended]
+
+
+async def many_bookings(store: Store, restaurant_id: str) -> dict[BookingState, list[str]]:
+    """More than two pages of open bookings among as many ended ones, all long unchanged; ids by state.
+
+    Many of them share their dine time and their last change.
+    """
+    base = domain.hear(None, about(restaurant_id, new_id())(1, PENDING), datetime.now(UTC))
+    assert base is not None
+    dine_time, long_ago = base.terms.dine_time, base.terms.dine_time - timedelta(days=9)
+    made: dict[BookingState, list[str]] = defaultdict(list)
+
+    def insert(tx: Transaction) -> None:
+        for number in range(5 * WATCH_BATCH):
+            state = BookingState.RECEIVED if number % 2 else BookingState.COMPLETED
+            terms = replace(base.terms, dine_time=dine_time + timedelta(minutes=number // 40))
+            changed = long_ago + timedelta(seconds=number // 150)
+            one = replace(
+                base, reservation_id=new_id(), state=state, confirmed=False, terms=terms, update_time=changed
+            )
+            assert persistence.insert_booking(tx, one)
+            made[state].append(one.reservation_id)
+
+    await store.write(insert)
+    return made
+
+
+async def test_a_feed_shows_many_open_bookings_once_each_in_pages(
+    store: Store, restaurants: Restaurants
+) -> None:
+    restaurant_id = (await opened(restaurants)).restaurant_id
+    made = await many_bookings(store, restaurant_id)
+    feed = await restaurants.watch(restaurant_id, None)
+    first = await feed.poll()
+    assert first is not None
+    assert len(first) == WATCH_BATCH
+    # Changes while the pages are read: one that was shown, and one that was not.
+    shown = {one.reservation_id for one, _ in first}
+    gone, waiting = first[0][0].reservation_id, (set(made[BookingState.RECEIVED]) - shown).pop()
+    await restaurants.decline(restaurant_id, gone, 1)
+    await restaurants.decline(restaurant_id, waiting, 1)
+    rest = await drained(feed)
+    seen = [one.reservation_id for one, _ in (*first, *rest)]
+    assert sorted(seen) == sorted([*made[BookingState.RECEIVED], gone])
+    last = {one.reservation_id: one.state for one, _ in (*first, *rest)}
+    assert last[gone] == last[waiting] == BookingState.DECLINED
+
+    # From each place that a client can have kept, nothing is missing.
+    for number in (0, 57, WATCH_BATCH - 1):
+        again = await drained(await restaurants.watch(restaurant_id, first[number][1]))
+        both = {one.reservation_id: one.state for one, _ in (*first[: number + 1], *again)}
+        assert both == last
+    for _, place in rest[-2:]:
+        again = await drained(await restaurants.watch(restaurant_id, place))
+        assert {one.reservation_id for one, _ in again} <= {gone, waiting}
+
+
+async def test_a_feed_from_a_made_up_beginning_reads_page_by_page_and_misses_nothing(
+    store: Store, restaurants: Restaurants
+) -> None:
+    restaurant_id = (await opened(restaurants)).restaurant_id
+    made = await many_bookings(store, restaurant_id)
+    everything = Cursor(None, domain.EARLIEST, None)
+    found = await drained(await restaurants.watch(restaurant_id, everything))
+    keys = [one.reservation_id for one, _ in found]
+    assert sorted(keys) == sorted(key for ids in made.values() for key in ids)
+    for number in (0, 149, WATCH_BATCH, 3 * WATCH_BATCH + 7):
+        again = await drained(await restaurants.watch(restaurant_id, found[number][1]))
+        assert [one.reservation_id for one, _ in again] == keys[number + 1 :]
+
+
+async def test_a_feed_looks_again_at_the_last_while_in_pages(store: Store, restaurants: Restaurants) -> None:
+    """A change whose commit came late is found, though more than a page has come after it."""
+    restaurant_id = (await opened(restaurants)).restaurant_id
+    feed = await restaurants.watch(restaurant_id, None)
+    assert await drained(feed) == []
+    keys = [new_id() for _ in range(2 * WATCH_BATCH + 5)]
+    late = domain.hear(None, about(restaurant_id, new_id())(1, PENDING), await store.read(lambda tx: tx.now))
+    assert late is not None
+    events = [about(restaurant_id, key)(1, PENDING) for key in keys]
+
+    def hear_all(tx: Transaction) -> None:
+        for one in events:
+            restaurants.hear(tx, one)
+
+    await store.write(hear_all)
+    assert sorted(one.reservation_id for one, _ in await drained(feed)) == sorted(keys)
+    assert await drained(feed) == []
+    await store.write(lambda tx: persistence.insert_booking(tx, late))
+    assert [one.reservation_id for one, _ in await drained(feed)] == [late.reservation_id]
+    assert await drained(feed) == []
 
 
 async def test_two_processes_on_one_database_move_a_booking_once(postgres: PostgresServer) -> None:

@@ -144,7 +144,10 @@ class ListDepositsRequest(_message.Message):
     page_size: _builtins.int
     """Most entries of the answer; 0: 50; at most 200, more counts as 200; negative: INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """`next_page_token` of the page before, with otherwise the same request; empty for the first page."""
+    """`next_page_token` of the page before, with otherwise the same request (page_size may differ); empty for the first
+    page. Opaque: one of another list, caller or request, made up, or made by another version of the service, is
+    INVALID_ARGUMENT; begin anew with an empty one.
+    """
     def __init__(
         self,
         *,

@@ -34,7 +34,10 @@ class ListTimelineEntriesRequest(_message.Message):
     page_size: _builtins.int
     """Most entries of the answer; 0: 50; at most 200, more counts as 200; negative: INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """`next_page_token` of the page before, with otherwise the same request; empty for the first page."""
+    """`next_page_token` of the page before, with otherwise the same request (page_size may differ); empty for the first
+    page. Opaque: one of another list, caller or request, made up, or made by another version of the service, is
+    INVALID_ARGUMENT; begin anew with an empty one.
+    """
     def __init__(
         self,
         *,
@@ -89,7 +92,10 @@ class WatchTimelineRequest(_message.Message):
     reservation_id: _builtins.str
     """UUID: only entries of this reservation. Empty: of all the caller's reservations."""
     resume_token: _builtins.str
-    """`resume_token` of the last message of an earlier watch, to go on from there. Empty: from the beginning."""
+    """`resume_token` of the last message of an earlier watch, with otherwise the same request, to go on from there:
+    nothing is missing, a little may come twice. Empty: from the beginning. Opaque: one of another watch, caller or
+    request, made up, or made by another version of the service, is INVALID_ARGUMENT; begin anew with an empty one.
+    """
     def __init__(
         self,
         *,

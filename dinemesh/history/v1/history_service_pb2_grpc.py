@@ -69,8 +69,9 @@ class HistoryServiceServicer:
 
     def WatchTimeline(self, request, context):
         """Streams the caller's timeline: first what there is, in the order of ListTimelineEntries, then each entry when it
-        arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. Never
-        FINISHED. For customers. Reasons: NOT_FOUND (as in ListTimelineEntries).
+        arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. What has
+        gathered comes in pages, up to 2,000 entries a second. Never FINISHED. For customers.
+        Reasons: NOT_FOUND (as in ListTimelineEntries).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

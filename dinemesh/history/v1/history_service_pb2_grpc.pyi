@@ -45,8 +45,9 @@ class HistoryServiceStub:
     """
     WatchTimeline: _grpc.UnaryStreamMultiCallable[_history_service_pb2.WatchTimelineRequest, _history_service_pb2.WatchTimelineResponse]
     """Streams the caller's timeline: first what there is, in the order of ListTimelineEntries, then each entry when it
-    arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. Never
-    FINISHED. For customers. Reasons: NOT_FOUND (as in ListTimelineEntries).
+    arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. What has
+    gathered comes in pages, up to 2,000 entries a second. Never FINISHED. For customers.
+    Reasons: NOT_FOUND (as in ListTimelineEntries).
     """
 
 @_typing.type_check_only
@@ -66,8 +67,9 @@ class HistoryServiceAsyncStub(HistoryServiceStub):
     """
     WatchTimeline: _aio.UnaryStreamMultiCallable[_history_service_pb2.WatchTimelineRequest, _history_service_pb2.WatchTimelineResponse]  # type: ignore[assignment]
     """Streams the caller's timeline: first what there is, in the order of ListTimelineEntries, then each entry when it
-    arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. Never
-    FINISHED. For customers. Reasons: NOT_FOUND (as in ListTimelineEntries).
+    arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. What has
+    gathered comes in pages, up to 2,000 entries a second. Never FINISHED. For customers.
+    Reasons: NOT_FOUND (as in ListTimelineEntries).
     """
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -96,8 +98,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_history_service_pb2.WatchTimelineResponse], _abc.AsyncIterator[_history_service_pb2.WatchTimelineResponse]]:
         """Streams the caller's timeline: first what there is, in the order of ListTimelineEntries, then each entry when it
-        arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. Never
-        FINISHED. For customers. Reasons: NOT_FOUND (as in ListTimelineEntries).
+        arrives, which need not be in the order of occur_time. An entry may be sent twice after a resumption. What has
+        gathered comes in pages, up to 2,000 entries a second. Never FINISHED. For customers.
+        Reasons: NOT_FOUND (as in ListTimelineEntries).
         """
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

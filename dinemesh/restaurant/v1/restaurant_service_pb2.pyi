@@ -34,7 +34,10 @@ class ListRestaurantsRequest(_message.Message):
     page_size: _builtins.int
     """Most entries of the answer; 0: 50; at most 200, more counts as 200; negative: INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first page."""
+    """`next_page_token` of the page before, with otherwise the same request (page_size may differ); empty for the first
+    page. Opaque: one of another list, caller or request, made up, or made by another version of the service, is
+    INVALID_ARGUMENT; begin anew with an empty one.
+    """
     def __init__(
         self,
         *,
@@ -396,7 +399,10 @@ class ListBookingsRequest(_message.Message):
     page_size: _builtins.int
     """Most entries of the answer; 0: 50; at most 200, more counts as 200; negative: INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """`next_page_token` of the page before, with otherwise the same request; empty for the first page."""
+    """`next_page_token` of the page before, with otherwise the same request (page_size may differ); empty for the first
+    page. Opaque: one of another list, caller or request, made up, or made by another version of the service, is
+    INVALID_ARGUMENT; begin anew with an empty one.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only bookings with a dine_time at or after this. Unset: no bound."""
@@ -466,7 +472,10 @@ class WatchBookingsRequest(_message.Message):
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     resume_token: _builtins.str
-    """`resume_token` of the last message of an earlier watch, to go on from there. Empty: from the beginning."""
+    """`resume_token` of the last message of an earlier watch, with otherwise the same request, to go on from there:
+    nothing is missing, a little may come twice. Empty: from the beginning. Opaque: one of another watch, caller or
+    request, made up, or made by another version of the service, is INVALID_ARGUMENT; begin anew with an empty one.
+    """
     def __init__(
         self,
         *,

@@ -173,8 +173,9 @@ class RestaurantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchBookings(self, request, context):
-        """Streams the restaurant's bookings: first those that have not ended, then each one whenever it changes. A
-        booking that changes twice in a short time may be sent once, in its last state; one may also be sent twice.
+        """Streams the restaurant's bookings: first those that have not ended, by dine_time, then each one whenever it
+        changes. A booking that changes twice in a short time may be sent once, in its last state; one may also be sent
+        twice. What has gathered, at the beginning or after a resumption, comes in pages, up to 2,000 bookings a second.
         For staff. Never FINISHED. Reasons: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -65,8 +65,9 @@ class RestaurantServiceStub:
     ListBookings: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.ListBookingsRequest, _restaurant_service_pb2.ListBookingsResponse]
     """Lists the restaurant's bookings by dine_time, then reservation_id. For staff. Reasons: NOT_FOUND."""
     WatchBookings: _grpc.UnaryStreamMultiCallable[_restaurant_service_pb2.WatchBookingsRequest, _restaurant_service_pb2.WatchBookingsResponse]
-    """Streams the restaurant's bookings: first those that have not ended, then each one whenever it changes. A
-    booking that changes twice in a short time may be sent once, in its last state; one may also be sent twice.
+    """Streams the restaurant's bookings: first those that have not ended, by dine_time, then each one whenever it
+    changes. A booking that changes twice in a short time may be sent once, in its last state; one may also be sent
+    twice. What has gathered, at the beginning or after a resumption, comes in pages, up to 2,000 bookings a second.
     For staff. Never FINISHED. Reasons: NOT_FOUND.
     """
     AcceptBooking: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.AcceptBookingRequest, _restaurant_service_pb2.AcceptBookingResponse]
@@ -134,8 +135,9 @@ class RestaurantServiceAsyncStub(RestaurantServiceStub):
     ListBookings: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.ListBookingsRequest, _restaurant_service_pb2.ListBookingsResponse]  # type: ignore[assignment]
     """Lists the restaurant's bookings by dine_time, then reservation_id. For staff. Reasons: NOT_FOUND."""
     WatchBookings: _aio.UnaryStreamMultiCallable[_restaurant_service_pb2.WatchBookingsRequest, _restaurant_service_pb2.WatchBookingsResponse]  # type: ignore[assignment]
-    """Streams the restaurant's bookings: first those that have not ended, then each one whenever it changes. A
-    booking that changes twice in a short time may be sent once, in its last state; one may also be sent twice.
+    """Streams the restaurant's bookings: first those that have not ended, by dine_time, then each one whenever it
+    changes. A booking that changes twice in a short time may be sent once, in its last state; one may also be sent
+    twice. What has gathered, at the beginning or after a resumption, comes in pages, up to 2,000 bookings a second.
     For staff. Never FINISHED. Reasons: NOT_FOUND.
     """
     AcceptBooking: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.AcceptBookingRequest, _restaurant_service_pb2.AcceptBookingResponse]  # type: ignore[assignment]
@@ -248,8 +250,9 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _restaurant_service_pb2.WatchBookingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_restaurant_service_pb2.WatchBookingsResponse], _abc.AsyncIterator[_restaurant_service_pb2.WatchBookingsResponse]]:
-        """Streams the restaurant's bookings: first those that have not ended, then each one whenever it changes. A
-        booking that changes twice in a short time may be sent once, in its last state; one may also be sent twice.
+        """Streams the restaurant's bookings: first those that have not ended, by dine_time, then each one whenever it
+        changes. A booking that changes twice in a short time may be sent once, in its last state; one may also be sent
+        twice. What has gathered, at the beginning or after a resumption, comes in pages, up to 2,000 bookings a second.
         For staff. Never FINISHED. Reasons: NOT_FOUND.
         """
 

@@ -426,7 +426,10 @@ class ListChargesRequest(_message.Message):
     page_size: _builtins.int
     """Most charges to return, 1 to 1000; 0 means 200, more is taken as 1000."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first page."""
+    """`next_page_token` of the page before, with otherwise the same request (page_size may differ); empty for the first
+    page. Opaque: one of another list, caller or request, made up, or made by another version of the service, is
+    INVALID_ARGUMENT; begin anew with an empty one.
+    """
     def __init__(
         self,
         *,

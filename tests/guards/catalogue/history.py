@@ -27,8 +27,8 @@ GUARDS = (
         (
             Edit(
                 "history_svc.persistence",
-                ".order_by(columns.occur_time, columns.event_id).limit(limit)",
-                ".order_by(columns.position).limit(limit)",
+                ".order_by(*order).limit(limit)",
+                ".order_by(timeline_entries.c.position).limit(limit)",
             ),
         ),
         (

@@ -6,6 +6,8 @@ from tests.guards.guard import Edit, Guard, Witness
 
 INTERCEPTORS = "dinemesh.kit.interceptors"
 _INTERCEPTORS = "tests/kit/test_interceptors.py::"
+PAGING = "dinemesh.kit.paging"
+_PAGING = "tests/kit/test_paging.py::"
 
 GUARDS = (
     Guard(
@@ -192,5 +194,98 @@ GUARDS = (
                 'said = await refused(opened("alice", seconds=1800))',
             ),
         ),
+    ),
+    Guard(
+        "tokens-of-one-list",
+        (9,),
+        "A page or resume token is of one list or watch, with one request, of one caller.",
+        (Edit(PAGING, "if self.encode(place, *scope) != token:", "if not place:"),),
+        (
+            Witness(
+                _PAGING + "test_a_token_belongs_to_one_list_and_one_request[scope0]",
+                "with pytest.raises(Refusal) as told:",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "tokens-hold-what-was-declared",
+        (9,),
+        "What a client made up in a token reaches no statement.",
+        (
+            Edit(PAGING, "if not self.lowest <= value <= self.highest:", "if value is None:"),
+            Edit(PAGING, "if type(value) is not kind:", "if not isinstance(value, kind):"),
+        ),
+        (
+            Witness(
+                _PAGING + "test_a_value_of_another_type_or_range_is_refused[4-18446744073709551616]",
+                "with pytest.raises(Refusal) as told:",
+            ),
+            Witness(
+                _PAGING + "test_a_value_of_another_type_or_range_is_refused[4-True]",
+                "with pytest.raises(Refusal) as told:",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "watches-read-pages",
+        (9,),
+        "However far back a watch begins, it reads a page at a time.",
+        (
+            Edit(
+                "restaurant_svc.persistence",
+                "tx.execute(query.order_by(*order).limit(limit))",
+                "tx.execute(query.order_by(*order))",
+            ),
+        ),
+        (
+            Witness(
+                "tests/restaurant/test_usecases.py::"
+                "test_a_feed_from_a_made_up_beginning_reads_page_by_page_and_misses_nothing[sqlite]",
+                "assert len(page or ()) <= WATCH_BATCH",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "watches-rest",
+        (9,),
+        "A watch that is far behind rests between its pages.",
+        (
+            Edit(
+                "dinemesh.kit.watch",
+                "await asyncio.sleep(PAGE_PAUSE_SECONDS)",
+                "await asyncio.sleep(0)",
+            ),
+        ),
+        (
+            Witness(
+                "tests/kit/test_watch.py::"
+                "test_a_watch_that_is_far_behind_leaves_time_and_turns_to_the_others",
+                "assert seconds >= 9 * PAGE_PAUSE_SECONDS",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "watches-take-turns",
+        (9,),
+        "Watches leave a reader to the calls.",
+        (
+            Edit(
+                "dinemesh.kit.watch",
+                "            async with changes.turn:\n                found = await poll()",
+                "            found = await poll()",
+            ),
+        ),
+        (
+            Witness(
+                "tests/kit/test_watch.py::"
+                "test_a_watch_that_is_far_behind_leaves_time_and_turns_to_the_others",
+                "assert most == 1",
+            ),
+        ),
+        quick=True,
     ),
 )
