@@ -1,7 +1,7 @@
 """What happens to every call, in this order, around the servicer's method:
 
-correlation, metrics, identity, access, admission, the request's message, the method itself; a refusal becomes a
-rich status, and whatever else is raised becomes INTERNAL with an error id and no word of the cause.
+correlation, metrics, identity, access, admission, the message of the request, the method itself; a refusal
+becomes a rich status, and whatever else is raised becomes INTERNAL with an error id and no word of the cause.
 
 It is one interceptor that wraps each method once, since every layer of grpc.aio costs time in each call.
 """
@@ -55,11 +55,11 @@ _SYSTEM = ("/grpc.health.v1.", "/grpc.reflection.")
 SYSTEM_STREAMS = 64
 """Streams of health and reflection that may be open together; more are refused, whoever asks."""
 MESSAGE_SECONDS = 2.0
-"""How long a call may go without its first message. Libraries send it together with the headers; a call that sends
-none holds one of the places that everybody shares."""
+"""How long a call may wait for its first message. Libraries send it together with the headers, and a call
+without one holds a place that everybody shares."""
 MESSAGE_LOOKS = 8
-"""How often it is looked in that time. Counted instead of measured: after a pause of the whole process a message is
-late that has long been here, unread."""
+"""Looks within that time. They are counted and the time is not measured, since after a pause of the process
+messages that arrived in time are still unread."""
 _STORE_RETRY_SECONDS = 1.0
 _STREAM_RETRY_SECONDS = 5.0  # streams are long: a place is seldom free a second later
 
@@ -127,9 +127,8 @@ class Chain(grpc.aio.ServerInterceptor):
         guard = _Guard(self, name, handler)
         decode = _safe(handler.request_deserializer)
         # Answers are serialized inside the guard, so that one of the wrong type leaks nothing either.
-        # Each is a stream of requests to the library, which is the same on the wire. A unary handler of its own
-        # is called once the message is there: a call that never sends one would be seen, counted and ended by
-        # nobody (grpc-java 8866 has the same).
+        # To the library each is a stream of requests, the same on the wire. Its unary handlers are called
+        # once the message is there: nobody would see, count or end a call without one (grpc-java 8866).
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(guard.stream_stream, decode, None)
         if handler.request_streaming:
@@ -387,7 +386,7 @@ def _undecodable() -> Refusal:
 def _no_message() -> Refusal:
     return Refusal(
         "INVALID_ARGUMENT",
-        "the call ended without its message: 5 bytes that say how long it is, and the message, which may be empty",
+        "the call ended without its message: a frame of 5 bytes and the message, which may be empty",
     )
 
 

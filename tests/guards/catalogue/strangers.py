@@ -193,4 +193,22 @@ GUARDS = (
             ),
         ),
     ),
+    Guard(
+        "calls-without-a-message",
+        (9,),
+        "A call whose message does not come is ended, and holds no place for long.",
+        (
+            Edit(
+                INTERCEPTORS,
+                "if self._looks - begun <= MESSAGE_LOOKS:",
+                "if self._looks - begun <= 100 * MESSAGE_LOOKS:",
+            ),
+        ),
+        (
+            Witness(
+                _INTERCEPTORS + "test_a_call_whose_message_never_comes_holds_a_place_and_is_ended",
+                'assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")',
+            ),
+        ),
+    ),
 )
