@@ -200,9 +200,18 @@ async def nobody_says_who_he_is_but_by_token(client: Client) -> None:
 
 
 async def a_line_of_the_access_log_is_short(client: Client) -> None:
-    answer = await client.get("/v1/" + 8000 * "x")
-    line = client.edge.logged(correlation_id=answer.headers["x-correlation-id"])
-    assert len(line["path"]) == len(line["grpc_method"]) == 200, "the whole path is written"
+    """Also of what is refused before any filter, and of signs that JSON writes as several."""
+    long = {"x-correlation-id": "i" * 4000, "user-agent": "a" * 1000, "referer": "r" * 1000}
+    paths = [f"/v1/{4000 * sign}" for sign in ("x", '"', "\\", "\xfc", "?")] + ["/v1%2f" + 4000 * "x"]
+    for path in paths:
+        await client.bare(path, long)
+    await client.bare("/v1/restaurants", long, verb="V" * 4000)
+    answer = await client.get("/v1/restaurants")
+    client.edge.logged(correlation_id=answer.headers["x-correlation-id"])
+    lines = [one for one in client.edge.log.read_bytes().splitlines() if b'"message":"access"' in one]
+    assert len(lines) > len(paths)
+    for line in lines:
+        assert len(line) <= 1024, f"the whole path is written: {line[:300]!r}"
 
 
 async def a_page_cannot_stop_the_edge(client: Client) -> None:

@@ -77,6 +77,17 @@ class Client:
             await running.read()
         return str(await running.details())
 
+    async def bare(self, path: str, headers: dict[str, str], verb: str = "GET") -> bytes:
+        """What a request in HTTP/1.1 is answered that no library would send; each sign of it is a byte."""
+        lines = [f"{verb} {path} HTTP/1.1", "host: edge", "connection: close"]
+        lines += [*(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.edge.port)
+        try:
+            writer.write("\r\n".join(lines).encode("latin-1"))
+            return await reader.read()
+        finally:
+            writer.close()
+
     async def unfinished(self, path: str, kind: str, body: bytes) -> str:
         """How a request in HTTP/1.1 ends of whose 100 bytes of body only the beginning comes."""
         headers = {"host": "edge", "content-type": kind, "content-length": "100"} | self.bearer()
