@@ -80,6 +80,13 @@ async def test_a_refusal_of_the_edge_tells_why(alone: httpx.AsyncClient, edge_al
     assert "secret-word" not in edge_alone.log.read_text()
 
 
+async def test_what_a_client_calls_itself_is_cut_for_the_logs_of_proxies_behind_the_edge(
+    alone: httpx.AsyncClient, stand_in: StandIn
+) -> None:
+    assert (await alone.get("/v1/restaurants", headers={"user-agent": "a" * 3000})).status_code == 200
+    assert stand_in.calls("ListRestaurants")[-1].metadata["user-agent"] == "a" * 200
+
+
 LONGEST = 1024
 """Bytes of a line, without the stack trace of a service."""
 LONG = {"letters": 4000 * "x", "quotes": 4000 * '"', "another alphabet": 4000 * "\u6f22"}

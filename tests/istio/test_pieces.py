@@ -297,6 +297,7 @@ NOT_SHOWN = {
     "http2ProtocolOptions.initialConnectionWindowSize": "what a connection holds back, and not what it does",
     "http2ProtocolOptions.connectionKeepalive": "half a minute",
     "streamIdleTimeout": "a minute",
+    "accessLog": "as on one machine, where tests/edge/test_hardening.py looks at its lines",
     "delayedCloseTimeout": "a second more or less at the end of a connection",
 }
 """That these are there is held by the hashes of the goldens."""
