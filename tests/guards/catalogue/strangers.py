@@ -211,4 +211,17 @@ GUARDS = (
             ),
         ),
     ),
+    Guard(
+        "short-lines",
+        (9,),
+        "A line of a log is short, whatever somebody has sent.",
+        (Edit("dinemesh.kit.log", "if len(line) <= MAX_LINE:", "if len(line) <= 1000 * MAX_LINE:"),),
+        (
+            Witness(
+                "tests/kit/test_log.py::test_a_line_is_short_whatever_is_in_it[plain]",
+                "assert len(line.encode()) <= MAX_LINE",
+            ),
+        ),
+        quick=True,
+    ),
 )
