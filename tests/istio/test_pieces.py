@@ -293,7 +293,7 @@ ROUTER = Piece(what_envoys_tell_each_other_stays_inside, "x-envoy-")
 NOT_SHOWN = {
     "route again": "Istio's check of tokens has the route read again by itself",
     "JSON": "what has no other route has `nothing` until it is translated, which is as good",
-    "commonHttpProtocolOptions.idleTimeout": "a quarter of a minute",
+    "commonHttpProtocolOptions.idleTimeout": "ten seconds",
     "http2ProtocolOptions.initialConnectionWindowSize": "what a connection holds back, and not what it does",
     "http2ProtocolOptions.connectionKeepalive": "half a minute",
     "streamIdleTimeout": "a minute",
