@@ -76,8 +76,6 @@ CONNECTION_LEFT_OUT = (
     "use_remote_address",
     "internal_address_config",
     "forward_client_cert_details",
-    # telemetry.yaml.
-    "access_log",
     # Carried over piece by piece.
     "local_reply_config",
     "route_config",
@@ -119,6 +117,8 @@ CONNECTION = (
     "request_timeout",
     "stream_idle_timeout",
     "delayed_close_timeout",
+    # In place of Istio's own, whose lines are as long as what clients send (telemetry.yaml).
+    "access_log",
 )
 
 NO_ROLES = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"

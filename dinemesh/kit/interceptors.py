@@ -1,13 +1,14 @@
 """What happens to every call, in this order, around the servicer's method:
 
-correlation, metrics, readable input, identity, access, admission, the method itself; a refusal becomes a rich
-status, and whatever else is raised becomes INTERNAL with an error id and no word of the cause.
+correlation, metrics, identity, access, admission, the message of the request, the method itself; a refusal
+becomes a rich status, and whatever else is raised becomes INTERNAL with an error id and no word of the cause.
 
 It is one interceptor that wraps each method once, since every layer of grpc.aio costs time in each call.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
@@ -53,6 +54,12 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 _SYSTEM = ("/grpc.health.v1.", "/grpc.reflection.")
 SYSTEM_STREAMS = 64
 """Streams of health and reflection that may be open together; more are refused, whoever asks."""
+MESSAGE_SECONDS = 2.0
+"""How long a call may wait for its first message. Libraries send it together with the headers, and a call
+without one holds a place that everybody shares."""
+MESSAGE_LOOKS = 8
+"""Looks within that time. They are counted and the time is not measured, since after a pause of the process
+messages that arrived in time are still unread."""
 _STORE_RETRY_SECONDS = 1.0
 _STREAM_RETRY_SECONDS = 5.0  # streams are long: a place is seldom free a second later
 
@@ -93,6 +100,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self._streams_of: Counter[str] = Counter()
         self._system_streams = 0
         self._wrapped: dict[str, Handler] = {}
+        self.first_messages = _FirstMessages()
         self.open = True
         """False refuses every call of a business method with a retry time: the service is not set up yet."""
 
@@ -119,13 +127,15 @@ class Chain(grpc.aio.ServerInterceptor):
         guard = _Guard(self, name, handler)
         decode = _safe(handler.request_deserializer)
         # Answers are serialized inside the guard, so that one of the wrong type leaks nothing either.
+        # To the library each is a stream of requests, the same on the wire. Its unary handlers are called
+        # once the message is there: nobody would see, count or end a call without one (grpc-java 8866).
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(guard.stream_stream, decode, None)
         if handler.request_streaming:
             raise TypeError(f"{name}: client streams are not supported")
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(guard.unary_stream, decode, None)
-        return grpc.unary_unary_rpc_method_handler(guard.unary_unary, decode, None)
+            return grpc.stream_stream_rpc_method_handler(guard.unary_stream, decode, None)
+        return grpc.stream_unary_rpc_method_handler(guard.unary_unary, decode, None)
 
     def identify(self, metadata: Mapping[str, str | bytes], access: Access) -> Identity:
         """Who asks. A broken token is refused even where none is needed: its sender believes to be known."""
@@ -205,10 +215,13 @@ class _Guard:
         self._in_flight = telemetry.CALLS_IN_FLIGHT.labels(name)
         self._seconds = telemetry.CALL_SECONDS.labels(name)
 
-    async def unary_unary(self, request: Any, context: Context) -> bytes:
+    async def unary_unary(self, _requests: AsyncIterator[Any], context: Context) -> bytes:
         running = _Running(self, context)
         try:
-            running.begin(request)
+            running.begin()
+            request = await self._chain.first_messages.receive(context)
+            if request is grpc.aio.EOF:
+                raise _no_message()
             answer = self._encode(await self._behave(request, context))
             running.code = "OK"
             return answer
@@ -218,18 +231,22 @@ class _Guard:
         finally:
             running.end()
 
-    async def unary_stream(self, request: Any, context: Context) -> None:
-        await self._write_all(request, request, context)
+    async def unary_stream(self, _requests: AsyncIterator[Any], context: Context) -> None:
+        await self._write_all(context, one_request=True)
 
-    async def stream_stream(self, requests: AsyncIterator[Any], context: Context) -> None:
-        await self._write_all(None, _readable(requests), context)
+    async def stream_stream(self, _requests: AsyncIterator[Any], context: Context) -> None:
+        await self._write_all(context, one_request=False)
 
-    async def _write_all(self, request: Any, handed_on: Any, context: Context) -> None:
+    async def _write_all(self, context: Context, *, one_request: bool) -> None:
         # Written here instead of yielded: a client that leaves then cancels this coroutine where it waits,
         # and the call is left at once, not when a generator is collected.
         running = _Running(self, context)
         try:
-            running.begin(request)
+            running.begin()
+            request = await self._chain.first_messages.receive(context)
+            if one_request and request is grpc.aio.EOF:
+                raise _no_message()
+            handed_on = request if one_request else _following(request, context)
             async with aclosing(self._behave(handed_on, context)) as answers:
                 async for answer in answers:
                     await context.write(self._encode(answer))
@@ -240,11 +257,9 @@ class _Guard:
         finally:
             running.end()
 
-    def check(self, request: Any, call: Call, metadata: Mapping[str, str | bytes]) -> Identity:
-        """Identity, access, readable input, admission, in this order. Returns who was let in."""
+    def check(self, call: Call, metadata: Mapping[str, str | bytes]) -> Identity:
+        """Identity, access, admission, in this order. Returns who was let in."""
         if self._system:
-            if request is _UNDECODABLE:
-                raise _undecodable()
             if self._stream:
                 self._chain.enter_system_stream()
             return ANONYMOUS
@@ -253,8 +268,6 @@ class _Guard:
         current.set(_with_identity(call, identity))
         if access is not ANYONE and identity.role not in access:
             raise Refusal("PERMISSION_DENIED", "this role may not call this method")
-        if request is _UNDECODABLE:
-            raise _undecodable()
         self._chain.enter(self._name, identity, stream=self._stream)
         return identity
 
@@ -314,12 +327,12 @@ class _Running:
         self._call = correlated(self._metadata, guard.name, self._given_seconds)
         guard.started()
 
-    def begin(self, request: Any) -> None:
+    def begin(self) -> None:
         # grpc.aio runs each call in a task of its own, so there is nothing to reset afterwards.
         current.set(self._call)
         # Trailing, never initial: a reply with early metadata is not seen as a failure by proxies.
         self._context.set_trailing_metadata(((CORRELATION_KEY, self._call.correlation_id),))
-        self._let_in = self._guard.check(request, self._call, self._metadata)
+        self._let_in = self._guard.check(self._call, self._metadata)
 
     async def fail(self, error: Exception) -> None:
         """Answers with what the failure is to the client. asyncio.CancelledError never comes here."""
@@ -370,6 +383,13 @@ def _undecodable() -> Refusal:
     return Refusal("INVALID_ARGUMENT", "the request is not a valid message of this method")
 
 
+def _no_message() -> Refusal:
+    return Refusal(
+        "INVALID_ARGUMENT",
+        "the call ended without its message: a frame of 5 bytes and the message, which may be empty",
+    )
+
+
 def _safe(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
     if decode is None:
         return None
@@ -383,11 +403,66 @@ def _safe(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | Non
     return decoded
 
 
-async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
+class _FirstMessages:
+    """Receives what a call sends first, and ends the wait of those that send nothing.
+
+    One timer for all calls: one for each, as of asyncio.timeout, costs a twentieth of a small call.
+    """
+
+    def __init__(self) -> None:
+        self._looks = 0
+        self._begun: dict[asyncio.Task[Any], int] = {}  # in the order of beginning
+        self._late: set[asyncio.Task[Any]] = set()
+        self._looking = False
+
+    async def receive(self, context: Context) -> Any:
+        """The first message, or EOF where the client's stream ends without one."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._begun[task] = self._looks
+        if not self._looking:
+            self._looking = True
+            self._look_again()
+        try:
+            request = await context.read()
+        except asyncio.CancelledError:
+            if task not in self._late or task.uncancel():
+                raise  # by the client, or by its deadline
+            # Not DEADLINE_EXCEEDED: by that, proxies take an instance for sick.
+            raise Refusal(
+                "INVALID_ARGUMENT", f"no message of the call has arrived within {MESSAGE_SECONDS:g} s"
+            ) from None
+        finally:
+            self._begun.pop(task, None)
+            self._late.discard(task)
+        if request is _UNDECODABLE:
+            raise _undecodable()
+        return request
+
+    def _look_again(self) -> None:
+        asyncio.get_running_loop().call_later(MESSAGE_SECONDS / (MESSAGE_LOOKS + 1), self._look)
+
+    def _look(self) -> None:
+        self._looks += 1
+        for task, begun in self._begun.items():
+            if self._looks - begun <= MESSAGE_LOOKS:
+                break
+            if task not in self._late:
+                self._late.add(task)
+                task.cancel()
+        if self._begun:
+            self._look_again()
+        else:
+            self._looking = False
+
+
+async def _following(request: Any, context: Context) -> AsyncIterator[Any]:
+    """The first message of a stream of requests, and those behind it."""
+    while request is not grpc.aio.EOF:
         if request is _UNDECODABLE:
             raise _undecodable()
         yield request
+        request = await context.read()
 
 
 def first_values(context: Context) -> dict[str, str | bytes]:

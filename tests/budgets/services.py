@@ -20,6 +20,7 @@ def _every() -> Numbers:
     served = dict(service._options(ServiceSettings.model_construct()))
     return {
         "service.in_flight_limit": setting(EVERY, "in_flight_limit"),
+        "service.message_time": constant("dinemesh.kit.interceptors", "MESSAGE_SECONDS"),
         "service.queue_limit": setting(EVERY, "store_queue_limit"),
         "service.streams_limit": setting(EVERY, "streams_per_subject"),
         "service.stop_grace": setting(EVERY, "stop_grace_seconds"),

@@ -140,6 +140,36 @@ async def health_cannot_be_watched(client: Client) -> None:
     assert await client.native("/grpc.health.v1.Health/Check", {}) == b"\x08\x01"
 
 
+async def what_never_comes_whole_is_ended(client: Client) -> None:
+    """Within two seconds; a conversation that has begun goes on meanwhile."""
+    talk: Any = client.channel.stream_stream(REFLECTION)(timeout=SECONDS)
+    await talk.write(b"question")
+    assert await talk.read() == b"question"
+    begun = time.monotonic()
+    waiting = [
+        *(client.unfinished(path, kind, body) for path, kind, body in UNFINISHED),
+        client.headers_alone(f"{RESERVATION}/ListReservations"),
+    ]
+    try:
+        async with asyncio.timeout(3.5):
+            answers = await asyncio.gather(*waiting)
+    except TimeoutError:
+        raise AssertionError("it is still waited for") from None
+    assert time.monotonic() - begun > 1.5, "that is too quick"
+    for answer in answers:
+        assert "the request did not arrive whole in time" in answer
+    await talk.write(b"another question")
+    assert await talk.read() == b"another question"
+    talk.cancel()
+
+
+UNFINISHED = (
+    (f"{RESERVATION}/ListReservations", "application/grpc-web+proto", b"\0\0"),
+    ("/v1/reservations", "application/json", b'{"party_size": '),
+    ("/v1/reservations", "application/json", b""),
+)
+"""Path, kind of content, and the beginning of a body of which more is announced."""
+
 IDENTITY = {
     "cookie": "session=alice",
     "forwarded": "for=6.6.6.6",
@@ -170,9 +200,18 @@ async def nobody_says_who_he_is_but_by_token(client: Client) -> None:
 
 
 async def a_line_of_the_access_log_is_short(client: Client) -> None:
-    answer = await client.get("/v1/" + 8000 * "x")
-    line = client.edge.logged(correlation_id=answer.headers["x-correlation-id"])
-    assert len(line["path"]) == len(line["grpc_method"]) == 200, "the whole path is written"
+    """Also of what is refused before any filter, and of signs that JSON writes as several."""
+    long = {"x-correlation-id": "i" * 4000, "user-agent": "a" * 1000, "referer": "r" * 1000}
+    paths = [f"/v1/{4000 * sign}" for sign in ("x", '"', "\\", "\xfc", "?")] + ["/v1%2f" + 4000 * "x"]
+    for path in paths:
+        await client.bare(path, long)
+    await client.bare("/v1/restaurants", long, verb="V" * 4000)
+    answer = await client.get("/v1/restaurants")
+    client.edge.logged(correlation_id=answer.headers["x-correlation-id"])
+    lines = [one for one in client.edge.log.read_bytes().splitlines() if b'"message":"access"' in one]
+    assert len(lines) > len(paths)
+    for line in lines:
+        assert len(line) <= 1024, f"the whole path is written: {line[:300]!r}"
 
 
 async def a_page_cannot_stop_the_edge(client: Client) -> None:
@@ -313,6 +352,11 @@ def headers_as_they_come(config: Config) -> None:
     del _manager(config)["early_header_mutation_extensions"]
 
 
+def patient(config: Config) -> None:
+    _manager(config)["request_timeout"] = "15s"
+    _manager(config)["request_headers_timeout"] = "5s"
+
+
 def paths_as_long_as_they_are(config: Config) -> None:
     (log,) = _manager(config)["access_log"]
     fields = log["typed_config"]["log_format"]["json_format"]
@@ -363,6 +407,7 @@ MEASURES = [
     Measure(reflection_like_a_watch, a_conversation_of_tools_ends, "it goes on", QUICK_REFLECTION),
     Measure(all_of_health, health_cannot_be_watched, "this should have been refused"),
     Measure(headers_as_they_come, nobody_says_who_he_is_but_by_token, "arrived: "),
+    Measure(patient, what_never_comes_whole_is_ended, "it is still waited for"),
     Measure(paths_as_long_as_they_are, a_line_of_the_access_log_is_short, "the whole path is written"),
     Measure(admin_as_by_default, a_page_cannot_stop_the_edge, "/quitquitquit is answered: 200"),
 ]

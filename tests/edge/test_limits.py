@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from dinemesh.restaurant.v1 import restaurant_service_pb2 as restaurant
 from tests.edge.conftest import CALL_SECONDS, lasting
 from tests.edge.rpcs import RPCS
 from tests.mesh.people import City, bearer, new_id, until
-from tests.support.edge import RunningEdge
+from tests.support import grpc_web
+from tests.support.edge import Config, RunningEdge
 from tests.support.json_refusals import JsonRefused, json_refusal
 from tests.support.mesh import RunningMesh
 from tests.support.refusals import Refused, refused
@@ -154,3 +156,47 @@ async def test_the_limit_of_all_holds_for_everybody_known_or_not(city: City, own
                 assert (await http.get(path)).status_code == 200
 
         await until(lambda: http.get("/v1/restaurants"), lambda answer: answer.status_code == 200)
+
+
+PLACES = 100
+"""Of calls to one service, where there are 4,096 as it is configured."""
+
+
+def few_places(config: Config) -> None:
+    for cluster in config["static_resources"]["clusters"]:
+        for threshold in cluster.get("circuit_breakers", {}).get("thresholds", ()):
+            threshold["max_requests"] = PLACES
+
+
+async def answer_without_a_message(edge: RunningEdge, source: str, body: bytes) -> tuple[bytes, float]:
+    """What a call in gRPC-Web of anybody is told that ends so, and how many seconds later."""
+    begun = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port, local_addr=(source, 0))
+    head = (
+        f"POST {RPCS['ListRestaurants'].path} HTTP/1.1\r\nhost: edge\r\ngrpc-timeout: 30S\r\n"
+        f"content-type: application/grpc-web+proto\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    try:
+        return await reader.readuntil(b"\r\n\r\n"), time.monotonic() - begun
+    finally:
+        writer.close()
+
+
+async def test_calls_without_a_message_take_no_places_from_others(own_edge: StartEdge) -> None:
+    """Two addresses end twice as many calls without one as there are places."""
+    edge = own_edge(mutate=few_places)
+    edge.wait_until_healthy()
+    bodies = (b"", b"\0\0\0", grpc_web.frame(b"x" * 10)[:8])
+    attack = []
+    async with httpx.AsyncClient(base_url=edge.url, timeout=CALL_SECONDS) as http:
+        for number in range(2 * PLACES):
+            source = f"127.0.0.{2 + number % 2}"
+            call = answer_without_a_message(edge, source, bodies[number % len(bodies)])
+            attack.append(asyncio.ensure_future(call))
+            if number % 10 == 9:
+                answer = await http.get("/v1/restaurants")
+                assert answer.status_code == 200, f"another is refused: {answer.text}"
+    for said, seconds in await asyncio.gather(*attack):
+        assert b"grpc-status: 3\r\n" in said and b"without its message" in said
+        assert seconds < 2

@@ -8,6 +8,7 @@ Behind it stands a stand-in of the services, since all of this is about Envoy al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import time
@@ -67,6 +68,36 @@ class Client:
         except grpc.aio.AioRpcError as error:
             return refusal(error)
         raise AssertionError(f"this should have been refused, and was answered: {answer!r}")
+
+    async def headers_alone(self, method: str) -> str:
+        """How a call in gRPC ends that sends its headers and nothing else."""
+        call: Any = self.channel.stream_stream(method)
+        running = call(metadata=tuple(self.bearer().items()), timeout=SECONDS)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await running.read()
+        return str(await running.details())
+
+    async def bare(self, path: str, headers: dict[str, str], verb: str = "GET") -> bytes:
+        """What a request in HTTP/1.1 is answered that no library would send; each sign of it is a byte."""
+        lines = [f"{verb} {path} HTTP/1.1", "host: edge", "connection: close"]
+        lines += [*(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.edge.port)
+        try:
+            writer.write("\r\n".join(lines).encode("latin-1"))
+            return await reader.read()
+        finally:
+            writer.close()
+
+    async def unfinished(self, path: str, kind: str, body: bytes) -> str:
+        """How a request in HTTP/1.1 ends of whose 100 bytes of body only the beginning comes."""
+        headers = {"host": "edge", "content-type": kind, "content-length": "100"} | self.bearer()
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.edge.port)
+        try:
+            writer.write("\r\n".join(lines).encode() + body)
+            return (await reader.read()).decode()  # all of it: the connection is closed behind the answer
+        finally:
+            writer.close()
 
     def nothing_arrived(self, rpc: str) -> None:
         assert self.behind.calls(rpc) == [], "it reached the service"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jwt.utils import base64url_encode
 from dinemesh.history.v1 import history_service_pb2 as pb
 from dinemesh.history.v1 import history_service_pb2_grpc as pb_grpc
 from dinemesh.kit import call, telemetry
-from dinemesh.kit.interceptors import SYSTEM_STREAMS, Chain, Limit
+from dinemesh.kit.interceptors import MESSAGE_SECONDS, SYSTEM_STREAMS, Chain, Limit
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
 from tests.kit.serving import ACCESS, LIST, WATCH, Servicer, answer, one_message, serving, until
@@ -251,6 +252,95 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(tmp_path: Path,
                 pass
 
         assert (await refused(reflect())).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+HEALTH_CHECK, HEALTH_WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+def without_a_message(server: Any, method: str, *metadata: tuple[str, str]) -> Any:
+    """A call of which only the headers are sent."""
+    return server.channel.stream_stream(method)(metadata=metadata or server.token(), timeout=30)
+
+
+async def said_of(running: Any) -> Any:
+    """How a call is refused that gets no answer."""
+
+    async def read() -> None:
+        assert await running.read() is grpc.aio.EOF
+        raise AssertionError("it ended well")
+
+    return await refused(read())
+
+
+@pytest.mark.parametrize("method", [LIST, WATCH, HEALTH_CHECK, HEALTH_WATCH])
+async def test_a_call_that_ends_without_its_message_is_refused_at_once(tmp_path: Path, method: str) -> None:
+    counted = telemetry.CALLS.labels(method, "INVALID_ARGUMENT")._value
+    async with serving(tmp_path) as server:
+        before, begun = counted.get(), time.monotonic()
+        running = without_a_message(server, method)
+        await running.done_writing()
+        said = await said_of(running)
+        assert time.monotonic() - begun < MESSAGE_SECONDS / 2
+    assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert "without its message" in said.message
+    assert counted.get() == before + 1
+
+
+async def test_a_call_whose_message_never_comes_holds_a_place_and_is_ended(tmp_path: Path) -> None:
+    """Each method in its own place: of people, of streams, of health and reflection."""
+    async with serving(tmp_path, limits={LIST: Limit(1)}) as server:
+        begun = time.monotonic()
+        methods = (LIST, WATCH, HEALTH_CHECK, HEALTH_WATCH, REFLECTION)
+        silent = [without_a_message(server, method) for method in methods]
+        gauges = [telemetry.CALLS_IN_FLIGHT.labels(method)._value for method in methods]
+        await until(lambda: all(gauge.get() for gauge in gauges), MESSAGE_SECONDS / 2)
+        assert (await refused(server.list())).reason == "TRY_AGAIN_LATER", "it is not counted"
+        for said in await asyncio.gather(*map(said_of, silent)):
+            assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+            assert "no message of the call" in said.message
+        assert MESSAGE_SECONDS / 2 < time.monotonic() - begun < MESSAGE_SECONDS + 1
+        assert not any(gauge.get() for gauge in gauges)
+        await server.list()
+
+
+async def test_who_asks_is_known_before_the_message_is_waited_for(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        begun = time.monotonic()
+        (staff,) = server.token("staff", restaurant_id="r1")
+        for metadata, reason in (
+            (("x-nothing", "at all"), "TOKEN_MISSING"),
+            (("authorization", "Bearer rubbish"), "TOKEN_INVALID"),
+            (staff, "PERMISSION_DENIED"),
+        ):
+            assert (await said_of(without_a_message(server, LIST, metadata))).reason == reason
+        assert time.monotonic() - begun < MESSAGE_SECONDS / 2
+
+
+async def test_a_client_that_leaves_before_its_message_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gauge = telemetry.CALLS_IN_FLIGHT.labels(LIST)._value
+    async with serving(tmp_path) as server:
+        running = without_a_message(server, LIST)
+        await until(lambda: bool(gauge.get()))
+        running.cancel()
+        await until(lambda: not gauge.get(), MESSAGE_SECONDS / 2)
+        await server.list()
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert not [line for line in lines if line["level"] in ("WARNING", "ERROR")]
+
+
+async def test_a_message_in_time_is_read_after_a_pause_of_the_process(tmp_path: Path) -> None:
+    gauge = telemetry.CALLS_IN_FLIGHT.labels(LIST)._value
+    async with serving(tmp_path) as server:
+        running = without_a_message(server, LIST)
+        await until(lambda: bool(gauge.get()))
+        sending = asyncio.ensure_future(running.write(pb.ListTimelineEntriesRequest().SerializeToString()))
+        await asyncio.sleep(0)  # it is on its way
+        time.sleep(MESSAGE_SECONDS + 0.5)  # noqa: ASYNC251  server and client stand still, as one process
+        await sending
+        assert pb.ListTimelineEntriesResponse.FromString(await running.read()).next_page_token == "answered"
 
 
 async def test_an_unknown_method_is_unimplemented(tmp_path: Path) -> None:

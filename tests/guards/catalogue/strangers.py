@@ -288,4 +288,35 @@ GUARDS = (
         ),
         quick=True,
     ),
+    Guard(
+        "calls-without-a-message",
+        (9,),
+        "A call whose message does not come is ended, and holds no place for long.",
+        (
+            Edit(
+                INTERCEPTORS,
+                "if self._looks - begun <= MESSAGE_LOOKS:",
+                "if self._looks - begun <= 100 * MESSAGE_LOOKS:",
+            ),
+        ),
+        (
+            Witness(
+                _INTERCEPTORS + "test_a_call_whose_message_never_comes_holds_a_place_and_is_ended",
+                'assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")',
+            ),
+        ),
+    ),
+    Guard(
+        "short-lines",
+        (9,),
+        "A line of a log is short, whatever somebody has sent.",
+        (Edit("dinemesh.kit.log", "if len(line) <= MAX_LINE:", "if len(line) <= 1000 * MAX_LINE:"),),
+        (
+            Witness(
+                "tests/kit/test_log.py::test_a_line_is_short_whatever_is_in_it[plain]",
+                "assert len(line.encode()) <= MAX_LINE",
+            ),
+        ),
+        quick=True,
+    ),
 )
