@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from dinemesh.kit.digest import digest
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 
 DAY_SECONDS = 86_400
@@ -55,6 +56,11 @@ class Policy:
     slot_interval_seconds: int
     service_duration_seconds: int
     max_party_size: int
+
+    @property
+    def etag(self) -> str:
+        """Names these terms, as reservation_svc names its copy of them."""
+        return digest(asdict(self))
 
 
 _POLICY_BOUNDS = {

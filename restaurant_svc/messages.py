@@ -66,6 +66,7 @@ def to_restaurant(restaurant: Restaurant) -> restaurant_pb2.Restaurant:
         name=restaurant.name,
         time_zone=restaurant.time_zone,
         policy=to_policy(restaurant.policy),
+        policy_etag=restaurant.policy.etag,
         etag=restaurant.etag,
         create_time=wire.to_timestamp(restaurant.create_time),
         update_time=wire.to_timestamp(restaurant.update_time),
@@ -90,6 +91,7 @@ def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
     """The policy of a request; its bounds are the domain's to check."""
     wire.present(policy, "deposit_per_person", f"{field}.deposit_per_person")
     amount, currency = wire.from_money(policy.deposit_per_person, f"{field}.deposit_per_person")
+    wire.means_of_payment(policy.deposit_per_person, f"{field}.deposit_per_person")
     acceptance = _ACCEPTANCE.get(policy.acceptance)
     if acceptance is None:
         raise invalid(f"{field}.acceptance", "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")

@@ -317,11 +317,11 @@ class AvailableSlot(_message.Message):
 
     @_builtins.property
     def deposit(self) -> _money_pb2.Money:
-        """The deposit that it would cost."""
+        """The deposit that a new reservation would cost. To move a reservation here costs what its frozen policy says."""
 
     @_builtins.property
     def free_cancel_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when cancelling would be free."""
+        """Until when cancelling a new reservation would be free."""
 
     def __init__(
         self,
