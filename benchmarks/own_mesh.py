@@ -108,6 +108,7 @@ class Restaurant:
 
     restaurant_id: str
     dine_times: list[timestamp_pb2.Timestamp]
+    policy_etag: str
 
 
 async def open_restaurant(mesh: Mesh) -> Restaurant:
@@ -149,7 +150,8 @@ async def open_restaurant(mesh: Mesh) -> Restaurant:
             metadata=metadata,
             timeout=DEADLINE_SECONDS,
         )
-    restaurant = Restaurant(restaurant_id, [slot.dine_time for slot in opened.slots])
+    dine_times = [slot.dine_time for slot in opened.slots]
+    restaurant = Restaurant(restaurant_id, dine_times, made.restaurant.policy_etag)
     customer = Customer(mesh.settings.address("reservation"), token_of_customer(mesh), restaurant)
     async with asyncio.timeout(SETTLED_SECONDS):
         while True:
@@ -188,6 +190,7 @@ class Customer:
                 restaurant_id=self._restaurant.restaurant_id,
                 dine_time=dine_times[self._booked % len(dine_times)],
                 party_size=2,
+                policy_etag=self._restaurant.policy_etag,
                 payment_token="tok_visa",
             ),
             metadata=self._metadata,

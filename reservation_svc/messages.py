@@ -53,7 +53,9 @@ MAX_ETAG = 64
 MAX_PARTY = 1000  # the largest that any policy allows
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_WHICH_POLICY = "is required: policy_etag of the answer of ListAvailableSlots (or of GetRestaurant) that the customer was shown"
+_WHICH_POLICY = (
+    "is required: the policy_etag of the answer of ListAvailableSlots (or GetRestaurant) that was shown"
+)
 # Days whose bounds are instants in every time zone, with room to spare.
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998
 

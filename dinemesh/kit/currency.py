@@ -1,5 +1,5 @@
-"""Currencies of ISO 4217 and their minor units, from the table that the standard's maintenance agency publishes
-(the package iso4217 carries it). No I/O and no protobuf, so that rules may use it."""
+"""Currencies of ISO 4217 and their minor units, from the table that the standard's maintenance agency
+publishes (the package iso4217 carries it). No I/O and no protobuf, so that rules may use it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 
 import iso4217
 
-# Units to reckon in that nobody pays with, though the table does not mark them as such: the Arab Accounting Dinar of
-# the Arab Monetary Fund, and Uruguay's Unidad Previsional, an index.
+# Units to reckon in that nobody pays with, though the table does not mark them as such: the Arab Accounting
+# Dinar of the Arab Monetary Fund, and Uruguay's Unidad Previsional, an index.
 _UNITS_OF_ACCOUNT = frozenset({"XAD", "UYW"})
 
-# A code that is no means of payment was counted in hundredths before codes were looked up. Amounts that were stored
-# then are read as they were written.
+# A code that is no means of payment was counted in hundredths before codes were looked up. Amounts that were
+# stored then are read as they were written.
 _UNKNOWN_DECIMALS = 2
 
 
 def _means_of_payment() -> Iterator[tuple[str, int]]:
-    """(code, decimals) of what can be paid with. The table marks funds such as CLF or USN, and gives no minor units
-    to metals, bond units, drawing rights, and the codes for testing and for nothing at all."""
+    """(code, decimals) of what can be paid with. The table marks funds such as CLF or USN, and gives no minor
+    units to metals, bond units, drawing rights, and the codes for testing and for nothing at all."""
     for row in iso4217.raw_xml.iterfind("CcyTbl/CcyNtry"):
         code, minor_units, name = row.findtext("Ccy"), row.findtext("CcyMnrUnts", ""), row.find("CcyNm")
         is_fund = name is not None and name.get("IsFund", "").lower() == "true"

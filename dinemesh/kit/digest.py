@@ -11,8 +11,8 @@ from collections.abc import Mapping
 def digest(values: Mapping[str, str | int]) -> str:
     """43 characters (A-Z a-z 0-9 - _) that name these values, whatever their order.
 
-    Values that are empty or 0 count as left out, as in proto3: a field that a later version adds changes no name
-    until it is used, so that two versions side by side agree.
+    Values that are empty or 0 count as left out, as in proto3: a field that a later version adds changes no
+    name until it is used, so that two versions side by side agree.
     """
     kept = {key: value for key, value in values.items() if value}
     packed = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

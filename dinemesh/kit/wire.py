@@ -31,8 +31,8 @@ _MAX_MINOR = 10**15  # far above any amount of money, far below what a BIGINT ho
 
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 
-# Categories of Unicode with something to see, and those of their characters that show nothing all the same: fillers
-# of Hangul, the empty Braille cell, the null notehead.
+# Categories of Unicode with something to see, and those of their characters that show nothing all the same:
+# fillers of Hangul, the empty Braille cell, the null notehead.
 _VISIBLE = frozenset("LNPS")
 _INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800\U0001d159")
 
@@ -82,8 +82,8 @@ def to_money(minor_units: int, currency: str) -> Money:
 def from_money(value: Money, field: str) -> tuple[int, str]:
     """(amount in the smallest unit, currency code); refuses fractions of the smallest unit.
 
-    Any three capitals are a code here, since what was agreed in one stays readable; what may be agreed on anew,
-    `means_of_payment` says.
+    Any three capitals are a code here, since what was agreed in one stays readable; what may be agreed on
+    anew, `means_of_payment` says.
     """
     if not _CURRENCY.fullmatch(value.currency_code):
         raise invalid(f"{field}.currency_code", "must be a currency code of three capital letters")
@@ -100,7 +100,8 @@ def from_money(value: Money, field: str) -> tuple[int, str]:
 
 
 def means_of_payment(value: Money, field: str) -> None:
-    """Refuses money that nobody pays with: no currency of ISO 4217 in use, or a metal, a fund, a unit of account."""
+    """Refuses money that nobody pays with: no currency of ISO 4217 in use, or a metal, a fund, a unit of
+    account."""
     if not is_means_of_payment(value.currency_code):
         raise invalid(
             f"{field}.currency_code",
@@ -155,16 +156,16 @@ def between(field: str, value: int, lowest: int, highest: int) -> int:
 
 
 def is_blank(value: str) -> bool:
-    """Whether a text shows nothing: empty, or only spaces, zero-width characters, controls of direction, fillers,
-    marks without anything to stand on."""
+    """Whether a text shows nothing: empty, or only spaces, zero-width characters, controls of direction,
+    fillers, marks without anything to stand on."""
     return not any(
         unicodedata.category(character)[0] in _VISIBLE and character not in _INVISIBLE for character in value
     )
 
 
 def text(field: str, value: str, max_length: int, *, optional: bool = False, lines: bool = False) -> str:
-    """A text of at most `max_length` characters without control characters, with something to see unless it is
-    `optional`; `lines` allows line breaks."""
+    """A text of at most `max_length` characters without control characters, with something to see unless it
+    is `optional`; `lines` allows line breaks."""
     if not optional:
         required(field, value)
     if len(value) > max_length:

@@ -6,6 +6,7 @@ const at = (id) => document.getElementById(id);
 
 let dinemesh = null;
 let restaurants = new Map();
+let shown = null; // { restaurantId, partySize, policyEtag } of the tables to choose from: what a booking is held to
 let watched = null; // { id, timeZone, stop }
 
 // ---- who, where, when ----
@@ -35,7 +36,9 @@ function showTerms() {
 
 at("search").addEventListener("submit", (event) => doing(event, async () => {
   at("book").hidden = true; // the times of another search
-  const { slots = [], timeZone } = await dinemesh.slots(at("restaurant").value, at("date").value, at("party").value);
+  const partySize = Number(at("party").value);
+  const { slots = [], timeZone, policyEtag } = await dinemesh.slots(at("restaurant").value, at("date").value, partySize);
+  shown = { restaurantId: at("restaurant").value, partySize, policyEtag };
   at("slots").replaceChildren(...slots.map((slot) => slotChoice(slot, timeZone)));
   at("slots-title").textContent = slots.length ? `Times, deposit ${money(slots[0].deposit)}` : "No table on that day";
   at("book").hidden = false;
@@ -55,11 +58,10 @@ function slotChoice(slot, timeZone) {
 // ---- book, watch, cancel ----
 
 at("book").addEventListener("submit", (event) => doing(event, async () => {
-  const restaurant = restaurants.get(at("restaurant").value);
+  const restaurant = restaurants.get(shown.restaurantId);
   const reservation = await dinemesh.book({
-    restaurantId: restaurant.restaurantId,
+    ...shown,
     dineTime: new FormData(at("book")).get("slot"),
-    partySize: Number(at("party").value),
     paymentToken: at("card").value,
     note: at("note").value,
   });

@@ -152,7 +152,8 @@ def check_table(
 def check_policy(
     restaurant: Restaurant, shown: str, dine_time: datetime, party_size: int, now: datetime, rules: Rules
 ) -> None:
-    """Refuses other terms than those that the customer was shown (`shown`: their etag), and says what holds now."""
+    """Refuses other terms than those that the customer was shown (`shown`: their etag), and says what holds
+    now."""
     policy = restaurant.policy
     if shown == policy.etag or not now < dine_time <= now + rules.horizon:
         return  # nothing is offered at such a time, on whatever terms: that is what is wrong first

@@ -188,6 +188,7 @@ class Customer:
             restaurant_id=place.id,
             dine_time=timestamp(place.slots[slot]),
             party_size=party,
+            policy_etag=place.policy_etag,
             payment_token=card,
             note=note,
         )
@@ -368,6 +369,7 @@ class Place:
         self.name = restaurant.name
         self.zone = ZoneInfo(restaurant.time_zone)
         self.policy = restaurant.policy
+        self.policy_etag = restaurant.policy_etag
         self.slots: list[dt.datetime] = []
         self.metadata = bearer(mesh.token(f"staff of {self.id}", "staff", self.id))
 

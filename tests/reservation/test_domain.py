@@ -39,7 +39,7 @@ AUTO = replace(POLICY, acceptance=Acceptance.AUTO)
 
 
 def an_attempt(party: int = 2, now: datetime = NOW) -> Reservation:
-    order = Order("alice", new_id(), RESTAURANT.restaurant_id, DINNER, party, "", "tok_visa")
+    order = Order("alice", new_id(), RESTAURANT.restaurant_id, DINNER, party, POLICY.etag, "", "tok_visa")
     return hold_table(order, RESTAURANT, reservation_id=new_id(), deposit_id=new_id(), now=now, rules=RULES)
 
 

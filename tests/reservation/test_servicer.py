@@ -45,6 +45,7 @@ def wish(**changes: Any) -> api.CreateReservationRequest:
         "restaurant_id": RESTAURANT_ID,
         "dine_time": wire.to_timestamp(DINNER),
         "party_size": 2,
+        "policy_etag": RESTAURANT.policy.etag,
         "payment_token": "tok_visa",
     }
     return api.CreateReservationRequest(**(fields | changes))
@@ -286,7 +287,15 @@ async def test_a_bad_wish_is_refused_with_its_field_and_reserves_nothing(client:
 
 async def test_everything_that_is_wrong_is_named_at_once(client: Client) -> None:
     said = await refused(client.call("CreateReservation", api.CreateReservationRequest(note="\x00")))
-    expected = ("request_id", "restaurant_id", "dine_time", "party_size", "payment_token", "note")
+    expected = (
+        "request_id",
+        "restaurant_id",
+        "dine_time",
+        "party_size",
+        "policy_etag",
+        "payment_token",
+        "note",
+    )
     assert said.fields == expected
 
 
