@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from dinemesh.kit.currency import is_means_of_payment
 from dinemesh.kit.digest import digest
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 
@@ -76,6 +77,13 @@ _POLICY_BOUNDS = {
 def check_policy(policy: Policy, field: str = "policy") -> None:
     """Refuses a policy that is out of bounds, naming every field that is."""
     wrong: list[Violation] = []
+    if not is_means_of_payment(policy.currency):
+        wrong.append(
+            Violation(
+                f"{field}.deposit_per_person.currency_code",
+                "must be a currency of ISO 4217 that is paid with, such as EUR, JPY or KWD",
+            )
+        )
     if policy.deposit_per_person <= 0:
         wrong.append(Violation(f"{field}.deposit_per_person", "must be greater than zero"))
     elif policy.deposit_per_person * policy.max_party_size > MAX_DEPOSIT:

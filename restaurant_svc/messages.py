@@ -91,7 +91,6 @@ def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
     """The policy of a request; its bounds are the domain's to check."""
     wire.present(policy, "deposit_per_person", f"{field}.deposit_per_person")
     amount, currency = wire.from_money(policy.deposit_per_person, f"{field}.deposit_per_person")
-    wire.means_of_payment(policy.deposit_per_person, f"{field}.deposit_per_person")
     acceptance = _ACCEPTANCE.get(policy.acceptance)
     if acceptance is None:
         raise invalid(f"{field}.acceptance", "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")

@@ -18,7 +18,7 @@ from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money
 from google.type.timeofday_pb2 import TimeOfDay
 
-from dinemesh.kit.currency import decimals, is_means_of_payment
+from dinemesh.kit.currency import decimals
 from dinemesh.kit.refusal import invalid
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -83,7 +83,7 @@ def from_money(value: Money, field: str) -> tuple[int, str]:
     """(amount in the smallest unit, currency code); refuses fractions of the smallest unit.
 
     Any three capitals are a code here, since what was agreed in one stays readable; what may be agreed on
-    anew, `means_of_payment` says.
+    anew is for the rules to say (dinemesh.kit.currency).
     """
     if not _CURRENCY.fullmatch(value.currency_code):
         raise invalid(f"{field}.currency_code", "must be a currency code of three capital letters")
@@ -97,16 +97,6 @@ def from_money(value: Money, field: str) -> tuple[int, str]:
     if abs(minor) > _MAX_MINOR:
         raise invalid(field, "is too large")
     return minor, value.currency_code
-
-
-def means_of_payment(value: Money, field: str) -> None:
-    """Refuses money that nobody pays with: no currency of ISO 4217 in use, or a metal, a fund, a unit of
-    account."""
-    if not is_means_of_payment(value.currency_code):
-        raise invalid(
-            f"{field}.currency_code",
-            "must be a currency of ISO 4217 that is paid with, such as EUR, JPY or KWD",
-        )
 
 
 def to_date(day: dt.date) -> Date:

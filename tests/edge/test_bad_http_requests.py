@@ -279,6 +279,12 @@ BAD: list[Bad] = [
         "policy.deposit_per_person",
         deposit_per_person={"currency_code": "EUR", "units": "-10"},
     ),
+    found(
+        "a currency that is none",
+        "policy.deposit_per_person.currency_code",
+        deposit_per_person={"currency_code": "EUE", "units": "10"},
+    ),
+    found("a name with nothing to see", "name", name="\u200b\u00a0\u3164"),
     found("an unknown time zone", "time_zone", time_zone="Europe/Atlantis"),
     found("a time zone that is a path", "time_zone", time_zone="../../../../etc/passwd"),
     slots("the 30th of February", "first_date", first_date={"year": 2027, "month": 2, "day": 30}),

@@ -380,6 +380,11 @@ BAD: list[Bad] = [
         "policy.deposit_per_person.currency_code",
         per_person(Money(currency_code="euro", units=1)),
     ),
+    found(
+        "a deposit in gold",
+        "policy.deposit_per_person.currency_code",
+        per_person(Money(currency_code="XAU", units=1)),
+    ),
     found("no grid", "policy.slot_interval_seconds", policy(interval_seconds=0)),
     Bad(
         "slots: a local time that daylight saving skips",
