@@ -159,11 +159,11 @@ def check_policy(
         return  # nothing is offered at such a time, on whatever terms: that is what is wrong first
     deposit, free_until = policy.price(party_size), policy.free_cancel_time(dine_time)
     local = free_until.astimezone(ZoneInfo(restaurant.time_zone)).strftime("%Y-%m-%d %H:%M")
-    cancelling = f"until {local} ({restaurant.time_zone})" if now < free_until else "no longer possible"
+    until = f"free to cancel until {local} ({restaurant.time_zone})"
     raise Refusal(
         "POLICY_CHANGED",
         "The restaurant's terms are not those that were shown. The deposit for this party is now "
-        f"{currency.text(deposit, policy.currency)}, cancelling free of charge {cancelling}. "
+        f"{currency.text(deposit, policy.currency)}, {until if now < free_until else 'not free to cancel'}. "
         "Nothing was reserved or charged: look at the slots again.",
         metadata={
             "policy_etag": policy.etag,

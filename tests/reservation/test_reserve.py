@@ -205,7 +205,7 @@ async def test_terms_that_were_not_shown_are_refused_before_anything_is_held(pod
         "currency_code": "EUR",
         "free_cancel_time": "2029-01-10T19:00:00Z",
     }
-    assert "10000.00 EUR, cancelling free of charge no longer possible" in said.message
+    assert "now 10000.00 EUR, not free to cancel." in said.message
     assert said.retry_after is None
     assert (await pod.mine(), await pod.sold(), pod.deposits.asked) == ([], 0, [])
     # Who agrees to them repeats with the same request id.
@@ -217,7 +217,7 @@ async def test_the_message_tells_until_when_cancelling_is_free_where_the_restaur
     yen = replace(POLICY, deposit_per_person=1500, currency="JPY", free_cancel_window_seconds=3600)
     await terms_become(pod, yen)
     said = await refused("POLICY_CHANGED", pod.reserve(3))
-    assert "now 4500 JPY, cancelling free of charge until 2030-01-10 19:00 (Europe/Berlin)" in said.message
+    assert "now 4500 JPY, free to cancel until 2030-01-10 19:00 (Europe/Berlin)." in said.message
     assert said.metadata["deposit"] == "4500"
 
 
