@@ -113,7 +113,7 @@ def rewritten(name: str, old: str, new: str, fields: str = "") -> Bad:
     )
 
 
-def found(name: str, fields: str = "", **change: Any) -> Bad:
+def found(name: str, fields: str = "", /, **change: Any) -> Bad:
     """A CreateRestaurant that is right but for `change`, of the policy where it has such a field."""
 
     def body(_: Standing) -> dict[str, Any]:

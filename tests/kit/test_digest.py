@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinemesh.kit.digest import digest
+from dinemesh.restaurant.v1 import events_pb2
 from protos.openapi import examples
 from reservation_svc import messages as reservation_messages
 from restaurant_svc import messages as restaurant_messages
@@ -59,8 +60,9 @@ def test_reservation_names_its_copy_of_a_policy_as_the_restaurant_does(policy: P
     restaurant = Restaurant(
         "r", "Chez Nous", "Europe/Berlin", policy, version=1, create_time=now, update_time=now
     )
-    told = restaurant_messages.encode_event(RestaurantCreated(restaurant)).message
-    copy = reservation_messages.from_restaurant(type(told).FromString(told.SerializeToString()).restaurant)
+    told = restaurant_messages.encode_event(RestaurantCreated(restaurant)).message.SerializeToString()
+    heard = events_pb2.RestaurantCreated.FromString(told)
+    copy = reservation_messages.from_restaurant(heard.restaurant)
     assert copy.policy.etag == restaurant_messages.to_restaurant(restaurant).policy_etag
 
 

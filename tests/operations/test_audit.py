@@ -56,7 +56,7 @@ async def test_yen_and_euros_make_no_sum(world: World) -> None:
     world.post("CHARGE_CAPTURED", deposit_id, deposit_id, 4500, "JPY")
     # Together they would come to nothing.
     world.entry("CHARGE_CAPTURED", "x", world.confirmed.deposit_id, "PROVIDER_CLEARING", 7)
-    world.entry("CHARGE_CAPTURED", "y", deposit_id, "PROVIDER_CLEARING", -7, "JPY")
+    world.entry("REFUND_SUCCEEDED", "y", deposit_id, "PROVIDER_CLEARING", -7, "JPY")
     report = await seen(world)
     told = {finding.check: finding.looked_at for finding in report.findings}
     assert told["ledger"] == "4 deposits; all entries sum to 0.07 EUR + -7 JPY"
