@@ -376,6 +376,16 @@ class Place:
     def price(self, party: int) -> Money:
         return euros(cents(self.policy.deposit_per_person) / 100 * party)
 
+    async def change_policy(self, terms: restaurant_pb2.Policy) -> None:
+        """From now on GetRestaurant shows these terms; reservation hears of them a moment later."""
+        now = restaurant_service_pb2.GetRestaurantRequest(restaurant_id=self.id)
+        found = (await self._doors.restaurant.GetRestaurant(now, timeout=SHORT)).restaurant
+        request = restaurant_service_pb2.UpdateRestaurantRequest(
+            restaurant_id=self.id, etag=found.etag, policy=terms
+        )
+        answer = await self._doors.restaurant.UpdateRestaurant(request, metadata=self.metadata, timeout=SHORT)
+        self.policy, self.policy_etag = answer.restaurant.policy, answer.restaurant.policy_etag
+
     async def open(self, times: Iterable[dt.datetime], capacity: int) -> None:
         """Opens slots, and waits until they can be reserved."""
         for moment in times:
