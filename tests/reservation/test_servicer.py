@@ -254,6 +254,16 @@ async def test_the_etag_of_the_slots_is_that_of_the_policy_that_a_booking_is_hel
     assert made.free_cancel_time == shown.slots[0].free_cancel_time
 
 
+async def test_the_same_request_id_on_other_terms_is_another_request(client: Client, pod: Pod) -> None:
+    asked = wish()
+    await client.call("CreateReservation", asked)
+    dearer = replace(RESTAURANT, policy=replace(POLICY, deposit_per_person=5000))
+    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
+    await client.call("CreateReservation", asked)
+    asked.policy_etag = dearer.policy.etag
+    assert (await refused(client.call("CreateReservation", asked))).reason == "REQUEST_ID_REUSED"
+
+
 def _set(field: str, value: Any) -> Spoil:
     def spoil(request: Any) -> None:
         if isinstance(value, Timestamp):
