@@ -85,6 +85,11 @@ export class Dinemesh {
     } while (pageToken);
   }
 
+  /** One restaurant as it is now, with its terms. */
+  async restaurant(restaurantId) {
+    return (await this.#call("GET", `/v1/restaurants/${encodeURIComponent(restaurantId)}`)).restaurant;
+  }
+
   /**
    * The tables of one day ("2030-12-24", in the restaurant's time zone): { slots, timeZone, policyEtag }. The last one
    * names the terms that are shown; to be sent with the booking.

@@ -37,8 +37,17 @@ function showTerms() {
 at("search").addEventListener("submit", (event) => doing(event, async () => {
   at("book").hidden = true; // the times of another search
   const partySize = Number(at("party").value);
-  const { slots = [], timeZone, policyEtag } = await dinemesh.slots(at("restaurant").value, at("date").value, partySize);
-  shown = { restaurantId: at("restaurant").value, partySize, policyEtag };
+  const restaurantId = at("restaurant").value;
+  const { slots = [], timeZone, policyEtag } = await dinemesh.slots(restaurantId, at("date").value, partySize);
+  if (restaurants.get(restaurantId).policyEtag !== policyEtag) {
+    restaurants.set(restaurantId, await dinemesh.restaurant(restaurantId));
+    showTerms();
+  }
+  if (restaurants.get(restaurantId).policyEtag !== policyEtag) {
+    notice("info", "New terms", "The restaurant is changing its terms. Please ask again in a moment.");
+    return; // the times are not of the terms above them: nobody shall agree to what they did not see
+  }
+  shown = { restaurantId, partySize, policyEtag };
   at("slots").replaceChildren(...slots.map((slot) => slotChoice(slot, timeZone)));
   at("slots-title").textContent = slots.length ? `Times, deposit ${money(slots[0].deposit)}` : "No table on that day";
   at("book").hidden = false;
@@ -172,6 +181,7 @@ function notice(kind, title, text = "", fields = []) {
 
 function refused(error) {
   if (error instanceof Refusal) {
+    if (error.reason === "POLICY_CHANGED") at("book").hidden = true; // what could be chosen is not to be had
     notice("bad", words(error.reason) || `HTTP ${error.httpStatus}`, error.message, error.fields);
     at("notice").dataset.reason = error.reason;
   } else if (error instanceof Lost) {

@@ -429,6 +429,16 @@ class Place:
             return None
         return next((slot for slot in answer.slots if instant(slot.dine_time) == moment), None)
 
+    async def terms_of_slots(self) -> str:
+        """The policy_etag that reservation shows with its slots."""
+        answer = await self._doors.reservation.ListAvailableSlots(
+            reservation_service_pb2.ListAvailableSlotsRequest(
+                restaurant_id=self.id, date="2027-05-01", party_size=1
+            ),
+            timeout=SHORT,
+        )
+        return answer.policy_etag
+
     async def has_seats(self, slot: int, party: int) -> bool:
         found = await self.offered(self.slots[slot], party)
         return found is not None and found.available
