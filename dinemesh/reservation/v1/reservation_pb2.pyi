@@ -310,7 +310,7 @@ class AvailableSlot(_message.Message):
     DEPOSIT_FIELD_NUMBER: _builtins.int
     FREE_CANCEL_TIME_FIELD_NUMBER: _builtins.int
     available: _builtins.bool
-    """Whether the party could be seated when this was read. A promise only CreateReservation gives."""
+    """Whether the party could be seated when this was read, by the restaurant's present policy. A promise only CreateReservation gives."""
     @_builtins.property
     def dine_time(self) -> _timestamp_pb2.Timestamp:
         """The time."""

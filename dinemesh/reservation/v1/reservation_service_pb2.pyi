@@ -45,11 +45,11 @@ class CreateReservationRequest(_message.Message):
     """Names the policy that the customer was shown: `policy_etag` of the answer of ListAvailableSlots (or of the
     Restaurant) that the deposit and the terms were taken from. Nobody is charged, or held to, terms that they never
     saw: with another policy in force the call is refused with POLICY_CHANGED. 1 to 64 characters, no control
-    characters. Required.
+    characters, not blank. Required.
     """
     payment_token: _builtins.str
-    """The provider's token for the means of payment, 1 to 128 characters, no control characters. Required. Handed to
-    DepositService only.
+    """The provider's token for the means of payment, 1 to 128 characters, no control characters, not blank. Required.
+    Handed to DepositService only.
     """
     note: _builtins.str
     """Words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be empty."""
@@ -218,7 +218,7 @@ class ModifyReservationRequest(_message.Message):
     request_id: _builtins.str
     """UUID chosen by the client, new for each wish, the same for each repetition. Required."""
     etag: _builtins.str
-    """Etag of the reservation as the caller read it, 1 to 64 characters, no control characters. Required."""
+    """Etag of the reservation as the caller read it, 1 to 64 characters, no control characters, not blank. Required."""
     party_size: _builtins.int
     """New number of guests, 1 to 1000, and at most the frozen policy's max_party_size."""
     note: _builtins.str

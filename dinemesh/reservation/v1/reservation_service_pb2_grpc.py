@@ -123,8 +123,10 @@ class ReservationServiceServicer:
         """Changes time, party or note. For its customer, until free_cancel_time, in the states PENDING_ACCEPTANCE and
         CONFIRMED. New terms have a new revision, and the restaurant is asked again: PENDING_ACCEPTANCE. The frozen
         policy of the reservation, which the customer agreed to, says the price, and also the lead, the grid and the
-        largest party; a policy that the restaurant has now counts for nothing. Dearer: the difference is charged to payment_token first. Cheaper: the difference goes back. A
-        modification that fails leaves the reservation as it was. The note alone changes no revision.
+        largest party; a policy that the restaurant has now counts for nothing. The price is its deposit_per_person times
+        party_size; what is held already is taken off. Dearer: the difference is charged to payment_token first. Cheaper:
+        the difference goes back. A modification that fails leaves the reservation as it was. The note alone changes no
+        revision.
 
         Idempotent by request_id, per customer (one id cannot serve for a reservation and for a modification): a
         repetition gets the reservation as it now stands, though its etag has changed, or the same CARD_DECLINED.
