@@ -232,7 +232,8 @@ function amount({ units = "0", nanos = 0 } = {}) {
 }
 
 function money(value) {
-  const currency = value?.currencyCode || "EUR";
+  const currency = value?.currencyCode;
+  if (!currency) return "nothing"; // a zero whose currency was never known
   return new Intl.NumberFormat("en", { style: "currency", currency }).format(amount(value));
 }
 
