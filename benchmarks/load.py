@@ -100,6 +100,7 @@ def bookings(restaurant: Restaurant) -> list[dict[str, object]]:
             "restaurant_id": restaurant.restaurant_id,
             "dine_time": dine_time.ToJsonString(),
             "party_size": 2,
+            "policy_etag": restaurant.policy_etag,
             "payment_token": "tok_visa",
         }
         for dine_time in restaurant.dine_times

@@ -1,8 +1,8 @@
 """What too much costs: bookings a second with once, twice and more of what deposit serves at once, and
 what one customer costs the others.
 
-`python -m benchmarks.overload` starts a mesh of its own, with the limits as they ship. Each guest is a customer
-of their own and does as told: who is refused comes back after the time that was named.
+`python -m benchmarks.overload` starts a mesh of its own, with the limits as they ship. Each guest is a
+customer of their own and does as told: who is refused comes back after the time that was named.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ class Restaurant:
 
     restaurant_id: str
     dine_times: list[timestamp_pb2.Timestamp]
+    policy_etag: str
 
 
 async def open_restaurant(mesh: Mesh) -> Restaurant:
@@ -152,7 +153,8 @@ async def open_restaurant(mesh: Mesh) -> Restaurant:
             metadata=metadata,
             timeout=DEADLINE_SECONDS,
         )
-    restaurant = Restaurant(restaurant_id, [slot.dine_time for slot in opened.slots])
+    dine_times = [slot.dine_time for slot in opened.slots]
+    restaurant = Restaurant(restaurant_id, dine_times, made.restaurant.policy_etag)
     customer = Customer(mesh.settings.address("reservation"), token_of_customer(mesh), restaurant)
     async with asyncio.timeout(SETTLED_SECONDS):
         while True:
@@ -192,6 +194,7 @@ class Customer:
                 restaurant_id=self._restaurant.restaurant_id,
                 dine_time=dine_times[self._booked % len(dine_times)],
                 party_size=2,
+                policy_etag=self._restaurant.policy_etag,
                 payment_token=card,
             ),
             metadata=[("authorization", f"Bearer {token}")] if token else self._metadata,

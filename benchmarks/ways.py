@@ -64,6 +64,7 @@ class Json:
         self._host, _, self._port = address.rpartition(":")
         self._headers = f"host: {address}\r\nauthorization: Bearer {token}\r\n"
         self._restaurant_id = restaurant.restaurant_id
+        self._policy_etag = restaurant.policy_etag
         self._dine_times = [one.ToJsonString() for one in restaurant.dine_times]
         self._booked = 0
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -82,6 +83,7 @@ class Json:
                 "restaurantId": self._restaurant_id,
                 "dineTime": self._dine_times[self._booked % len(self._dine_times)],
                 "partySize": 2,
+                "policyEtag": self._policy_etag,
                 "paymentToken": "tok_visa",
             }
         )

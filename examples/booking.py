@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
@@ -21,6 +22,7 @@ import grpc
 from google.rpc import error_details_pb2
 from google.type.money_pb2 import Money
 from grpc_status import rpc_status
+from iso4217 import Currency
 
 from dinemesh.deposit.v1 import deposit_service_pb2, deposit_service_pb2_grpc
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
@@ -62,8 +64,9 @@ class Diner:
 
     def first_table(
         self, restaurant: restaurant_pb2.Restaurant, party_size: int, days: int = 30
-    ) -> reservation_pb2.AvailableSlot | None:
-        """The first slot from tomorrow on that can take the party; days are the restaurant's own."""
+    ) -> tuple[reservation_pb2.AvailableSlot, str] | None:
+        """The first slot from tomorrow on that can take the party, and the etag of the policy that it is
+        offered under; days are the restaurant's own."""
         tomorrow = dt.datetime.now(ZoneInfo(restaurant.time_zone)).date() + dt.timedelta(days=1)
         for day in range(days):
             answer = self._reservations.ListAvailableSlots(
@@ -76,18 +79,24 @@ class Diner:
             )
             for slot in answer.slots:
                 if slot.available:
-                    return slot
+                    return slot, answer.policy_etag
         return None
 
     def reserve(
-        self, restaurant: restaurant_pb2.Restaurant, slot: reservation_pb2.AvailableSlot, party_size: int
+        self,
+        restaurant: restaurant_pb2.Restaurant,
+        slot: reservation_pb2.AvailableSlot,
+        policy_etag: str,
+        party_size: int,
     ) -> reservation_pb2.Reservation:
-        """Pays the deposit and reserves. By its request_id a repetition never books or charges twice."""
+        """Pays the deposit and reserves, on the terms that were shown or not at all (POLICY_CHANGED). By its
+        request_id a repetition never books or charges twice."""
         request = reservation_service_pb2.CreateReservationRequest(
             request_id=str(uuid.uuid4()),
             restaurant_id=restaurant.restaurant_id,
             dine_time=slot.dine_time,
             party_size=party_size,
+            policy_etag=policy_etag,
             payment_token="tok_visa",  # the sandbox's card that always works
             note="a table by the window, please",
         )
@@ -163,7 +172,7 @@ class Diner:
             timeout=DEADLINE,
         )
         return [
-            f"captured {euros(one.captured)}, held {euros(one.held)}, refunded {euros(one.refunded)}"
+            f"captured {in_words(one.captured)}, held {in_words(one.held)}, refunded {in_words(one.refunded)}"
             for one in reversed(answer.deposits)
         ]
 
@@ -200,8 +209,12 @@ def state_of(reservation: reservation_pb2.Reservation) -> str:
     return name.removeprefix("RESERVATION_STATE_")
 
 
-def euros(money: Money) -> str:
-    return f"{money.units + money.nanos / 1e9:.2f} {money.currency_code}"
+def in_words(money: Money) -> str:
+    """With as many digits as the currency has: 12.50 EUR, 1250 JPY, 1.250 KWD."""
+    if not money.currency_code:
+        return "nothing"  # a zero whose currency was never known
+    amount = Decimal(money.units) + Decimal(money.nanos).scaleb(-9)
+    return f"{amount:.{Currency(money.currency_code).exponent or 0}f} {money.currency_code}"
 
 
 def main() -> None:
@@ -230,13 +243,14 @@ def main() -> None:
     else:
         raise SystemExit("there is no such restaurant")
 
-    slot = diner.first_table(restaurant, party_size=4)
-    if slot is None:
+    found = diner.first_table(restaurant, party_size=4)
+    if found is None:
         raise SystemExit(f"{restaurant.name} has no table for four")
+    slot, policy_etag = found
     local = slot.dine_time.ToDatetime(tzinfo=dt.UTC).astimezone(ZoneInfo(restaurant.time_zone))
-    print(f"{restaurant.name}, {local:%A %d %B %H:%M}: four would cost {euros(slot.deposit)} of deposit")
+    print(f"{restaurant.name}, {local:%A %d %B %H:%M}: four would cost {in_words(slot.deposit)} of deposit")
 
-    reserved = diner.reserve(restaurant, slot, party_size=2)
+    reserved = diner.reserve(restaurant, slot, policy_etag, party_size=2)
     print(f"reserved for two: {reserved.reservation_id}, {state_of(reserved)}")
     confirmed = diner.wait_until_confirmed(reserved)
     print(f"the restaurant has accepted: {state_of(confirmed)}")
@@ -246,7 +260,7 @@ def main() -> None:
     print(f"four people now, in {len(four.deposits)} deposits, {state_of(four)}")
 
     cancelled = diner.cancel(four)
-    print(f"cancelled: {euros(cancelled.refunded)} go back, {euros(cancelled.forfeited)} are forfeited")
+    print(f"cancelled: {in_words(cancelled.refunded)} go back, {in_words(cancelled.forfeited)} are forfeited")
 
     print("what happened:")
     for line in diner.timeline(cancelled.reservation):

@@ -51,7 +51,11 @@ def a_table(edge: Edge, restaurant_name: str) -> dict[str, str]:
     place = f"/restaurants/{found['restaurantId']}/availableSlots?date={day}&party_size=2"
     slots, _ = edge.ask(place)
     free = next(slot for slot in slots["slots"] if slot.get("available"))
-    return {"restaurantId": found["restaurantId"], "dineTime": free["dineTime"]}
+    return {
+        "restaurantId": found["restaurantId"],
+        "dineTime": free["dineTime"],
+        "policyEtag": slots["policyEtag"],
+    }
 
 
 def timeline(edge: Edge, reservation_id: str) -> list[Any]:

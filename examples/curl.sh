@@ -32,17 +32,20 @@ RESTAURANT=${RESTAURANT:-$FIRST}
 
 # When is there a table for two? The date is a day in the restaurant's time zone.
 DATE=${DATE:-$(date -d 'next week' +%F)}
-TIME=$(
+SLOTS=$(
     curl -s "http://$EDGE/v1/restaurants/$RESTAURANT/availableSlots?date=$DATE&party_size=2" \
-        | pick slots.0.dineTime
+        | show
 )
+TIME=$(echo "$SLOTS" | pick slots.0.dineTime)
+# It names the terms that the answer shows: nobody is booked on others.
+POLICY=$(echo "$SLOTS" | pick policyEtag)
 
 # Book it.
 REQUEST=$(python3 -c 'import uuid; print(uuid.uuid4())')
 RESERVATION=$(
     curl -s -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' \
         -d '{"request_id": "'$REQUEST'", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'",
-            "party_size": 2, "payment_token": "tok_visa", "note": "by the window, please"}' \
+            "party_size": 2, "policy_etag": "'$POLICY'", "payment_token": "tok_visa", "note": "by the window, please"}' \
         "http://$EDGE/v1/reservations" \
         | pick reservation.reservationId
 )
@@ -51,7 +54,7 @@ RESERVATION=$(
 AGAIN=$(
     curl -s -H "authorization: Bearer $TOKEN" -H 'content-type: application/json' \
         -d '{"request_id": "'$REQUEST'", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'",
-            "party_size": 2, "payment_token": "tok_visa", "note": "by the window, please"}' \
+            "party_size": 2, "policy_etag": "'$POLICY'", "payment_token": "tok_visa", "note": "by the window, please"}' \
         "http://$EDGE/v1/reservations" \
         | pick reservation.reservationId
 )

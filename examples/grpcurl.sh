@@ -44,17 +44,20 @@ RESTAURANT=${RESTAURANT:-$FIRST}
 
 # When is there a table for two? The date is a day in the restaurant's time zone.
 DATE=${DATE:-$(date -d 'next week' +%F)}
-TIME=$(
+SLOTS=$(
     grpcurl -plaintext -d '{"restaurant_id": "'$RESTAURANT'", "date": "'$DATE'", "party_size": 2}' \
-        $EDGE dinemesh.reservation.v1.ReservationService/ListAvailableSlots \
-        | pick slots.0.dine_time
+        $EDGE dinemesh.reservation.v1.ReservationService/ListAvailableSlots
 )
+TIME=$(echo "$SLOTS" | pick slots.0.dine_time)
+# It names the terms that the answer shows: nobody is booked on others.
+POLICY=$(echo "$SLOTS" | pick policy_etag)
 
 # Book it. The same request_id again gives the same answer and never a second charge.
 REQUEST=$(python3 -c 'import uuid; print(uuid.uuid4())')
 RESERVATION=$(
     grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{"request_id": "'$REQUEST'",
-    "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'", "party_size": 2, "payment_token": "tok_visa"}' \
+    "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'", "party_size": 2, "policy_etag": "'$POLICY'",
+    "payment_token": "tok_visa"}' \
         $EDGE dinemesh.reservation.v1.ReservationService/CreateReservation \
         | pick reservation.reservation_id
 )

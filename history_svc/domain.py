@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
+from dinemesh.kit import currency
 from dinemesh.kit.refusal import Refusal
 
 
@@ -57,17 +58,13 @@ class Cause(Enum):
 
 
 class Money(NamedTuple):
-    """An amount in minor units; `decimals` is the number of digits that the currency has after the point."""
+    """An amount in minor units of an ISO 4217 currency."""
 
     minor: int
     currency: str
-    decimals: int = 2
 
     def __str__(self) -> str:
-        whole, part = divmod(abs(self.minor), 10**self.decimals)
-        sign = "-" if self.minor < 0 else ""
-        digits = f"{whole}.{part:0{self.decimals}}" if self.decimals else str(whole)
-        return f"{sign}{digits} {self.currency}"
+        return currency.text(self.minor, self.currency)
 
 
 class Terms(NamedTuple):

@@ -181,8 +181,7 @@ def _money(holder: Any, field: str) -> Money | None:
 
 
 def _required_money(value: money_pb2.Money) -> Money:
-    minor, currency = wire.from_money(value, "amount")
-    return Money(minor, currency, wire.decimals(currency))
+    return Money(*wire.from_money(value, "amount"))
 
 
 def _name(enum: Any, value: int, prefix: str) -> str:

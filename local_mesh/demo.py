@@ -71,6 +71,8 @@ class Story:
     def __init__(self, mesh: Mesh, services: Services) -> None:
         self._mesh = mesh
         self._services = services
+        self._shown: dict[str, str] = {}
+        """By restaurant, the policy_etag of the slots that were looked at last."""
 
     def tell(self) -> None:
         auto, manual = self._restaurants()
@@ -234,7 +236,8 @@ class Story:
             say(f"  {when:%H:%M:%S.%f}"[:-3] + f"  {entry.summary}")
 
     def _free_times(self, restaurant: Restaurant, party_size: int) -> list[Timestamp]:
-        """Open times on the first day that has two of them, in order."""
+        """Open times on the first day that has two of them, in order. What is asked for there afterwards is
+        asked for on the terms of that answer."""
         end = time.monotonic() + HEARD_SECONDS
         while True:
             for day in self._days(restaurant):
@@ -263,6 +266,7 @@ class Story:
             if refused.reason == "NOT_FOUND":  # the event that tells of it is on its way
                 return []
             raise
+        self._shown[restaurant.restaurant_id] = answer.policy_etag
         return [slot.dine_time for slot in answer.slots if slot.available]
 
     def _request(
@@ -273,6 +277,7 @@ class Story:
             restaurant_id=restaurant.restaurant_id,
             dine_time=dine_time,
             party_size=party_size,
+            policy_etag=self._shown[restaurant.restaurant_id],
             payment_token=payment_token,
         )
 

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from dinemesh.deposit.v1 import deposit_service_pb2_grpc
 from dinemesh.history.v1 import history_service_pb2_grpc
-from dinemesh.kit import wire
+from dinemesh.kit import currency, wire
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
 from dinemesh.restaurant.v1 import restaurant_service_pb2, restaurant_service_pb2_grpc
 from local_mesh.failure import Failure
@@ -127,6 +127,5 @@ def until(
 
 def money(amount: money_pb2.Money) -> str:
     """For people: EUR 40.00, JPY 6000."""
-    minor, currency = wire.from_money(amount, "amount")
-    places = wire.decimals(currency)
-    return f"{currency} {minor / 10**places:.{places}f}"
+    minor, code = wire.from_money(amount, "amount")
+    return f"{code} {currency.amount(minor, code)}"

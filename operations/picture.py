@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from dinemesh.kit import currency as currencies
 from dinemesh.kit import wire
 from dinemesh.kit.dead_letters import DeadLetter
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
@@ -178,8 +179,7 @@ class Deposit:
         return self.captured_minor - gone
 
     def money(self, minor: int) -> str:
-        decimals = wire.decimals(self.currency)
-        return f"{minor / 10**decimals:.{decimals}f} {self.currency}".strip()
+        return currencies.text(minor, self.currency)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ MAX_ETAG = 64
 MAX_PARTY = 1000  # the largest that any policy allows
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_WHICH_POLICY = (
+    "is required: the policy_etag of the answer of ListAvailableSlots (or GetRestaurant) that was shown"
+)
 # Days whose bounds are instants in every time zone, with room to spare.
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998
 
@@ -140,11 +143,16 @@ def from_create(request: reservation_service_pb2.CreateReservationRequest, custo
     restaurant_id = form.uuid("restaurant_id", request.restaurant_id)
     dine_time = form.dine_time(request)
     party_size = form.number("party_size", request.party_size, 1, MAX_PARTY)
+    shown = request.policy_etag
+    if shown:
+        form.text("policy_etag", shown, MAX_ETAG)
+    else:
+        form.wrong("policy_etag", _WHICH_POLICY)
     token = form.text("payment_token", request.payment_token, MAX_TOKEN)
     note = form.text("note", request.note, MAX_NOTE, optional=True, lines=True)
     form.close()
-    body = _hash("CreateReservation", restaurant_id, _micros(dine_time), party_size, token, note)
-    return Order(customer_id, request_id, restaurant_id, dine_time, party_size, note, token, body)
+    body = _hash("CreateReservation", restaurant_id, _micros(dine_time), party_size, shown, token, note)
+    return Order(customer_id, request_id, restaurant_id, dine_time, party_size, shown, note, token, body)
 
 
 def from_modify(request: reservation_service_pb2.ModifyReservationRequest, customer_id: str) -> Change:

@@ -147,6 +147,7 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
             slots=[messages.to_slot(offer, currency) for offer in found.offers],
             next_page_token=token,
             time_zone=found.restaurant.time_zone,
+            policy_etag=found.restaurant.policy.etag,
         )
 
 

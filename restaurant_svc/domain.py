@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from dinemesh.kit.currency import is_means_of_payment
+from dinemesh.kit.digest import digest
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 
 DAY_SECONDS = 86_400
@@ -62,6 +64,11 @@ class Policy:
     service_duration_seconds: int
     max_party_size: int
 
+    @property
+    def etag(self) -> str:
+        """Names these terms, as reservation_svc names its copy of them."""
+        return digest(asdict(self))
+
 
 _POLICY_BOUNDS = {
     "free_cancel_window_seconds": (0, 365 * DAY_SECONDS),
@@ -76,6 +83,13 @@ _POLICY_BOUNDS = {
 def check_policy(policy: Policy, field: str = "policy") -> None:
     """Refuses a policy that is out of bounds, naming every field that is."""
     wrong: list[Violation] = []
+    if not is_means_of_payment(policy.currency):
+        wrong.append(
+            Violation(
+                f"{field}.deposit_per_person.currency_code",
+                "must be a currency of ISO 4217 that is paid with, such as EUR, JPY or KWD",
+            )
+        )
     if policy.deposit_per_person <= 0:
         wrong.append(Violation(f"{field}.deposit_per_person", "must be greater than zero"))
     elif policy.deposit_per_person * policy.max_party_size > MAX_DEPOSIT:

@@ -68,6 +68,7 @@ def to_restaurant(restaurant: Restaurant) -> restaurant_pb2.Restaurant:
         name=restaurant.name,
         time_zone=restaurant.time_zone,
         policy=to_policy(restaurant.policy),
+        policy_etag=restaurant.policy.etag,
         etag=restaurant.etag,
         create_time=wire.to_timestamp(restaurant.create_time),
         update_time=wire.to_timestamp(restaurant.update_time),

@@ -92,7 +92,7 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
         self, request: pb.CreateRestaurantRequest, context: Context
     ) -> pb.CreateRestaurantResponse:
         request_id = wire.uuid_field("request_id", request.request_id)
-        name = _name(request.name)
+        name = wire.text("name", request.name, MAX_NAME)
         time_zone = wire.required("time_zone", request.time_zone)
         wire.present(request, "policy")
         policy = messages.from_policy(request.policy, "policy")
@@ -106,7 +106,7 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
     ) -> pb.UpdateRestaurantResponse:
         restaurant_id = _own_restaurant(request.restaurant_id)
         etag = wire.text("etag", request.etag, 64)
-        name = _name(request.name) if request.HasField("name") else None
+        name = wire.text("name", request.name, MAX_NAME) if request.HasField("name") else None
         policy = messages.from_policy(request.policy, "policy") if request.HasField("policy") else None
         if name is None and policy is None:
             raise invalid("name", "name or policy is required")
@@ -214,13 +214,6 @@ def _staff_call(request: _StaffRequest) -> tuple[str, str, int]:
     if request.revision < 1:
         raise invalid("revision", "must be 1 or more")
     return restaurant_id, reservation_id, request.revision
-
-
-def _name(value: str) -> str:
-    name = wire.text("name", value, MAX_NAME)
-    if not name.strip():
-        raise invalid("name", "must not be blank")
-    return name
 
 
 def _states(request: pb.ListBookingsRequest) -> frozenset[domain.BookingState]:

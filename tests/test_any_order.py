@@ -53,7 +53,7 @@ class World:
         self.restaurant = reservations.Restaurant(self.new_id(), "Europe/Berlin", policy)
         first = self.new_id()
         order = reservations.Order(
-            "alice", self.new_id(), self.restaurant.restaurant_id, DINNER, 3, "", "tok_visa"
+            "alice", self.new_id(), self.restaurant.restaurant_id, DINNER, 3, policy.etag, "", "tok_visa"
         )
         self.reservation = reservations.hold_table(
             order, self.restaurant, reservation_id=self.new_id(), deposit_id=first, now=NOW, rules=RULES

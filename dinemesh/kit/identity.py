@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jwt
 
+from dinemesh.kit import wire
 from dinemesh.kit.call import CUSTOMER, OPERATOR, SERVICE, STAFF, Identity
 from dinemesh.kit.refusal import Refusal
 
@@ -80,7 +81,7 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError):
             raise _invalid("is not valid here") from None
         subject, role, restaurant = claims["sub"], claims.get("role"), claims.get("restaurant_id")
-        if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT or not subject.isprintable():
+        if not isinstance(subject, str) or not _is_usable(subject):
             raise _invalid("has no usable sub")
         if not isinstance(role, str) or role not in ROLES:
             raise _invalid("has no known role")
@@ -120,6 +121,10 @@ class Verifier:
     def _stamp(self) -> tuple[int, int, int]:
         found = self._file.stat()
         return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _is_usable(subject: str) -> bool:
+    return len(subject) <= _MAX_SUBJECT and subject.isprintable() and not wire.is_blank(subject)
 
 
 def _invalid(what: str) -> Refusal:

@@ -2,7 +2,9 @@
 //
 //     import { Dinemesh } from "./client.js";
 //     const dinemesh = new Dinemesh("http://127.0.0.1:8080", token);
-//     const reservation = await dinemesh.book({ restaurantId, dineTime, partySize: 2, paymentToken: "tok_visa" });
+//     const { slots, policyEtag } = await dinemesh.slots(restaurantId, "2030-12-24", 2);
+//     const wish = { restaurantId, dineTime: slots[0].dineTime, partySize: 2, policyEtag, paymentToken: "tok_visa" };
+//     const reservation = await dinemesh.book(wish);
 //     for await (const news of dinemesh.watch(reservation.reservationId)) console.log(news);
 //     const { refunded, forfeited } = await dinemesh.cancel(reservation.reservationId);
 //
@@ -83,7 +85,15 @@ export class Dinemesh {
     } while (pageToken);
   }
 
-  /** The tables of one day ("2030-12-24", in the restaurant's time zone): { slots, timeZone }. */
+  /** One restaurant as it is now, with its terms. */
+  async restaurant(restaurantId) {
+    return (await this.#call("GET", `/v1/restaurants/${encodeURIComponent(restaurantId)}`)).restaurant;
+  }
+
+  /**
+   * The tables of one day ("2030-12-24", in the restaurant's time zone): { slots, timeZone, policyEtag }. The last one
+   * names the terms that are shown; to be sent with the booking.
+   */
   async slots(restaurantId, date, partySize) {
     const query = new URLSearchParams({ date, party_size: partySize });
     return this.#call("GET", `/v1/restaurants/${encodeURIComponent(restaurantId)}/availableSlots?${query}`);
@@ -91,11 +101,12 @@ export class Dinemesh {
 
   /**
    * Pays the deposit and reserves. Repeats when told to come again and when the answer was lost: by its requestId it
-   * books and charges once. Resolves to the reservation; throws a Refusal, or Lost when patience ends.
+   * books and charges once. Resolves to the reservation; throws a Refusal, or Lost when patience ends. Its reason is
+   * POLICY_CHANGED if the restaurant's terms are not those of policyEtag: nothing was booked, show the new ones.
    */
-  async book({ restaurantId, dineTime, partySize, paymentToken, note = "", requestId = crypto.randomUUID() }) {
-    const wish = { requestId, restaurantId, dineTime, partySize, paymentToken, note };
-    return (await this.#repeat("POST", "/v1/reservations", wish)).reservation;
+  async book(wish) {
+    const { note = "", requestId = crypto.randomUUID(), ...asked } = wish; // restaurantId, dineTime, partySize, ...
+    return (await this.#repeat("POST", "/v1/reservations", { requestId, ...asked, note })).reservation;
   }
 
   /** One reservation as it stands. */

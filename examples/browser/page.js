@@ -6,6 +6,7 @@ const at = (id) => document.getElementById(id);
 
 let dinemesh = null;
 let restaurants = new Map();
+let shown = null; // { restaurantId, partySize, policyEtag } of the tables to choose from: what a booking is held to
 let watched = null; // { id, timeZone, stop }
 
 // ---- who, where, when ----
@@ -35,7 +36,18 @@ function showTerms() {
 
 at("search").addEventListener("submit", (event) => doing(event, async () => {
   at("book").hidden = true; // the times of another search
-  const { slots = [], timeZone } = await dinemesh.slots(at("restaurant").value, at("date").value, at("party").value);
+  const partySize = Number(at("party").value);
+  const restaurantId = at("restaurant").value;
+  const { slots = [], timeZone, policyEtag } = await dinemesh.slots(restaurantId, at("date").value, partySize);
+  if (restaurants.get(restaurantId).policyEtag !== policyEtag) {
+    restaurants.set(restaurantId, await dinemesh.restaurant(restaurantId));
+    showTerms();
+  }
+  if (restaurants.get(restaurantId).policyEtag !== policyEtag) {
+    notice("info", "New terms", "The restaurant is changing its terms. Please ask again in a moment.");
+    return; // the times are not of the terms above them: nobody shall agree to what they did not see
+  }
+  shown = { restaurantId, partySize, policyEtag };
   at("slots").replaceChildren(...slots.map((slot) => slotChoice(slot, timeZone)));
   at("slots-title").textContent = slots.length ? `Times, deposit ${money(slots[0].deposit)}` : "No table on that day";
   at("book").hidden = false;
@@ -55,11 +67,10 @@ function slotChoice(slot, timeZone) {
 // ---- book, watch, cancel ----
 
 at("book").addEventListener("submit", (event) => doing(event, async () => {
-  const restaurant = restaurants.get(at("restaurant").value);
+  const restaurant = restaurants.get(shown.restaurantId);
   const reservation = await dinemesh.book({
-    restaurantId: restaurant.restaurantId,
+    ...shown,
     dineTime: new FormData(at("book")).get("slot"),
-    partySize: Number(at("party").value),
     paymentToken: at("card").value,
     note: at("note").value,
   });
@@ -170,6 +181,7 @@ function notice(kind, title, text = "", fields = []) {
 
 function refused(error) {
   if (error instanceof Refusal) {
+    if (error.reason === "POLICY_CHANGED") at("book").hidden = true; // what could be chosen is not to be had
     notice("bad", words(error.reason) || `HTTP ${error.httpStatus}`, error.message, error.fields);
     at("notice").dataset.reason = error.reason;
   } else if (error instanceof Lost) {
@@ -220,7 +232,8 @@ function amount({ units = "0", nanos = 0 } = {}) {
 }
 
 function money(value) {
-  const currency = value?.currencyCode || "EUR";
+  const currency = value?.currencyCode;
+  if (!currency) return "nothing"; // a zero whose currency was never known
   return new Intl.NumberFormat("en", { style: "currency", currency }).format(amount(value));
 }
 

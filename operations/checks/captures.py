@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from dinemesh.kit import currency
 from operations.limits import Limits
+from operations.money import per_currency
 from operations.picture import Deposit, Instruction, Line, Picture, Refund, Reservation
 from operations.report import Finding, Pending, Violation
 
@@ -44,8 +46,8 @@ def check(picture: Picture, limits: Limits) -> Finding:
     for reservation in picture.reservations.values():
         found += _booking(picture, reservation, orders)
     found += _unordered(picture, orders)
-    held = sum(deposit.held for deposit in picture.deposits.values())
-    looked_at = f"{len(picture.reservations)} reservations; {held} minor units are held for them"
+    held = per_currency((one.held, one.currency) for one in picture.deposits.values() if one.captured_minor)
+    looked_at = f"{len(picture.reservations)} reservations; {held} held for them"
     return Finding(
         NAME,
         looked_at,
@@ -122,7 +124,10 @@ def _booking(
     counted = sum(orders[line.deposit_id].expects(line) for line in lines)
     expected = reservation.price if reservation.state in BOOKED else 0
     if counted != expected and reservation.state != "PENDING_DEPOSIT":
-        what = f"{reservation.state} with a price of {reservation.price}, and counts on {counted} minor units"
+        price, counts_on = (
+            currency.text(minor, reservation.currency) for minor in (reservation.price, counted)
+        )
+        what = f"{reservation.state} with a price of {price}, and counts on {counts_on}"
         remedy = _BY_HAND if counted > expected else "Decline it: a booking without its deposit is not one."
         yield Violation(NAME, subject, what, remedy)
     for line in lines:

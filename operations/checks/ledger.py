@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from dinemesh.kit import currency
 from operations.limits import Limits
+from operations.money import per_currency
 from operations.picture import Deposit, Picture
 from operations.report import Finding, Violation
 
@@ -16,7 +18,7 @@ _STOP = (
 
 
 def check(picture: Picture, limits: Limits) -> Finding:
-    total = sum(balance.amount_minor for balance in picture.balances)
+    total = per_currency((balance.amount_minor, balance.currency) for balance in picture.balances)
     looked_at = f"{len(picture.deposits)} deposits; all entries sum to {total}"
     return Finding(NAME, looked_at, (*_sums(picture), *_balances(picture), *_parts(picture)))
 
@@ -25,11 +27,13 @@ def _sums(picture: Picture) -> Iterator[Violation]:
     totals: dict[str, int] = defaultdict(int)
     for balance in picture.balances:
         totals[balance.currency] += balance.amount_minor
-    for currency, total in totals.items():
+    for code, total in totals.items():
         if total:
-            yield Violation(NAME, currency, f"the ledger sums to {total} minor units instead of zero", _STOP)
+            what = f"the ledger sums to {currency.text(total, code)} instead of zero"
+            yield Violation(NAME, code, what, _STOP)
     for movement in picture.unbalanced:
-        what = f"its entries sum to {movement.amount_minor} {movement.currency} minor units instead of zero"
+        sums_to = currency.text(movement.amount_minor, movement.currency)
+        what = f"its entries sum to {sums_to} instead of zero"
         yield Violation(NAME, movement.movement_id, what, _STOP)
 
 

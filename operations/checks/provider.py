@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
+from dinemesh.kit import currency
 from operations.limits import Limits
+from operations.money import per_currency
 from operations.picture import Charge, Deposit, Picture, Refund
 from operations.report import Finding, Violation
 
@@ -17,19 +19,20 @@ def check(picture: Picture, limits: Limits) -> Finding:
     captured = [charge for charge in picture.charges if charge.captured]
     back = [refund for charge in captured for refund in charge.refunds if refund.succeeded]
     looked_at = (
-        f"{len(captured)} charges of {sum(one.minor for one in captured)}"
-        f" and {len(back)} refunds of {sum(one.minor for one in back)} minor units"
+        f"{len(captured)} charges of {per_currency((one.minor, one.currency) for one in captured)}"
+        f" and {len(back)} refunds of {per_currency((one.minor, one.currency) for one in back)}"
     )
     return Finding(NAME, looked_at, (*_charges(picture), *_refunds(picture)))
 
 
 def _charges(picture: Picture) -> Iterator[Violation]:
     ledger = _ledger(picture, "CHARGE_CAPTURED")
+    currencies = {balance.deposit_id: balance.currency for balance in picture.balances}
     recorded = {charge.key: charge for charge in picture.charges if charge.captured}
     for key, charge in recorded.items():
         deposit = picture.deposits.get(key)
         if deposit is None:
-            what = f"{charge.minor} {charge.currency} minor units were charged under an unknown key"
+            what = f"{currency.text(charge.minor, charge.currency)} were charged under an unknown key"
             yield Violation(NAME, key, what, "Refund it at the provider; find out what made the charge.")
         elif deposit.state in _UNDECIDED:
             continue  # being settled; its time limit is the business of the check "pending"
@@ -44,7 +47,8 @@ def _charges(picture: Picture) -> Iterator[Violation]:
             )
     for key, minor in ledger.items():
         if minor and key not in recorded:
-            what = f"the ledger has a charge of {minor} minor units that the provider does not know"
+            amount = currency.text(minor, currencies[key])
+            what = f"the ledger has a charge of {amount} that the provider does not know"
             yield Violation(NAME, key, what, "Do not refund it. Compare with the provider's statement.")
 
 

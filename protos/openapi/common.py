@@ -33,7 +33,7 @@ ASKED: dict[str, Schema] = {
             "currencyCode": {
                 "type": "string",
                 "pattern": "^[A-Z]{3}$",
-                "description": "Currency by ISO 4217, three capital letters.",
+                "description": "Currency of ISO 4217 that is paid with, three capital letters.",
             },
             "units": {
                 **INT64,

@@ -18,6 +18,7 @@ REFUND_ID = "a4d1e2f3-6b7c-4d8e-9f0a-1b2c3d4e5f60"
 REQUEST_ID = "5e0b9c1a-3d2f-4e6a-8b7c-9d0e1f2a3b4c"
 EVENT_ID = "0199f3a0-7c11-7e7a-b0a4-6f2d1c3b5a79"
 CORRELATION_ID = "7f1c2d3e4b5a69788796a5b4c3d2e1f0"
+POLICY_ETAG = "sUZP48HZUyptcB1CiC9Ru_z5QyxzzYE_voDIca5SlwY"
 PAGE_TOKEN = (
     "WyI4YTNhYjAzYjljZWMiLDE3OTY0MDcyMDAwMDAwMDAsIjNmNmYxZjBlLTVhNjItNGQwYi04ZjFlLTliMWY1YTZiN2M4MCJd"
 )
@@ -50,6 +51,7 @@ RESTAURANT: Json = {
     "name": "Trattoria Lume",
     "timeZone": "Europe/Rome",
     "policy": POLICY,
+    "policyEtag": POLICY_ETAG,
     "etag": "1",
     "createTime": "2026-11-01T09:00:00.000125Z",
     "updateTime": "2026-11-01T09:00:00.000125Z",
@@ -199,6 +201,7 @@ BODIES: Json = {
         "restaurantId": RESTAURANT_ID,
         "dineTime": _DINE_TIME,
         "partySize": 4,
+        "policyEtag": POLICY_ETAG,
         "paymentToken": "tok_visa",
         "note": "By the window, please.",
     },
@@ -244,6 +247,7 @@ ANSWERS: Json = {
         ],
         "nextPageToken": "",
         "timeZone": "Europe/Rome",
+        "policyEtag": POLICY_ETAG,
     },
     "GetDeposit": {"deposit": DEPOSIT},
     "ListDeposits": {"deposits": [DEPOSIT], "nextPageToken": ""},
@@ -275,6 +279,10 @@ METADATA: Json = {
     "decline_code": "insufficient_funds",
     "state": "RECEIVED",
     "revision": "2",
+    "policy_etag": POLICY_ETAG,
+    "deposit": "80.00",
+    "currency_code": "EUR",
+    "free_cancel_time": _FREE_UNTIL,
     "error_id": "9c0f6a1e2d3b4c5d8e7f60718293a4b5",
 }
 """By the key of ErrorInfo.metadata that a reason's comment names."""

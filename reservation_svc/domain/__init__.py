@@ -1,4 +1,4 @@
-"""The rules of reservations: standard library only, no I/O."""
+"""The rules of reservations: no I/O, and nothing but the standard library and what the kit has for rules."""
 
 from reservation_svc.domain.deposits import (
     Captured,
@@ -24,6 +24,7 @@ from reservation_svc.domain.places import (
     Slot,
     SlotNews,
     check_party,
+    check_policy,
     check_table,
 )
 from reservation_svc.domain.requests import (
@@ -103,6 +104,7 @@ __all__ = [
     "Voided",
     "Wish",
     "check_party",
+    "check_policy",
     "check_same",
     "check_table",
     "check_unpaid",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from dinemesh.kit.refusal import Violation
+from dinemesh.kit import currency
+from dinemesh.kit.digest import digest
+from dinemesh.kit.refusal import Refusal, Violation
 
 _DAY = timedelta(days=1)
 
@@ -58,6 +61,11 @@ class Policy:
     service_duration_seconds: int
     max_party_size: int
 
+    @property
+    def etag(self) -> str:
+        """Names these terms, as restaurant_svc names them."""
+        return _etag(self)
+
     def price(self, party_size: int) -> int:
         return self.deposit_per_person * party_size
 
@@ -77,6 +85,11 @@ class Policy:
         midnight."""
         seconds = local.hour * 3600 + local.minute * 60 + local.second
         return not local.microsecond and seconds % self.slot_interval_seconds == 0
+
+
+@lru_cache(maxsize=1024)
+def _etag(policy: Policy) -> str:
+    return digest(asdict(policy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +157,31 @@ def check_table(
         yield Violation(
             "dine_time", f"must be a multiple of {interval} seconds from midnight, {restaurant.time_zone}"
         )
+
+
+def check_policy(
+    restaurant: Restaurant, shown: str, dine_time: datetime, party_size: int, now: datetime, rules: Rules
+) -> None:
+    """Refuses other terms than those that the customer was shown (`shown`: their etag), and says what holds
+    now."""
+    policy = restaurant.policy
+    if shown == policy.etag or not now < dine_time <= now + rules.horizon:
+        return  # nothing is offered at such a time, on whatever terms: that is what is wrong first
+    deposit, free_until = policy.price(party_size), policy.free_cancel_time(dine_time)
+    local = free_until.astimezone(ZoneInfo(restaurant.time_zone)).strftime("%Y-%m-%d %H:%M")
+    until = f"free to cancel until {local} ({restaurant.time_zone})"
+    raise Refusal(
+        "POLICY_CHANGED",
+        "The restaurant's terms are not those that were shown. The deposit for this party is now "
+        f"{currency.text(deposit, policy.currency)}, {until if now < free_until else 'not free to cancel'}. "
+        "Nothing was reserved or charged: look at the slots again.",
+        metadata={
+            "policy_etag": policy.etag,
+            "deposit": currency.amount(deposit, policy.currency),
+            "currency_code": policy.currency,
+            "free_cancel_time": free_until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+    )
 
 
 def check_party(policy: Policy, party_size: int) -> Iterable[Violation]:

@@ -20,6 +20,8 @@ class Order:
     restaurant_id: str
     dine_time: datetime
     party_size: int
+    policy_etag: str
+    """The terms that the customer was shown."""
     note: str
     payment_token: str = field(repr=False)
     body_hash: str = ""

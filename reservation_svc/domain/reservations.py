@@ -383,7 +383,10 @@ class Reservation:
         )
         note = self.note if wish.note is None else wish.note
         if terms.dine_time != self.terms.dine_time:
-            for wrong in check_table(restaurant, terms.dine_time, now, rules):
+            # By the frozen policy, as everything about a modification: what the restaurant's says now, this
+            # customer was never shown.
+            agreed = replace(restaurant, policy=self.policy)
+            for wrong in check_table(agreed, terms.dine_time, now, rules):
                 raise invalid(wrong.field, wrong.description)
         if terms.party_size != self.terms.party_size:
             for wrong in check_party(self.policy, terms.party_size):

@@ -22,6 +22,7 @@ from reservation_svc.domain import (
     Restaurant,
     State,
     check_party,
+    check_policy,
     check_same,
     check_table,
     check_unpaid,
@@ -169,6 +170,7 @@ def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
 
 
 def _check(desk: Desk, restaurant: Restaurant, order: Order, tx: Transaction) -> None:
+    check_policy(restaurant, order.policy_etag, order.dine_time, order.party_size, tx.now, desk.rules)
     wrong = [
         *check_table(restaurant, order.dine_time, tx.now, desk.rules),
         *check_party(restaurant.policy, order.party_size),

@@ -253,7 +253,14 @@ def test_every_phrase_of_the_rules_is_used(contracts: Contracts) -> None:
 def test_a_field_says_what_the_contract_says(document: Json) -> None:
     schemas = document["components"]["schemas"]
     create = schemas["CreateReservationRequest"]
-    assert create["required"] == ["requestId", "restaurantId", "dineTime", "partySize", "paymentToken"]
+    assert create["required"] == [
+        "requestId",
+        "restaurantId",
+        "dineTime",
+        "partySize",
+        "policyEtag",
+        "paymentToken",
+    ]
     assert create["properties"]["partySize"] == {
         "type": "integer",
         "format": "int32",

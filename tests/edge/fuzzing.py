@@ -346,7 +346,7 @@ class Fuzz:
                 self.found.violations[f"{name}: {one['field']}: {one['description']}"] += 1
 
 
-PLAIN = {"dine_time", "etag", "payment_token", "date", "time_zone"}
+PLAIN = {"dine_time", "etag", "policy_etag", "payment_token", "date", "time_zone", "currency_code"}
 """Fields whose values are exchanged though they are no ids."""
 
 PACKAGES = {

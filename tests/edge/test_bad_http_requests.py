@@ -46,6 +46,7 @@ class Standing:
             "restaurant_id": self.place.id,
             "dine_time": timestamp(self.place.slots[0]).ToJsonString(),
             "party_size": 2,
+            "policy_etag": self.place.policy_etag,
             "payment_token": "tok_visa",
         }
 
@@ -112,7 +113,7 @@ def rewritten(name: str, old: str, new: str, fields: str = "") -> Bad:
     )
 
 
-def found(name: str, fields: str = "", **change: Any) -> Bad:
+def found(name: str, fields: str = "", /, **change: Any) -> Bad:
     """A CreateRestaurant that is right but for `change`, of the policy where it has such a field."""
 
     def body(_: Standing) -> dict[str, Any]:
@@ -184,7 +185,7 @@ ONE = "/v1/reservations/{reservation}"
 
 BAD: list[Bad] = [
     # What the JSON says: found by the service, with its field.
-    text("an empty wish", "{}", "request_id restaurant_id dine_time party_size payment_token"),
+    text("an empty wish", "{}", "request_id restaurant_id dine_time party_size policy_etag payment_token"),
     create("no request_id", "request_id", request_id=None),
     create("request_id is SQL", "request_id", request_id=SQL),
     create("request_id is null", "request_id", request_id=lambda _: None),
@@ -198,6 +199,9 @@ BAD: list[Bad] = [
     create("a party of minus two", "party_size", party_size=-2),
     create("a party of none", "party_size", party_size=0),
     create("a party as large as a number can be", "party_size", party_size=2**31 - 1),
+    create("no policy_etag", "policy_etag", policy_etag=None),
+    create("a policy_etag without an end", "policy_etag", policy_etag="p" * 5000),
+    create("another policy than the one shown", status=400, reason="POLICY_CHANGED", policy_etag="another"),
     create("no payment_token", "payment_token", payment_token=None),
     create("a payment_token without an end", "payment_token", payment_token="t" * 5000),
     create("a note too long", "note", note="n" * 501),
@@ -275,6 +279,12 @@ BAD: list[Bad] = [
         "policy.deposit_per_person",
         deposit_per_person={"currency_code": "EUR", "units": "-10"},
     ),
+    found(
+        "a currency that is none",
+        "policy.deposit_per_person.currency_code",
+        deposit_per_person={"currency_code": "EUE", "units": "10"},
+    ),
+    found("a name with nothing to see", "name", name="\u200b\u00a0\u3164"),
     found("an unknown time zone", "time_zone", time_zone="Europe/Atlantis"),
     found("a time zone that is a path", "time_zone", time_zone="../../../../etc/passwd"),
     slots("the 30th of February", "first_date", first_date={"year": 2027, "month": 2, "day": 30}),

@@ -25,7 +25,18 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from dinemesh.restaurant.v1.restaurant_pb2 import BOOKING_STATE_RECEIVED as RECEIVED
-from tests.mesh.people import CONFIRMED, FAILED, MANUAL, PATIENCE, City, Place, cents, kept
+from tests.mesh.people import (
+    CONFIRMED,
+    FAILED,
+    MANUAL,
+    PATIENCE,
+    City,
+    Place,
+    cents,
+    kept,
+    policy,
+    until,
+)
 from tests.support.edge import RunningEdge
 from tests.support.mesh import ROOT, Part, RunningMesh, state_of
 
@@ -80,6 +91,10 @@ class Page:
     def book(self, place: Place, slot: int = 0, party: int = 2, card: str = "tok_visa") -> None:
         """Fills in the forms as far as the button "Book", and presses it."""
         self.search(place, slot, party)
+        self.choose(place, slot, card)
+
+    def choose(self, place: Place, slot: int, card: str = "tok_visa") -> None:
+        """Books one of the times that are shown."""
         time_of_day = place.slots[slot].astimezone(place.zone).strftime("%H:%M")
         label = next(
             one
@@ -159,6 +174,27 @@ def breakable(mesh: RunningMesh, edge: RunningEdge) -> Iterator[RunningMesh]:
         if not part.running:
             part.start()
     edge.wait_until_healthy()
+
+
+async def test_terms_that_change_before_the_click_are_shown_before_they_count(
+    page: Page, city: City, mesh: RunningMesh, name: str
+) -> None:
+    place = await city.place()
+    page.open(mesh.token(name, "customer"))
+    page.search(place, slot=0, party=2)
+    assert page.text("#slots-title") == "Times, deposit €20.00"
+    await place.change_policy(policy(per_person=5000, free_cancel_seconds=30 * 86_400))
+    await until(place.terms_of_slots, lambda heard: heard == place.policy_etag)
+    page.choose(place, slot=0)
+    page.until(lambda: page.find("#notice").get_attribute("data-reason") == "POLICY_CHANGED")
+    assert "now 10000.00 EUR" in page.text("#notice-text")
+    assert not page.find("#book").is_displayed()
+    assert await city.customer(name).reservations() == []
+    page.search(place, slot=0, party=2)
+    assert page.text("#slots-title") == "Times, deposit €10,000.00"
+    assert "Deposit €5,000.00 a person, free to cancel until 720 h before" in page.text("#terms")
+    page.choose(place, slot=0)
+    page.until(lambda: page.text("#notice-title") == "Booked")
 
 
 async def test_a_table_is_booked_watched_and_cancelled_in_the_browser(

@@ -36,6 +36,7 @@ async def test_a_booking_in_json_is_followed_by_the_clients_id_everywhere(
             "restaurantId": place.id,
             "dineTime": place.slots[0].isoformat(),
             "partySize": 2,
+            "policyEtag": place.policy_etag,
             "paymentToken": "tok_visa",
         },
         headers={

@@ -66,13 +66,14 @@ BEYOND_A_SCHEMA = (
     rf"{_SLOTS}: first_date: must not be in the past",
     rf"{_SLOTS}: last_date: must (not be before first_date|(leave )?.*at most \d+ days.*)",
     r'ListAvailableSlots: date: must be a day in the form "YYYY-MM-DD"',
-    # Money by its currency, zones by their list, and a name of nothing but spaces.
+    # Money by its currency, currencies and zones by their lists, and a text with nothing to see.
+    rf"{_POLICY}\.deposit_per_person\.currency_code: must be a currency of ISO 4217 that is paid with, .+",
     rf"{_POLICY}\.deposit_per_person: (must be greater than zero|is too large)",
     rf"{_POLICY}\.deposit_per_person: is finer than the smallest unit of its currency",
     rf"{_POLICY}\.deposit_per_person: times max_party_size must be at most \d+ of the currency's .+",
     rf"{_POLICY}\.deposit_per_person: units and nanos do not fit together",
     r"CreateRestaurant: time_zone: must be an IANA time zone such as Europe/Berlin",
-    r"(Create|Update)Restaurant: name: must not be blank",
+    r"\w+: (name|etag|policy_etag|payment_token): must not be blank: it has no visible character",
 )
 """Of which operation a value that its schema allows can be refused all the same, and why. Anything else means
 that the document says less than the services ask for."""
@@ -123,6 +124,8 @@ def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list
         "dine_time": [one.isoformat().replace("+00:00", "Z") for one in place.slots],
         "date": [one.date().isoformat() for one in place.slots],
         "etag": ["1", "2"],
+        "policy_etag": [place.policy_etag, place.policy_etag, "another"],
+        "currency_code": ["EUR", "JPY", "KWD"],
         "payment_token": ["tok_visa", "tok_visa", "tok_chargeDeclined"],
         "time_zone": ["Europe/Rome", "Asia/Tokyo"],
         "revision": [1, 1, 1, 2],

@@ -25,6 +25,7 @@ async def test_a_table_is_booked_by_json_and_read_by_grpc_and_the_other_way_roun
             "restaurantId": place.id,
             "dineTime": place.slots[0].isoformat(),
             "partySize": 2,
+            "policyEtag": place.policy_etag,
             "paymentToken": "tok_visa",
         },
         headers={"authorization": f"Bearer {token}"},

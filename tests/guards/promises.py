@@ -115,4 +115,13 @@ PROMISES = (
             "tests/history/test_rebuild.py::test_a_rebuilt_view_is_the_live_view",
         ),
     ),
+    Promise(
+        11,
+        "Nobody is charged, or held to, terms that they never saw.",
+        (
+            "tests/mesh/test_races.py::"
+            "test_who_books_while_the_terms_change_is_held_to_those_that_they_were_shown_or_not_at_all",
+            "tests/machines",
+        ),
+    ),
 )

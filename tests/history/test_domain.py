@@ -109,8 +109,8 @@ def test_an_unknown_event_is_named_by_its_type() -> None:
         (Money(8005, "EUR"), "80.05 EUR"),
         (Money(5, "EUR"), "0.05 EUR"),
         (Money(-150, "EUR"), "-1.50 EUR"),
-        (Money(8000, "JPY", 0), "8000 JPY"),
-        (Money(12345, "KWD", 3), "12.345 KWD"),
+        (Money(8000, "JPY"), "8000 JPY"),
+        (Money(12345, "KWD"), "12.345 KWD"),
     ],
 )
 def test_money_is_written_as_its_currency_does(amount: Money, text: str) -> None:

@@ -52,6 +52,12 @@ def test_a_role_that_is_none_of_ours_is_refused_whatever_it_is(tmp_path: Path, r
     assert refused(Verifier(keys.jwks_file), token) == "TOKEN_INVALID"
 
 
+@pytest.mark.parametrize("subject", ["", " ", "\u3164", "\u2800", "\u200b", "a\n", "x" * 129])
+def test_a_subject_that_nobody_can_see_or_write_down_is_refused(tmp_path: Path, subject: str) -> None:
+    keys = Keys(tmp_path)
+    assert refused(Verifier(keys.jwks_file), keys.token(subject, "customer")) == "TOKEN_INVALID"
+
+
 def test_a_new_key_is_trusted_and_an_old_one_no_longer(tmp_path: Path) -> None:
     old = Keys(tmp_path)
     verifier = Verifier(old.jwks_file)

@@ -24,7 +24,7 @@ def test_an_instant_comes_back_to_the_microsecond(instant: dt.datetime) -> None:
     assert wire.from_timestamp(wire.to_timestamp(instant), "t") == instant
 
 
-@given(st.integers(-(10**15), 10**15), st.sampled_from(["EUR", "JPY", "KWD", "USD"]))
+@given(st.integers(-(10**15), 10**15), st.sampled_from(["EUR", "JPY", "KWD", "USD", "CLF", "EUE", "XXX"]))
 def test_money_comes_back_to_the_smallest_unit(minor: int, currency: str) -> None:
     assert wire.from_money(wire.to_money(minor, currency), "m") == (minor, currency)
 
@@ -95,6 +95,33 @@ def test_text_is_short_and_has_no_control_characters() -> None:
     for bad in ("", "x" * 501, "a\x00b", "a\nb", "a\x1bb", "a\x85b"):
         assert field_of(lambda bad=bad: wire.text("note", bad, 500)) == "note"
     assert field_of(lambda: wire.text("note", "a\x00b", 500, lines=True)) == "note"
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        " ",
+        "\u00a0\u2003\u3000",  # spaces
+        "\u200b\u200c\u200d\u2060\ufeff",  # of no width
+        "\u200e\u200f\u202a\u202e\u2066\u2069\u061c",  # controls of direction
+        "\u115f\u1160\u3164\uffa0",  # fillers of Hangul
+        "\u2800",  # the empty Braille cell
+        "\u180e\u17b4\u034f\ufe0f",  # marks and selectors on nothing
+        "\u0301",
+        "\u00ad",
+        "\U000e0041",  # a tag
+        "\ue000\ufffe",  # of private use, and no character
+    ],
+)
+def test_a_text_without_a_visible_character_is_blank(blank: str) -> None:
+    assert field_of(lambda: wire.text("name", blank, 200)) == "name"
+    assert wire.text("note", blank, 200, optional=True) == blank
+    assert wire.text("name", f"{blank}Café", 200) == f"{blank}Café"
+
+
+@pytest.mark.parametrize("name", ["A", "7", "…", "寿司", "مطعم", "ก๋วยเตี๋ยว", "🍣", "👨\u200d🍳", "€", "한식"])
+def test_a_name_may_be_in_any_script(name: str) -> None:
+    assert wire.text("name", name, 200) == name
 
 
 def test_an_id_is_a_uuid_with_one_spelling() -> None:

@@ -64,13 +64,13 @@ def test_a_report_that_does_not_add_up_is_refused() -> None:
 def test_each_booking_is_a_request_of_the_contract_with_an_id_of_its_own() -> None:
     dine_time = timestamp_pb2.Timestamp()
     dine_time.FromDatetime(datetime(2030, 1, 2, 19, tzinfo=UTC))
-    (data,) = load.bookings(Restaurant(str(uuid.uuid4()), [dine_time]))
+    (data,) = load.bookings(Restaurant(str(uuid.uuid4()), [dine_time], "terms"))
     text = json.dumps(data)
     assert text.count("{{newUUID}}") == 1
     wish = json_format.Parse(
         text.replace("{{newUUID}}", str(uuid.uuid4())), reservation_service_pb2.CreateReservationRequest()
     )
-    assert wish.dine_time == dine_time
+    assert (wish.dine_time, wish.policy_etag) == (dine_time, "terms")
 
 
 def test_every_call_is_one_of_the_contract() -> None:

@@ -91,19 +91,23 @@ def restaurants(mesh: LocalMesh) -> list[dict[str, str]]:
 
 
 def free_table(mesh: LocalMesh) -> dict[str, str]:
-    """Where and when there is one, as soon as reservation has heard of it."""
+    """Where and when there is one and on which terms, as soon as reservation has heard of it."""
     restaurant_id = next(one["restaurantId"] for one in restaurants(mesh) if one["name"] == "Trattoria Lume")
     day = datetime.now(UTC).date() + timedelta(days=3)
     path = f"/v1/restaurants/{restaurant_id}/availableSlots?date={day}&party_size=2"
-    slots: list[dict[str, str]] = []
+    found: list[dict[str, str]] = []
 
     def heard() -> bool:
         answer = httpx.get(f"http://{mesh.settings.address('edge')}{path}", timeout=5).json()
-        slots.extend(one for one in answer.get("slots", []) if one["available"])
-        return bool(slots)
+        found.extend(
+            {"dineTime": one["dineTime"], "policyEtag": answer["policyEtag"]}
+            for one in answer.get("slots", [])
+            if one["available"]
+        )
+        return bool(found)
 
     wait_until(heard, "reservation offers a table")
-    return {"restaurantId": restaurant_id, "dineTime": slots[0]["dineTime"]}
+    return {"restaurantId": restaurant_id, **found[0]}
 
 
 def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:

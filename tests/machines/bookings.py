@@ -88,7 +88,9 @@ class Bookings(RuleBasedStateMachine):
     @rule(mode=st.sampled_from(reservations.Acceptance))
     def place(self, mode: reservations.Acceptance) -> None:
         at = replace(RESTAURANT, policy=replace(POLICY, acceptance=mode))
-        order = reservations.Order("alice", self.new_id(), at.restaurant_id, DINNER, 2, "", "tok")
+        order = reservations.Order(
+            "alice", self.new_id(), at.restaurant_id, DINNER, 2, at.policy.etag, "", "tok"
+        )
         deposit_id = self.new_id()
         held = reservations.hold_table(
             order, at, reservation_id=self.new_id(), deposit_id=deposit_id, now=self.time.now, rules=RULES

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from deposit_svc import domain as deposits
 from deposit_svc import persistence as deposit_persistence
 from dinemesh.kit.store import Transaction
-from reservation_svc.domain import BOOKED, Reservation, State
+from reservation_svc.domain import BOOKED, Order, Reservation, State
 from reservation_svc.persistence import tables
 from tests.machines.database import InlineStore
 from tests.machines.provider import Provider
@@ -45,6 +45,14 @@ def check_one_reservation_a_request(every: Sequence[Reservation]) -> None:
     """Promise 2. The note of a reservation is its request id here."""
     standing = Counter((one.customer_id, one.note) for one in every if one.state is not State.FAILED)
     assert not [key for key, times in standing.items() if times > 1], "one request id, two reservations"
+
+
+def check_terms_were_shown(every: Sequence[Reservation], asked: Sequence[Order]) -> None:
+    """Promise 11: nobody is charged, or held to, terms other than those that they were shown."""
+    shown = {(order.customer_id, order.request_id): order.policy_etag for order in asked}
+    for one in every:
+        assert one.policy.etag == shown[one.customer_id, one.note], "held to terms that were never shown"
+        assert one.terms.price == one.policy.price(one.terms.party_size)
 
 
 def check_ledger(store: InlineStore, every: Sequence[deposits.Deposit], provider: Provider) -> None:

@@ -167,6 +167,12 @@ class Mesh(RuleBasedStateMachine):
         if not self.world.restaurant.is_dead:
             self.world.set_capacity(self.world.restaurant_ids[which], capacity)
 
+    @precondition(_has_begun)
+    @rule(which=st.integers(0, 1), per_person=st.sampled_from((1000, 2500)), days=st.integers(0, 2))
+    def change_policy(self, which: int, per_person: int, days: int) -> None:
+        if not self.world.restaurant.is_dead:
+            self.world.change_policy(self.world.restaurant_ids[which], per_person, days * 86_400)
+
     # Events: any of them, to anybody, as often as it likes.
 
     @precondition(lambda self: self.world.bus.events)
@@ -279,6 +285,7 @@ class Mesh(RuleBasedStateMachine):
         books.check_seats(self.world.reservation.store, reservations, MORE_SEATS)
         books.check_deposits_of_bookings(reservations)
         books.check_one_reservation_a_request(reservations)
+        books.check_terms_were_shown(reservations, [one.order for one in self.world.requests])
         books.check_ledger(self.world.deposit.store, self.world.deposits_now(), self.world.provider)
 
     def teardown(self) -> None:

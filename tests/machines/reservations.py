@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from hypothesis import strategies as st
@@ -40,7 +40,7 @@ from reservation_svc.domain import (
     Unknown,
     Wish,
 )
-from reservation_svc.persistence import reservations
+from reservation_svc.persistence import allotment, reservations
 from reservation_svc.usecases import hear, modify, reserve
 from reservation_svc.usecases.cancel import cancel
 from tests.machines import books
@@ -105,6 +105,8 @@ class Reservations(RuleBasedStateMachine):
         self.calls: list[tuple[Order, asyncio.Task[Reservation]]] = []
         self.answers: dict[str, set[str]] = {}
         self.ended: dict[str, tuple[State, int]] = {}
+        self.shown = POLICY
+        """What the customer looked at last, which may be gone."""
         self.number = 0
 
     @initialize()
@@ -134,9 +136,23 @@ class Reservations(RuleBasedStateMachine):
     def reserve(self, party: int, at: datetime) -> None:
         request_id = self.new_id()
         body = f"{at}/{party}"
-        order = Order("alice", request_id, RESTAURANT.restaurant_id, at, party, request_id, "tok", body)
+        # The request id is the note too: by it we know which terms a reservation was asked for on.
+        shown = self.shown.etag
+        order = Order(
+            "alice", request_id, RESTAURANT.restaurant_id, at, party, shown, request_id, "tok", body
+        )
         self.orders.append(order)
         self._ask(order)
+
+    @rule()
+    def look_again(self) -> None:
+        """The customer sees the terms as reservation knows them now."""
+        self.shown = self._copy().policy
+
+    def _copy(self) -> Restaurant:
+        found = self.service.store.look(lambda tx: allotment.restaurant(tx, RESTAURANT.restaurant_id))
+        assert found is not None
+        return found
 
     def _ask(self, order: Order) -> None:
         self.calls.append((order, self.service.begin(reserve.reserve(self.service.desk, order))))
@@ -247,6 +263,12 @@ class Reservations(RuleBasedStateMachine):
             self.service.store.write(lambda tx: hear.hear_slots(tx, RESTAURANT.restaurant_id, news))
         )
 
+    @rule(per_person=st.sampled_from((1000, 2500)), days=st.integers(0, 2))
+    def policy_changes(self, per_person: int, days: int) -> None:
+        policy = replace(POLICY, deposit_per_person=per_person, free_cancel_window_seconds=days * 86_400)
+        copy = replace(RESTAURANT, policy=policy)
+        self.service.begin(self.service.store.write(lambda tx: hear.hear_restaurant(tx, copy)))
+
     # Time, and what goes wrong.
 
     @precondition(lambda self: self.orders)
@@ -281,6 +303,7 @@ class Reservations(RuleBasedStateMachine):
         books.check_seats(self.service.store, every, CAPACITY)
         books.check_deposits_of_bookings(every)
         books.check_one_reservation_a_request(every)
+        books.check_terms_were_shown(every, self.orders)
         for one in every:
             self._is_true(one)
         self._hear_answers()
@@ -312,6 +335,8 @@ class Reservations(RuleBasedStateMachine):
                 said.add(call.result().reservation_id)
             elif isinstance(error, Refusal) and error.reason == "CARD_DECLINED":
                 said.add(error.reason)
+            elif isinstance(error, Refusal) and error.reason == "POLICY_CHANGED":
+                assert not said, "what was reserved, or declined, is answered whatever the policy is now"
             assert len(said) <= 1, f"two final answers: {said}"
 
     def teardown(self) -> None:

@@ -32,6 +32,11 @@ def test_the_machine_finds_staff_who_are_heard_on_terms_that_are_gone(
     assert "terms that are gone" in finds(Reservations, PLAYS)
 
 
+def test_the_machine_finds_terms_that_were_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reservation_svc.usecases.reserve.check_policy", lambda *_: None)
+    assert "never shown" in finds(Reservations, PLAYS)
+
+
 def test_the_machine_finds_a_seat_that_is_sold_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seats are counted without the guard."""
     unguarded = update(slots).where(allotment._AT).values(sold=slots.c.sold + bindparam("seats"))

@@ -215,8 +215,9 @@ class World:
         self, customer: str, party: int, at: datetime, restaurant_id: str, token: str, request_id: str
     ) -> Request:
         # The request id is the note too: by it we know the attempts of a request apart.
-        body = f"{restaurant_id}/{at}/{party}/{token}"
-        order = Order(customer, request_id, restaurant_id, at, party, request_id, token, body)
+        shown = self.policy_of(restaurant_id).etag
+        body = f"{restaurant_id}/{at}/{party}/{shown}/{token}"
+        order = Order(customer, request_id, restaurant_id, at, party, shown, request_id, token, body)
         request = Request(order)
         self.requests.append(request)
         self.ask(request, order)
@@ -286,6 +287,23 @@ class World:
     def staff(self, booking: restaurants.Booking, verb: str, revision: int) -> None:
         call = getattr(self.restaurant.restaurants, verb)
         self.restaurant.begin(call(booking.restaurant_id, booking.reservation_id, revision))
+
+    def policy_of(self, restaurant_id: str) -> restaurants.Policy:
+        """As GetRestaurant shows it, which may be ahead of what reservation has heard."""
+        return self._restaurant(restaurant_id).policy
+
+    def _restaurant(self, restaurant_id: str) -> restaurants.Restaurant:
+        store = self.restaurant.store
+        found = store.look(lambda tx: restaurant_persistence.restaurant(tx, restaurant_id))
+        assert found is not None
+        return found
+
+    def change_policy(self, restaurant_id: str, per_person: int, window: int) -> None:
+        now = self._restaurant(restaurant_id)
+        policy = replace(now.policy, deposit_per_person=per_person, free_cancel_window_seconds=window)
+        self.restaurant.begin(
+            self.restaurant.restaurants.update(restaurant_id, now.etag, name=None, policy=policy)
+        )
 
     def set_capacity(self, restaurant_id: str, capacity: int) -> None:
         for day in DAYS:

@@ -188,6 +188,7 @@ class Customer:
             restaurant_id=place.id,
             dine_time=timestamp(place.slots[slot]),
             party_size=party,
+            policy_etag=place.policy_etag,
             payment_token=card,
             note=note,
         )
@@ -368,11 +369,22 @@ class Place:
         self.name = restaurant.name
         self.zone = ZoneInfo(restaurant.time_zone)
         self.policy = restaurant.policy
+        self.policy_etag = restaurant.policy_etag
         self.slots: list[dt.datetime] = []
         self.metadata = bearer(mesh.token(f"staff of {self.id}", "staff", self.id))
 
     def price(self, party: int) -> Money:
         return euros(cents(self.policy.deposit_per_person) / 100 * party)
+
+    async def change_policy(self, terms: restaurant_pb2.Policy) -> None:
+        """From now on GetRestaurant shows these terms; reservation hears of them a moment later."""
+        now = restaurant_service_pb2.GetRestaurantRequest(restaurant_id=self.id)
+        found = (await self._doors.restaurant.GetRestaurant(now, timeout=SHORT)).restaurant
+        request = restaurant_service_pb2.UpdateRestaurantRequest(
+            restaurant_id=self.id, etag=found.etag, policy=terms
+        )
+        answer = await self._doors.restaurant.UpdateRestaurant(request, metadata=self.metadata, timeout=SHORT)
+        self.policy, self.policy_etag = answer.restaurant.policy, answer.restaurant.policy_etag
 
     async def open(self, times: Iterable[dt.datetime], capacity: int) -> None:
         """Opens slots, and waits until they can be reserved."""
@@ -416,6 +428,16 @@ class Place:
                 raise
             return None
         return next((slot for slot in answer.slots if instant(slot.dine_time) == moment), None)
+
+    async def terms_of_slots(self) -> str:
+        """The policy_etag that reservation shows with its slots."""
+        answer = await self._doors.reservation.ListAvailableSlots(
+            reservation_service_pb2.ListAvailableSlotsRequest(
+                restaurant_id=self.id, date="2027-05-01", party_size=1
+            ),
+            timeout=SHORT,
+        )
+        return answer.policy_etag
 
     async def has_seats(self, slot: int, party: int) -> bool:
         found = await self.offered(self.slots[slot], party)

@@ -218,6 +218,16 @@ BAD: list[Bad] = [
     create("a party of minus one", "party_size", party_size=-1),
     create("a party larger than the policy's", "party_size", party_size=101),
     create("a party beyond counting", "party_size", party_size=2**31 - 1),
+    create("no policy_etag", "policy_etag", policy_etag=None),
+    create("policy_etag too long", "policy_etag", policy_etag="p" * 65),
+    create("policy_etag with NUL", "policy_etag", policy_etag="p\0"),
+    create(
+        "another policy than the one shown",
+        "",
+        policy_etag="another",
+        code=grpc.StatusCode.FAILED_PRECONDITION,
+        reason="POLICY_CHANGED",
+    ),
     create("no payment_token", "payment_token", payment_token=None),
     create("payment_token too long", "payment_token", payment_token="t" * 129),
     create("payment_token with NUL", "payment_token", payment_token="tok_visa\0"),
@@ -374,6 +384,11 @@ BAD: list[Bad] = [
         "a deposit in no currency",
         "policy.deposit_per_person.currency_code",
         per_person(Money(currency_code="euro", units=1)),
+    ),
+    found(
+        "a deposit in gold",
+        "policy.deposit_per_person.currency_code",
+        per_person(Money(currency_code="XAU", units=1)),
     ),
     found("no grid", "policy.slot_interval_seconds", policy(interval_seconds=0)),
     Bad(

@@ -12,8 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.type.money_pb2 import Money
 
 from dinemesh.deposit.v1 import deposit_pb2
+from examples import booking
+from local_mesh import dialogue
 from tests.mesh.people import CANCELLED, City, Customer, Place
 from tests.support.mesh import ROOT, RunningMesh
 
@@ -75,6 +78,25 @@ async def test_the_story_over_the_generated_python_client(city: City, mesh: Runn
     assert "cancelled: 40.00 EUR go back, 0.00 EUR are forfeited" in told
     assert told.count("deposit: captured 20.00 EUR, held 0.00 EUR, refunded 20.00 EUR") == 2
     await ended_well(alice, place)
+
+
+@pytest.mark.parametrize(
+    ("money", "words"),
+    [
+        (Money(currency_code="EUR", units=12, nanos=500_000_000), "12.50 EUR"),
+        (Money(currency_code="JPY", units=12000), "12000 JPY"),
+        (Money(currency_code="KWD", units=1, nanos=250_000_000), "1.250 KWD"),
+        (Money(currency_code="USD", units=-1, nanos=-10_000_000), "-1.01 USD"),
+        (Money(), "nothing"),
+    ],
+)
+def test_the_example_and_the_demo_show_money_with_the_digits_of_its_currency(
+    money: Money, words: str
+) -> None:
+    assert booking.in_words(money) == words
+    if money.currency_code:
+        amount, code = words.split()
+        assert dialogue.money(money) == f"{code} {amount}"
 
 
 async def test_the_same_story_without_a_token_says_how_to_get_one(mesh: RunningMesh) -> None:

@@ -108,6 +108,44 @@ async def test_the_same_request_id_with_another_body_is_refused(city: City) -> N
     await place.sees_seats(0, 8)
 
 
+@on_both_engines
+async def test_who_books_while_the_terms_change_is_held_to_those_that_they_were_shown_or_not_at_all(
+    city: City,
+) -> None:
+    place = await city.place(capacity=1000)
+    before, shown = place.policy, place.policy_etag
+    booked: list[Reservation] = []
+    refusals: list[Refused] = []
+
+    async def books() -> None:
+        while not refusals:
+            alice = city.customer()
+            wish = alice.wish(place, party=1)
+            wish.policy_etag = shown
+            try:
+                booked.append(await alice.send(wish))
+            except grpc.aio.AioRpcError as error:
+                refusals.append(refusal(error))
+                assert await alice.reservations() == []
+
+    async def changes() -> None:
+        await until(lambda: asyncio.sleep(0, len(booked) > 3), bool)
+        await place.change_policy(policy(per_person=5000, free_cancel_seconds=365 * 86_400))
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(changes(), *(books() for _ in range(4)))
+    assert {one.reason for one in refusals} == {"POLICY_CHANGED"}
+    assert {one.info["deposit"] for one in refusals} == {"5000.00"}
+    assert {one.info["policy_etag"] for one in refusals} == {place.policy_etag}
+    assert len(booked) > 3
+    for one in booked:
+        assert one.policy == before
+        assert [cents(line.amount) for line in one.deposits] == [1000]
+    # Who was shown the new ones is booked on them.
+    agreed = await city.customer().reserve(place, party=1)
+    assert (agreed.policy, cents(agreed.deposits[0].amount)) == (place.policy, 500_000)
+
+
 async def test_the_same_request_id_of_another_customer_is_another_request(city: City) -> None:
     place, alice, bob = await city.place(), city.customer(), city.customer()
     wish = alice.wish(place)

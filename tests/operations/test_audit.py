@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection
 
+from dinemesh.kit.currency import text
 from operations import picture
 from operations.audit import CHECKS, audit, look
 from operations.limits import Limits
@@ -34,9 +35,9 @@ async def test_a_world_in_order_is_in_order(world: World) -> None:
     assert report.clean, report
     assert report.pending == ()
     assert {finding.check: finding.looked_at for finding in report.findings} == {
-        "ledger": "3 deposits; all entries sum to 0",
-        "provider": f"3 charges of {3 * PRICE} and 1 refunds of {PRICE} minor units",
-        "captures": f"3 reservations; {PRICE} minor units are held for them",
+        "ledger": "3 deposits; all entries sum to 0.00 EUR",
+        "provider": f"3 charges of {text(3 * PRICE, 'EUR')} and 1 refunds of {text(PRICE, 'EUR')}",
+        "captures": f"3 reservations; {text(PRICE, 'EUR')} held for them",
         "pending": "0 wait within their time",
         "seats": f"1 slots, {2 * PARTY} seats sold",
         "bookings": "3 bookings",
@@ -46,6 +47,24 @@ async def test_a_world_in_order_is_in_order(world: World) -> None:
         "history": "9 entries",
     }
     assert report.skipped == ("dead letters",)
+
+
+async def test_yen_and_euros_make_no_sum(world: World) -> None:
+    deposit_id = str(uuid.uuid4())
+    world.deposit(deposit_id, str(uuid.uuid4()), currency="JPY", amount_minor=4500, captured_minor=4500)
+    world.charge(deposit_id, 4500, "JPY")
+    world.post("CHARGE_CAPTURED", deposit_id, deposit_id, 4500, "JPY")
+    # Together they would come to nothing.
+    world.entry("CHARGE_CAPTURED", "x", world.confirmed.deposit_id, "PROVIDER_CLEARING", 7)
+    world.entry("REFUND_SUCCEEDED", "y", deposit_id, "PROVIDER_CLEARING", -7, "JPY")
+    report = await seen(world)
+    told = {finding.check: finding.looked_at for finding in report.findings}
+    assert told["ledger"] == "4 deposits; all entries sum to 0.07 EUR + -7 JPY"
+    assert f"4 charges of {text(3 * PRICE, 'EUR')} + 4500 JPY" in told["provider"]
+    assert f"{text(PRICE, 'EUR')} + 4500 JPY held" in told["captures"]
+    wrong = {one.subject: one.what for one in report.violations if one.check == "ledger"}
+    assert wrong["EUR"] == "the ledger sums to 0.07 EUR instead of zero"
+    assert wrong["JPY"] == "the ledger sums to -7 JPY instead of zero"
 
 
 # The ledger

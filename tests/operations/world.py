@@ -148,13 +148,15 @@ class World:
             state=sandbox_pb2.REFUND_STATE_SUCCEEDED,
         )
 
-    def post(self, kind: str, cause: str, deposit_id: str, minor: int) -> None:
+    def post(self, kind: str, cause: str, deposit_id: str, minor: int, currency: str = "EUR") -> None:
         """A movement in the ledger."""
         debit, credit = _POSTINGS[kind]
         for account, amount in ((debit, minor), (credit, -minor)):
-            self.entry(kind, cause, deposit_id, account, amount)
+            self.entry(kind, cause, deposit_id, account, amount, currency)
 
-    def entry(self, kind: str, cause: str, deposit_id: str, account: str, minor: int) -> None:
+    def entry(
+        self, kind: str, cause: str, deposit_id: str, account: str, minor: int, currency: str = "EUR"
+    ) -> None:
         """One side of a movement."""
         self.insert(
             "deposit",
@@ -164,7 +166,7 @@ class World:
             deposit_id=deposit_id,
             account=account,
             amount_minor=minor,
-            currency="EUR",
+            currency=currency,
         )
 
     def event(

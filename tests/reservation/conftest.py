@@ -127,9 +127,12 @@ class Pod:
         at: datetime = DINNER,
         note: str = "",
         restaurant_id: str = RESTAURANT.restaurant_id,
+        shown: Policy = POLICY,
     ) -> Reservation:
-        body = f"{restaurant_id}/{at}/{party}/{card}/{note}"
-        order = Order(customer, request_id or new_id(), restaurant_id, at, party, note, card, body)
+        body = f"{restaurant_id}/{at}/{party}/{shown.etag}/{card}/{note}"
+        order = Order(
+            customer, request_id or new_id(), restaurant_id, at, party, shown.etag, note, card, body
+        )
         return await reserve.reserve(self.desk, order)
 
     async def book(self, party: int = 2, **wish: object) -> Reservation:

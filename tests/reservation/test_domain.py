@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
@@ -36,10 +36,18 @@ from reservation_svc.domain import (
 from tests.reservation.conftest import DINNER, LATER, NOW, POLICY, RESTAURANT, RULES, new_id
 
 AUTO = replace(POLICY, acceptance=Acceptance.AUTO)
+OTHER = Policy(2000, "USD", 3600, Acceptance.AUTO, 60, 0, 60, 900, 60, 11)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Policy)])
+def test_the_etag_of_a_policy_names_each_of_its_fields(field: str) -> None:
+    changed = replace(POLICY, **{field: getattr(OTHER, field)})
+    assert changed.etag != POLICY.etag
+    assert replace(changed, **{field: getattr(POLICY, field)}).etag == POLICY.etag
 
 
 def an_attempt(party: int = 2, now: datetime = NOW) -> Reservation:
-    order = Order("alice", new_id(), RESTAURANT.restaurant_id, DINNER, party, "", "tok_visa")
+    order = Order("alice", new_id(), RESTAURANT.restaurant_id, DINNER, party, POLICY.etag, "", "tok_visa")
     return hold_table(order, RESTAURANT, reservation_id=new_id(), deposit_id=new_id(), now=now, rules=RULES)
 
 

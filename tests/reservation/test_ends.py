@@ -239,7 +239,7 @@ async def test_every_order_of_the_restaurants_events_comes_to_the_same_end(
         for version, state in enumerate(story)
     ]
     for order in itertools.permutations(versions):
-        placed = await pod.reserve(1)
+        placed = await pod.reserve(1, shown=place.policy)
         await _heard(pod, placed, order)
         after = await pod.see(placed)
         assert after.state is end, order

@@ -10,16 +10,18 @@ from functools import partial
 import pytest
 
 from reservation_svc.domain import (
+    Acceptance,
     BookingState,
     DepositState,
     Failure,
     Kind,
     Person,
+    Policy,
     Reservation,
     State,
 )
 from reservation_svc.persistence import allotment
-from tests.reservation.conftest import DINNER, LATER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
+from tests.reservation.conftest import DINNER, LATER, POLICY, RESTAURANT, OpenPod, Pod, new_id, with_time_left
 from tests.reservation.races import HEAD_STARTS, race
 from tests.reservation.refusals import refused
 
@@ -168,7 +170,7 @@ async def test_a_modification_that_dies_and_is_not_heard_of_is_voided_and_the_ol
 async def test_a_modification_paid_too_late_for_an_answer_is_given_back(pod: Pod, first: str) -> None:
     generous = replace(RESTAURANT, policy=replace(RESTAURANT.policy, free_cancel_window_seconds=0))
     await pod.store.write(lambda tx: allotment.keep_restaurant(tx, generous))
-    booked, request_id = await pod.book(2), new_id()
+    booked, request_id = await pod.book(2, shown=generous.policy), new_id()
     deadline = DINNER - timedelta(seconds=generous.policy.acceptance_lead_seconds)
     pod.clock.set(deadline - timedelta(seconds=3))
     pod.deposits.gate.clear()
@@ -309,10 +311,28 @@ async def test_an_acceptance_of_old_terms_has_no_effect(pod: Pod) -> None:
     assert (await pod.see(placed)).state is State.CONFIRMED
 
 
-async def test_a_modification_is_priced_by_the_frozen_policy(pod: Pod) -> None:
+async def test_a_modification_is_held_to_the_frozen_policy_in_everything(pod: Pod) -> None:
+    """Price, lead, grid, largest party, window: what the restaurant says now was never shown for this one."""
     booked = await pod.book(2)
-    dearer = replace(RESTAURANT, policy=replace(RESTAURANT.policy, deposit_per_person=9900))
-    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
-    modified = await pod.modify(booked, party=3)
+    now = Policy(
+        deposit_per_person=9900,
+        currency="EUR",
+        free_cancel_window_seconds=30 * 86_400,
+        acceptance=Acceptance.MANUAL,
+        acceptance_limit_seconds=1,
+        acceptance_lead_seconds=30 * 86_400,
+        no_show_grace_seconds=0,
+        slot_interval_seconds=7 * 3600,
+        service_duration_seconds=60,
+        max_party_size=1,
+    )
+    other = replace(RESTAURANT, policy=now)
+    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, other))
+    modified = await pod.modify(booked, party=3, at=LATER)
     assert modified.terms.price == 3000
-    assert (await pod.reserve(1)).terms.price == 9900
+    assert modified.policy == POLICY
+    assert modified.free_cancel_time == LATER - timedelta(days=1)
+    said = await refused("INVALID_ARGUMENT", pod.modify(modified, party=13))
+    assert [one.field for one in said.violations] == ["party_size"]
+    said = await refused("INVALID_ARGUMENT", pod.modify(modified, at=DINNER + timedelta(minutes=7)))
+    assert "1800 seconds" in said.message

@@ -16,13 +16,24 @@ from reservation_svc.domain import (
     DepositState,
     Failure,
     Kind,
+    Policy,
     RequestRecord,
     Reservation,
     State,
 )
 from reservation_svc.persistence import allotment, requests
+from reservation_svc.usecases import hear
 from reservation_svc.usecases.circuit_breaker import BreakerState
-from tests.reservation.conftest import ALICE, DINNER, RESTAURANT, OpenPod, Pod, new_id, with_time_left
+from tests.reservation.conftest import (
+    ALICE,
+    DINNER,
+    POLICY,
+    RESTAURANT,
+    OpenPod,
+    Pod,
+    new_id,
+    with_time_left,
+)
 from tests.reservation.refusals import refused
 
 
@@ -174,6 +185,67 @@ async def test_a_table_within_the_lead_or_for_too_many_is_refused(pod: Pod) -> N
     pod.clock.set(DINNER - timedelta(minutes=10))
     said = await refused("INVALID_ARGUMENT", pod.reserve(13))
     assert [one.field for one in said.violations] == ["dine_time", "party_size"]
+
+
+CHANGED = replace(POLICY, deposit_per_person=500_000, free_cancel_window_seconds=365 * 86_400)
+
+
+async def terms_become(pod: Pod, policy: Policy) -> None:
+    await pod.store.write(lambda tx: hear.hear_restaurant(tx, replace(RESTAURANT, policy=policy)))
+
+
+async def test_terms_that_were_not_shown_are_refused_before_anything_is_held(pod: Pod) -> None:
+    await terms_become(pod, CHANGED)
+    request_id = new_id()
+    said = await refused("POLICY_CHANGED", pod.reserve(2, request_id=request_id))
+    assert said.metadata == {
+        "policy_etag": CHANGED.etag,
+        "deposit": "10000.00",
+        "currency_code": "EUR",
+        "free_cancel_time": "2029-01-10T19:00:00Z",
+    }
+    assert "now 10000.00 EUR, not free to cancel." in said.message
+    assert said.retry_after is None
+    assert (await pod.mine(), await pod.sold(), pod.deposits.asked) == ([], 0, [])
+    # Who agrees to them repeats with the same request id.
+    agreed = await pod.reserve(2, request_id=request_id, shown=CHANGED)
+    assert (agreed.terms.price, agreed.policy) == (1_000_000, CHANGED)
+
+
+async def test_the_message_tells_until_when_cancelling_is_free_where_the_restaurant_is(pod: Pod) -> None:
+    yen = replace(POLICY, deposit_per_person=1500, currency="JPY", free_cancel_window_seconds=3600)
+    await terms_become(pod, yen)
+    said = await refused("POLICY_CHANGED", pod.reserve(3))
+    assert "now 4500 JPY, free to cancel until 2030-01-10 19:00 (Europe/Berlin)." in said.message
+    assert said.metadata["deposit"] == "4500"
+
+
+async def test_what_stands_is_answered_whatever_the_policy_is_now(pod: Pod) -> None:
+    request_id, declined = new_id(), new_id()
+    placed = await pod.reserve(request_id=request_id)
+    await refused("CARD_DECLINED", pod.reserve(card="tok_declined", request_id=declined))
+    await terms_become(pod, CHANGED)
+    assert await pod.reserve(request_id=request_id) == placed
+    await refused("CARD_DECLINED", pod.reserve(card="tok_declined", request_id=declined))
+    await refused("REQUEST_ID_REUSED", pod.reserve(request_id=request_id, shown=CHANGED))
+
+
+async def test_a_new_attempt_is_held_against_the_terms_that_were_shown(pod: Pod) -> None:
+    request_id = new_id()
+    await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_overloaded", request_id=request_id))
+    await terms_become(pod, CHANGED)
+    await refused("POLICY_CHANGED", pod.reserve(card="tok_overloaded", request_id=request_id))
+    assert len(pod.deposits.asked) == 1
+    await terms_become(pod, POLICY)
+    await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_overloaded", request_id=request_id))
+    assert len(pod.deposits.asked) == 2
+
+
+@pytest.mark.parametrize("shift", [timedelta(days=-30), timedelta(days=400)])
+async def test_at_a_time_that_cannot_be_there_are_no_terms_to_tell(pod: Pod, shift: timedelta) -> None:
+    await terms_become(pod, CHANGED)
+    said = await refused("INVALID_ARGUMENT", pod.reserve(at=DINNER + shift))
+    assert [one.field for one in said.violations] == ["dine_time"]
 
 
 async def test_eighty_callers_for_the_last_ten_seats_buy_exactly_ten(open_pod: OpenPod, pod: Pod) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.reservation.v1 import reservation_service_pb2 as api
 from dinemesh.watch.v1 import watch_pb2
 from reservation_svc.domain import BookingState
-from reservation_svc.persistence import tables
-from tests.reservation.conftest import DINNER, LATER, RESTAURANT, Pod, new_id
+from reservation_svc.persistence import allotment, tables
+from tests.reservation.conftest import DINNER, LATER, POLICY, RESTAURANT, Pod, new_id
 from tests.reservation.serving import Client, serving
 from tests.support.refusals import refused
 
@@ -46,6 +47,7 @@ def wish(**changes: Any) -> api.CreateReservationRequest:
         "restaurant_id": RESTAURANT_ID,
         "dine_time": wire.to_timestamp(DINNER),
         "party_size": 2,
+        "policy_etag": RESTAURANT.policy.etag,
         "payment_token": "tok_visa",
     }
     return api.CreateReservationRequest(**(fields | changes))
@@ -210,7 +212,7 @@ async def test_anyone_sees_the_slots_of_a_day_and_whether_they_take_the_party(
         return await client.stub.ListAvailableSlots(request, timeout=10)
 
     answer = await slots(3)
-    assert answer.time_zone == "Europe/Berlin"
+    assert (answer.time_zone, answer.policy_etag) == ("Europe/Berlin", POLICY.etag)
     assert [(wire.from_timestamp(one.dine_time, ""), one.available) for one in answer.slots] == [
         (DINNER, False),
         (LATER, True),
@@ -234,6 +236,33 @@ async def test_anyone_sees_the_slots_of_a_day_and_whether_they_take_the_party(
     )
     empty = api.ListAvailableSlotsRequest(restaurant_id=RESTAURANT_ID, date="2029-05-05", party_size=1)
     assert not (await client.stub.ListAvailableSlots(empty)).slots
+
+
+async def test_the_etag_of_the_slots_is_that_of_the_policy_that_a_booking_is_held_to(
+    client: Client, pod: Pod
+) -> None:
+    dearer = replace(RESTAURANT, policy=replace(POLICY, deposit_per_person=5000))
+    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
+    asked = wish()
+    said = await refused(client.call("CreateReservation", asked))
+    assert (said.code, said.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "POLICY_CHANGED")
+    slots = api.ListAvailableSlotsRequest(restaurant_id=RESTAURANT_ID, date=DAY, party_size=2)
+    shown = await client.stub.ListAvailableSlots(slots, timeout=10)
+    assert said.info["policy_etag"] == shown.policy_etag
+    asked.policy_etag = shown.policy_etag
+    made = (await client.call("CreateReservation", asked)).reservation
+    assert made.deposits[0].amount == shown.slots[0].deposit
+    assert made.free_cancel_time == shown.slots[0].free_cancel_time
+
+
+async def test_the_same_request_id_on_other_terms_is_another_request(client: Client, pod: Pod) -> None:
+    asked = wish()
+    await client.call("CreateReservation", asked)
+    dearer = replace(RESTAURANT, policy=replace(POLICY, deposit_per_person=5000))
+    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
+    await client.call("CreateReservation", asked)
+    asked.policy_etag = dearer.policy.etag
+    assert (await refused(client.call("CreateReservation", asked))).reason == "REQUEST_ID_REUSED"
 
 
 def _set(field: str, value: Any) -> Spoil:
@@ -264,6 +293,10 @@ BAD_WISHES = [
     ("party_size", _set("party_size", -1)),
     ("party_size", _set("party_size", 13)),
     ("party_size", _set("party_size", 2**31 - 1)),
+    ("policy_etag", _set("policy_etag", "")),
+    ("policy_etag", _set("policy_etag", "x" * 65)),
+    ("policy_etag", _set("policy_etag", "\x00")),
+    ("policy_etag", _set("policy_etag", "\u200b")),
     ("payment_token", _set("payment_token", "")),
     ("payment_token", _set("payment_token", "x" * 129)),
     ("payment_token", _set("payment_token", "tok\x00visa")),
@@ -287,7 +320,15 @@ async def test_a_bad_wish_is_refused_with_its_field_and_reserves_nothing(client:
 
 async def test_everything_that_is_wrong_is_named_at_once(client: Client) -> None:
     said = await refused(client.call("CreateReservation", api.CreateReservationRequest(note="\x00")))
-    expected = ("request_id", "restaurant_id", "dine_time", "party_size", "payment_token", "note")
+    expected = (
+        "request_id",
+        "restaurant_id",
+        "dine_time",
+        "party_size",
+        "policy_etag",
+        "payment_token",
+        "note",
+    )
     assert said.fields == expected
 
 

@@ -143,6 +143,10 @@ def euros(units: int, nanos: int = 0) -> Money:
     return Money(currency_code="EUR", units=units, nanos=nanos)
 
 
+def money(currency: str, nanos: int = 0) -> Money:
+    return Money(currency_code=currency, units=10, nanos=nanos)
+
+
 def day(value: date) -> Date:
     return Date(year=value.year, month=value.month, day=value.day)
 
@@ -291,6 +295,26 @@ async def test_staff_update_their_own_restaurant_with_its_etag(client: Client) -
     )
     changed = (await client.call("UpdateRestaurant", request, client.operator())).restaurant
     assert (changed.name, changed.policy.max_party_size) == ("Anker", 4)
+
+
+async def test_the_policy_etag_changes_with_the_policy_and_with_nothing_else(client: Client) -> None:
+    made = await client.restaurant()
+    key, staff = made.restaurant_id, client.staff(made.restaurant_id)
+    request = pb.UpdateRestaurantRequest(restaurant_id=key, etag=made.etag, name="Anker")
+    named = (await client.call("UpdateRestaurant", request, staff)).restaurant
+    assert (named.etag != made.etag, named.policy_etag) == (True, made.policy_etag)
+    request = pb.UpdateRestaurantRequest(restaurant_id=key, etag=named.etag, policy=policy(max_party_size=3))
+    changed = (await client.call("UpdateRestaurant", request, staff)).restaurant
+    assert changed.policy_etag not in ("", made.policy_etag)
+    read = (await client.call("GetRestaurant", pb.GetRestaurantRequest(restaurant_id=key))).restaurant
+    (listed,) = [
+        one
+        for one in (
+            await client.call("ListRestaurants", pb.ListRestaurantsRequest(page_size=200))
+        ).restaurants
+        if one.restaurant_id == key
+    ]
+    assert read.policy_etag == listed.policy_etag == changed.policy_etag
 
 
 # --- slots
@@ -542,6 +566,8 @@ BAD_CREATIONS: list[tuple[str, dict[str, Any]]] = [
     ("request_id", {"request_id": "'; DROP TABLE restaurants; --"}),
     ("name", {"name": ""}),
     ("name", {"name": "   "}),
+    ("name", {"name": "\u200b\u2060\ufeff"}),
+    ("name", {"name": "\u3164 \u2800"}),
     ("name", {"name": LONG}),
     ("name", {"name": "a\0b"}),
     ("time_zone", {"time_zone": ""}),
@@ -555,6 +581,12 @@ BAD_CREATIONS: list[tuple[str, dict[str, Any]]] = [
     ("policy.deposit_per_person", {"policy": policy(deposit_per_person=euros(1, nanos=1))}),
     ("policy.deposit_per_person", {"policy": policy(deposit_per_person=euros(2**62))}),
     ("policy.deposit_per_person.currency_code", {"policy": policy(deposit_per_person=Money(units=1))}),
+    *(
+        ("policy.deposit_per_person.currency_code", {"policy": policy(deposit_per_person=money(code))})
+        for code in ("EUE", "XXX", "XTS", "XAU", "CLF", "USN", "DEM", "eur")
+    ),
+    ("policy.deposit_per_person", {"policy": policy(deposit_per_person=money("JPY", nanos=500_000_000))}),
+    ("policy.deposit_per_person", {"policy": policy(deposit_per_person=money("KWD", nanos=500_000))}),
     ("policy.acceptance", {"policy": policy(acceptance=0)}),
     ("policy.acceptance", {"policy": policy(acceptance=7)}),
     ("policy.acceptance_limit_seconds", {"policy": policy(acceptance=MANUAL, acceptance_limit_seconds=0)}),

@@ -106,6 +106,24 @@ async def test_a_request_id_with_another_body_is_refused(restaurants: Restaurant
     assert (await restaurants.create("other", request_id, "Anker", "Europe/Berlin", POLICY)).name == "Anker"
 
 
+async def test_a_restaurant_of_before_with_another_currency_is_kept_and_can_be_mended(
+    store: Store, restaurants: Restaurants
+) -> None:
+    first = await opened(restaurants)
+    before = replace(first, policy=replace(POLICY, currency="EUE"), version=2)
+    assert await store.write(lambda tx: persistence.update_restaurant(tx, before, expected_version=1))
+    assert await restaurants.get(first.restaurant_id) == before
+    named = await restaurants.update(first.restaurant_id, before.etag, "Anker", None)
+    assert (named.name, named.policy) == ("Anker", before.policy)
+    with pytest.raises(Refusal) as refused:
+        await restaurants.update(
+            first.restaurant_id, named.etag, None, replace(before.policy, max_party_size=3)
+        )
+    (wrong,) = refused.value.violations
+    assert wrong.field == "policy.deposit_per_person.currency_code"
+    assert (await restaurants.update(first.restaurant_id, named.etag, None, POLICY)).policy == POLICY
+
+
 async def test_an_update_needs_the_current_etag(store: Store, restaurants: Restaurants) -> None:
     first = await opened(restaurants)
     second = await restaurants.update(first.restaurant_id, first.etag, "Anker", None)

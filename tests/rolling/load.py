@@ -257,6 +257,7 @@ class Load:
             restaurant_id=self._place.id,
             dine_time=timestamp(self._place.slots[0]),
             party_size=2,
+            policy_etag=self._place.policy_etag,
             payment_token=card,
         )
         answer = await self.call(way, "CreateReservation", wish, token)

@@ -165,6 +165,7 @@ class Visitor:
             restaurant_id=self.place.id,
             dine_time=timestamp(self.dine_time),
             party_size=self.party,
+            policy_etag=self.place.policy_etag,
             payment_token=self.card,
         )
         return await self._ask(

@@ -117,6 +117,13 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
     Remedy: read the reservation after that time, and decide again.
     """
+    REASON_POLICY_CHANGED: _Reason.ValueType  # 26
+    """The restaurant's policy is not the one that the customer was shown (policy_etag). Nothing was stored, held or
+    charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["policy_etag"]; the deposit of this
+    party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
+    it could be cancelled free of charge, ErrorInfo.metadata["free_cancel_time"], RFC 3339 in UTC.
+    Remedy: show the customer the new terms (ListAvailableSlots), and repeat with the new policy_etag if they agree.
+    """
     REASON_CARD_DECLINED: _Reason.ValueType  # 30
     """The payment provider refused the charge. Nothing was captured and no seat is held.
     ErrorInfo.metadata["decline_code"] tells the provider's code. The refusal is stored: the same request_id gets
@@ -281,6 +288,13 @@ Remedy: none by this call; the reservation stands as it was.
 REASON_MODIFICATION_IN_PROGRESS: Reason.ValueType  # 25
 """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
 Remedy: read the reservation after that time, and decide again.
+"""
+REASON_POLICY_CHANGED: Reason.ValueType  # 26
+"""The restaurant's policy is not the one that the customer was shown (policy_etag). Nothing was stored, held or
+charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["policy_etag"]; the deposit of this
+party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
+it could be cancelled free of charge, ErrorInfo.metadata["free_cancel_time"], RFC 3339 in UTC.
+Remedy: show the customer the new terms (ListAvailableSlots), and repeat with the new policy_etag if they agree.
 """
 REASON_CARD_DECLINED: Reason.ValueType  # 30
 """The payment provider refused the charge. Nothing was captured and no seat is held.

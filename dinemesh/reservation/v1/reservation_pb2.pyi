@@ -310,18 +310,18 @@ class AvailableSlot(_message.Message):
     DEPOSIT_FIELD_NUMBER: _builtins.int
     FREE_CANCEL_TIME_FIELD_NUMBER: _builtins.int
     available: _builtins.bool
-    """Whether the party could be seated when this was read. A promise only CreateReservation gives."""
+    """Whether the party could be seated when this was read, by the restaurant's present policy. A promise only CreateReservation gives."""
     @_builtins.property
     def dine_time(self) -> _timestamp_pb2.Timestamp:
         """The time."""
 
     @_builtins.property
     def deposit(self) -> _money_pb2.Money:
-        """The deposit that it would cost."""
+        """The deposit that a new reservation would cost. To move a reservation here costs what its frozen policy says."""
 
     @_builtins.property
     def free_cancel_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when cancelling would be free."""
+        """Until when cancelling a new reservation would be free."""
 
     def __init__(
         self,

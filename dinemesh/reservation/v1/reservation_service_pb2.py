@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1dinemesh/reservation/v1/reservation_service.proto\x12\x17\x64inemesh.reservation.v1\x1a)dinemesh/reservation/v1/reservation.proto\x1a\x1d\x64inemesh/watch/v1/watch.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xad\x01\n\x18\x43reateReservationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rrestaurant_id\x18\x02 \x01(\t\x12-\n\tdine_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nparty_size\x18\x04 \x01(\x05\x12\x15\n\rpayment_token\x18\x05 \x01(\t\x12\x0c\n\x04note\x18\x06 \x01(\t\"V\n\x19\x43reateReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\"/\n\x15GetReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"S\n\x16GetReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\"@\n\x17ListReservationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"o\n\x18ListReservationsResponse\x12:\n\x0creservations\x18\x01 \x03(\x0b\x32$.dinemesh.reservation.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xde\x01\n\x18ModifyReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12-\n\tdine_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nparty_size\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\x04note\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x15\n\rpayment_token\x18\x07 \x01(\tB\r\n\x0b_party_sizeB\x07\n\x05_note\"V\n\x19ModifyReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\"2\n\x18\x43\x61ncelReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"\xa3\x01\n\x19\x43\x61ncelReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\x12$\n\x08refunded\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tforfeited\x18\x03 \x01(\x0b\x32\x12.google.type.Money\"1\n\x17WatchReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"\xb9\x01\n\x18WatchReservationResponse\x12;\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.ReservationH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.dinemesh.watch.v1.HeartbeatH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.dinemesh.watch.v1.EndH\x00\x42\x06\n\x04kind\"{\n\x19ListAvailableSlotsRequest\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x02 \x01(\t\x12\x12\n\nparty_size\x18\x03 \x01(\x05\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x7f\n\x1aListAvailableSlotsResponse\x12\x35\n\x05slots\x18\x01 \x03(\x0b\x32&.dinemesh.reservation.v1.AvailableSlot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t2\xa3\t\n\x12ReservationService\x12\x97\x01\n\x11\x43reateReservation\x12\x31.dinemesh.reservation.v1.CreateReservationRequest\x1a\x32.dinemesh.reservation.v1.CreateReservationResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/reservations:\x01*\x12\x9c\x01\n\x0eGetReservation\x12..dinemesh.reservation.v1.GetReservationRequest\x1a/.dinemesh.reservation.v1.GetReservationResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/reservations/{reservation_id}\x12\x91\x01\n\x10ListReservations\x12\x30.dinemesh.reservation.v1.ListReservationsRequest\x1a\x31.dinemesh.reservation.v1.ListReservationsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/reservations\x12\xa8\x01\n\x11ModifyReservation\x12\x31.dinemesh.reservation.v1.ModifyReservationRequest\x1a\x32.dinemesh.reservation.v1.ModifyReservationResponse\",\x82\xd3\xe4\x93\x02&2!/v1/reservations/{reservation_id}:\x01*\x12\xaf\x01\n\x11\x43\x61ncelReservation\x12\x31.dinemesh.reservation.v1.CancelReservationRequest\x1a\x32.dinemesh.reservation.v1.CancelReservationResponse\"3\x82\xd3\xe4\x93\x02-\"(/v1/reservations/{reservation_id}:cancel:\x01*\x12\xaa\x01\n\x10WatchReservation\x12\x30.dinemesh.reservation.v1.WatchReservationRequest\x1a\x31.dinemesh.reservation.v1.WatchReservationResponse\"/\x82\xd3\xe4\x93\x02)\x12\'/v1/reservations/{reservation_id}:watch0\x01\x12\xb5\x01\n\x12ListAvailableSlots\x12\x32.dinemesh.reservation.v1.ListAvailableSlotsRequest\x1a\x33.dinemesh.reservation.v1.ListAvailableSlotsResponse\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/restaurants/{restaurant_id}/availableSlotsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1dinemesh/reservation/v1/reservation_service.proto\x12\x17\x64inemesh.reservation.v1\x1a)dinemesh/reservation/v1/reservation.proto\x1a\x1d\x64inemesh/watch/v1/watch.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xc2\x01\n\x18\x43reateReservationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rrestaurant_id\x18\x02 \x01(\t\x12-\n\tdine_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nparty_size\x18\x04 \x01(\x05\x12\x13\n\x0bpolicy_etag\x18\x07 \x01(\t\x12\x15\n\rpayment_token\x18\x05 \x01(\t\x12\x0c\n\x04note\x18\x06 \x01(\t\"V\n\x19\x43reateReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\"/\n\x15GetReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"S\n\x16GetReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\"@\n\x17ListReservationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"o\n\x18ListReservationsResponse\x12:\n\x0creservations\x18\x01 \x03(\x0b\x32$.dinemesh.reservation.v1.Reservation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xde\x01\n\x18ModifyReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12-\n\tdine_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nparty_size\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\x04note\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x15\n\rpayment_token\x18\x07 \x01(\tB\r\n\x0b_party_sizeB\x07\n\x05_note\"V\n\x19ModifyReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\"2\n\x18\x43\x61ncelReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"\xa3\x01\n\x19\x43\x61ncelReservationResponse\x12\x39\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.Reservation\x12$\n\x08refunded\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tforfeited\x18\x03 \x01(\x0b\x32\x12.google.type.Money\"1\n\x17WatchReservationRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"\xb9\x01\n\x18WatchReservationResponse\x12;\n\x0breservation\x18\x01 \x01(\x0b\x32$.dinemesh.reservation.v1.ReservationH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.dinemesh.watch.v1.HeartbeatH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.dinemesh.watch.v1.EndH\x00\x42\x06\n\x04kind\"{\n\x19ListAvailableSlotsRequest\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x02 \x01(\t\x12\x12\n\nparty_size\x18\x03 \x01(\x05\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x94\x01\n\x1aListAvailableSlotsResponse\x12\x35\n\x05slots\x18\x01 \x03(\x0b\x32&.dinemesh.reservation.v1.AvailableSlot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x13\n\x0bpolicy_etag\x18\x04 \x01(\t2\xa3\t\n\x12ReservationService\x12\x97\x01\n\x11\x43reateReservation\x12\x31.dinemesh.reservation.v1.CreateReservationRequest\x1a\x32.dinemesh.reservation.v1.CreateReservationResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/reservations:\x01*\x12\x9c\x01\n\x0eGetReservation\x12..dinemesh.reservation.v1.GetReservationRequest\x1a/.dinemesh.reservation.v1.GetReservationResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/reservations/{reservation_id}\x12\x91\x01\n\x10ListReservations\x12\x30.dinemesh.reservation.v1.ListReservationsRequest\x1a\x31.dinemesh.reservation.v1.ListReservationsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/reservations\x12\xa8\x01\n\x11ModifyReservation\x12\x31.dinemesh.reservation.v1.ModifyReservationRequest\x1a\x32.dinemesh.reservation.v1.ModifyReservationResponse\",\x82\xd3\xe4\x93\x02&2!/v1/reservations/{reservation_id}:\x01*\x12\xaf\x01\n\x11\x43\x61ncelReservation\x12\x31.dinemesh.reservation.v1.CancelReservationRequest\x1a\x32.dinemesh.reservation.v1.CancelReservationResponse\"3\x82\xd3\xe4\x93\x02-\"(/v1/reservations/{reservation_id}:cancel:\x01*\x12\xaa\x01\n\x10WatchReservation\x12\x30.dinemesh.reservation.v1.WatchReservationRequest\x1a\x31.dinemesh.reservation.v1.WatchReservationResponse\"/\x82\xd3\xe4\x93\x02)\x12\'/v1/reservations/{reservation_id}:watch0\x01\x12\xb5\x01\n\x12ListAvailableSlots\x12\x32.dinemesh.reservation.v1.ListAvailableSlotsRequest\x1a\x33.dinemesh.reservation.v1.ListAvailableSlotsResponse\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/restaurants/{restaurant_id}/availableSlotsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,33 +51,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVATIONSERVICE'].methods_by_name['ListAvailableSlots']._loaded_options = None
   _globals['_RESERVATIONSERVICE'].methods_by_name['ListAvailableSlots']._serialized_options = b'\202\323\344\223\0020\022./v1/restaurants/{restaurant_id}/availableSlots'
   _globals['_CREATERESERVATIONREQUEST']._serialized_start=241
-  _globals['_CREATERESERVATIONREQUEST']._serialized_end=414
-  _globals['_CREATERESERVATIONRESPONSE']._serialized_start=416
-  _globals['_CREATERESERVATIONRESPONSE']._serialized_end=502
-  _globals['_GETRESERVATIONREQUEST']._serialized_start=504
-  _globals['_GETRESERVATIONREQUEST']._serialized_end=551
-  _globals['_GETRESERVATIONRESPONSE']._serialized_start=553
-  _globals['_GETRESERVATIONRESPONSE']._serialized_end=636
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=638
-  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=702
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=704
-  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=815
-  _globals['_MODIFYRESERVATIONREQUEST']._serialized_start=818
-  _globals['_MODIFYRESERVATIONREQUEST']._serialized_end=1040
-  _globals['_MODIFYRESERVATIONRESPONSE']._serialized_start=1042
-  _globals['_MODIFYRESERVATIONRESPONSE']._serialized_end=1128
-  _globals['_CANCELRESERVATIONREQUEST']._serialized_start=1130
-  _globals['_CANCELRESERVATIONREQUEST']._serialized_end=1180
-  _globals['_CANCELRESERVATIONRESPONSE']._serialized_start=1183
-  _globals['_CANCELRESERVATIONRESPONSE']._serialized_end=1346
-  _globals['_WATCHRESERVATIONREQUEST']._serialized_start=1348
-  _globals['_WATCHRESERVATIONREQUEST']._serialized_end=1397
-  _globals['_WATCHRESERVATIONRESPONSE']._serialized_start=1400
-  _globals['_WATCHRESERVATIONRESPONSE']._serialized_end=1585
-  _globals['_LISTAVAILABLESLOTSREQUEST']._serialized_start=1587
-  _globals['_LISTAVAILABLESLOTSREQUEST']._serialized_end=1710
-  _globals['_LISTAVAILABLESLOTSRESPONSE']._serialized_start=1712
-  _globals['_LISTAVAILABLESLOTSRESPONSE']._serialized_end=1839
-  _globals['_RESERVATIONSERVICE']._serialized_start=1842
-  _globals['_RESERVATIONSERVICE']._serialized_end=3029
+  _globals['_CREATERESERVATIONREQUEST']._serialized_end=435
+  _globals['_CREATERESERVATIONRESPONSE']._serialized_start=437
+  _globals['_CREATERESERVATIONRESPONSE']._serialized_end=523
+  _globals['_GETRESERVATIONREQUEST']._serialized_start=525
+  _globals['_GETRESERVATIONREQUEST']._serialized_end=572
+  _globals['_GETRESERVATIONRESPONSE']._serialized_start=574
+  _globals['_GETRESERVATIONRESPONSE']._serialized_end=657
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_start=659
+  _globals['_LISTRESERVATIONSREQUEST']._serialized_end=723
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_start=725
+  _globals['_LISTRESERVATIONSRESPONSE']._serialized_end=836
+  _globals['_MODIFYRESERVATIONREQUEST']._serialized_start=839
+  _globals['_MODIFYRESERVATIONREQUEST']._serialized_end=1061
+  _globals['_MODIFYRESERVATIONRESPONSE']._serialized_start=1063
+  _globals['_MODIFYRESERVATIONRESPONSE']._serialized_end=1149
+  _globals['_CANCELRESERVATIONREQUEST']._serialized_start=1151
+  _globals['_CANCELRESERVATIONREQUEST']._serialized_end=1201
+  _globals['_CANCELRESERVATIONRESPONSE']._serialized_start=1204
+  _globals['_CANCELRESERVATIONRESPONSE']._serialized_end=1367
+  _globals['_WATCHRESERVATIONREQUEST']._serialized_start=1369
+  _globals['_WATCHRESERVATIONREQUEST']._serialized_end=1418
+  _globals['_WATCHRESERVATIONRESPONSE']._serialized_start=1421
+  _globals['_WATCHRESERVATIONRESPONSE']._serialized_end=1606
+  _globals['_LISTAVAILABLESLOTSREQUEST']._serialized_start=1608
+  _globals['_LISTAVAILABLESLOTSREQUEST']._serialized_end=1731
+  _globals['_LISTAVAILABLESLOTSRESPONSE']._serialized_start=1734
+  _globals['_LISTAVAILABLESLOTSRESPONSE']._serialized_end=1882
+  _globals['_RESERVATIONSERVICE']._serialized_start=1885
+  _globals['_RESERVATIONSERVICE']._serialized_end=3072
 # @@protoc_insertion_point(module_scope)

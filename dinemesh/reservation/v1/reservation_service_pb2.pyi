@@ -32,6 +32,7 @@ class CreateReservationRequest(_message.Message):
     RESTAURANT_ID_FIELD_NUMBER: _builtins.int
     DINE_TIME_FIELD_NUMBER: _builtins.int
     PARTY_SIZE_FIELD_NUMBER: _builtins.int
+    POLICY_ETAG_FIELD_NUMBER: _builtins.int
     PAYMENT_TOKEN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -40,9 +41,15 @@ class CreateReservationRequest(_message.Message):
     """UUID of the restaurant. Required."""
     party_size: _builtins.int
     """Number of guests, 1 to 1000, and at most the policy's max_party_size. Required."""
+    policy_etag: _builtins.str
+    """Names the policy that the customer was shown: `policy_etag` of the answer of ListAvailableSlots (or of the
+    Restaurant) that the deposit and the terms were taken from. Nobody is charged, or held to, terms that they never
+    saw: with another policy in force the call is refused with POLICY_CHANGED. 1 to 64 characters, no control
+    characters, not blank. Required.
+    """
     payment_token: _builtins.str
-    """The provider's token for the means of payment, 1 to 128 characters, no control characters. Required. Handed to
-    DepositService only.
+    """The provider's token for the means of payment, 1 to 128 characters, no control characters, not blank. Required.
+    Handed to DepositService only.
     """
     note: _builtins.str
     """Words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be empty."""
@@ -57,12 +64,13 @@ class CreateReservationRequest(_message.Message):
         restaurant_id: _builtins.str = ...,
         dine_time: _timestamp_pb2.Timestamp | None = ...,
         party_size: _builtins.int = ...,
+        policy_etag: _builtins.str = ...,
         payment_token: _builtins.str = ...,
         note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dine_time", b"dine_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dine_time", b"dine_time", "note", b"note", "party_size", b"party_size", "payment_token", b"payment_token", "request_id", b"request_id", "restaurant_id", b"restaurant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dine_time", b"dine_time", "note", b"note", "party_size", b"party_size", "payment_token", b"payment_token", "policy_etag", b"policy_etag", "request_id", b"request_id", "restaurant_id", b"restaurant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,7 +221,7 @@ class ModifyReservationRequest(_message.Message):
     request_id: _builtins.str
     """UUID chosen by the client, new for each wish, the same for each repetition. Required."""
     etag: _builtins.str
-    """Etag of the reservation as the caller read it, 1 to 64 characters, no control characters. Required."""
+    """Etag of the reservation as the caller read it, 1 to 64 characters, no control characters, not blank. Required."""
     party_size: _builtins.int
     """New number of guests, 1 to 1000, and at most the frozen policy's max_party_size."""
     note: _builtins.str
@@ -448,10 +456,16 @@ class ListAvailableSlotsResponse(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    POLICY_ETAG_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty when this is the last one."""
     time_zone: _builtins.str
     """The restaurant's IANA time zone, to show the times in."""
+    policy_etag: _builtins.str
+    """Names the policy by which the slots of this page were priced, to be sent with CreateReservation. Opaque: see
+    Restaurant.policy_etag. Pages are read one after the other, so two of them may name two policies: send the one of
+    the page that shows the slot.
+    """
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[_reservation_pb2.AvailableSlot]:
         """The open slots of the day, by dine_time."""
@@ -462,10 +476,11 @@ class ListAvailableSlotsResponse(_message.Message):
         slots: _abc.Iterable[_reservation_pb2.AvailableSlot] | None = ...,
         next_page_token: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        policy_etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "slots", b"slots", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "policy_etag", b"policy_etag", "slots", b"slots", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

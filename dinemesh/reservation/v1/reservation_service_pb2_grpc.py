@@ -93,7 +93,10 @@ class ReservationServiceServicer:
         After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
         own call, and an earlier one whose answer was lost may have reserved.
 
-        Reasons: SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
+        The deposit is the present policy's, which must be the one that policy_etag names. A repetition whose earlier call
+        reserved is answered whatever the policy is now; one that makes a new attempt is held against it like the first.
+
+        Reasons: POLICY_CHANGED, SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
         stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
         DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
         than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
@@ -118,9 +121,12 @@ class ReservationServiceServicer:
 
     def ModifyReservation(self, request, context):
         """Changes time, party or note. For its customer, until free_cancel_time, in the states PENDING_ACCEPTANCE and
-        CONFIRMED. New terms have a new revision, and the restaurant is asked again: PENDING_ACCEPTANCE. Priced by the
-        frozen policy. Dearer: the difference is charged to payment_token first. Cheaper: the difference goes back. A
-        modification that fails leaves the reservation as it was. The note alone changes no revision.
+        CONFIRMED. New terms have a new revision, and the restaurant is asked again: PENDING_ACCEPTANCE. The frozen
+        policy of the reservation, which the customer agreed to, says the price, and also the lead, the grid and the
+        largest party; a policy that the restaurant has now counts for nothing. The price is its deposit_per_person times
+        party_size; what is held already is taken off. Dearer: the difference is charged to payment_token first. Cheaper:
+        the difference goes back. A modification that fails leaves the reservation as it was. The note alone changes no
+        revision.
 
         Idempotent by request_id, per customer (one id cannot serve for a reservation and for a modification): a
         repetition gets the reservation as it now stands, though its etag has changed, or the same CARD_DECLINED.

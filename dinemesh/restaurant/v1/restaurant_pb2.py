@@ -26,23 +26,23 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'dinemesh/restaurant/v1/restaurant.proto\x12\x16\x64inemesh.restaurant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xe4\x01\n\nRestaurant\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12.\n\x06policy\x18\x04 \x01(\x0b\x32\x1e.dinemesh.restaurant.v1.Policy\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x02\n\x06Policy\x12.\n\x12\x64\x65posit_per_person\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12\"\n\x1a\x66ree_cancel_window_seconds\x18\x02 \x01(\x05\x12:\n\nacceptance\x18\x03 \x01(\x0e\x32&.dinemesh.restaurant.v1.AcceptanceMode\x12 \n\x18\x61\x63\x63\x65ptance_limit_seconds\x18\x04 \x01(\x05\x12\x1f\n\x17\x61\x63\x63\x65ptance_lead_seconds\x18\x05 \x01(\x05\x12\x1d\n\x15no_show_grace_seconds\x18\x06 \x01(\x05\x12\x1d\n\x15slot_interval_seconds\x18\x07 \x01(\x05\x12 \n\x18service_duration_seconds\x18\x08 \x01(\x05\x12\x16\n\x0emax_party_size\x18\t \x01(\x05\"X\n\x04Slot\x12-\n\tdine_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\xb3\x03\n\x07\x42ooking\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x15\n\rrestaurant_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12-\n\tdine_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nparty_size\x18\x05 \x01(\x05\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.dinemesh.restaurant.v1.BookingState\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\x12\x33\n\x0f\x61\x63\x63\x65pt_deadline\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cno_show_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*g\n\x0e\x41\x63\x63\x65ptanceMode\x12\x1f\n\x1b\x41\x43\x43\x45PTANCE_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43\x43\x45PTANCE_MODE_AUTO\x10\x01\x12\x1a\n\x16\x41\x43\x43\x45PTANCE_MODE_MANUAL\x10\x02*\xf0\x01\n\x0c\x42ookingState\x12\x1d\n\x19\x42OOKING_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42OOKING_STATE_RECEIVED\x10\x01\x12\x1a\n\x16\x42OOKING_STATE_ACCEPTED\x10\x02\x12\x1a\n\x16\x42OOKING_STATE_DECLINED\x10\x03\x12\x18\n\x14\x42OOKING_STATE_SEATED\x10\x04\x12\x1b\n\x17\x42OOKING_STATE_COMPLETED\x10\x05\x12\x19\n\x15\x42OOKING_STATE_NO_SHOW\x10\x06\x12\x1b\n\x17\x42OOKING_STATE_WITHDRAWN\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'dinemesh/restaurant/v1/restaurant.proto\x12\x16\x64inemesh.restaurant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xf9\x01\n\nRestaurant\x12\x15\n\rrestaurant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12.\n\x06policy\x18\x04 \x01(\x0b\x32\x1e.dinemesh.restaurant.v1.Policy\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpolicy_etag\x18\x08 \x01(\t\"\xd3\x02\n\x06Policy\x12.\n\x12\x64\x65posit_per_person\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12\"\n\x1a\x66ree_cancel_window_seconds\x18\x02 \x01(\x05\x12:\n\nacceptance\x18\x03 \x01(\x0e\x32&.dinemesh.restaurant.v1.AcceptanceMode\x12 \n\x18\x61\x63\x63\x65ptance_limit_seconds\x18\x04 \x01(\x05\x12\x1f\n\x17\x61\x63\x63\x65ptance_lead_seconds\x18\x05 \x01(\x05\x12\x1d\n\x15no_show_grace_seconds\x18\x06 \x01(\x05\x12\x1d\n\x15slot_interval_seconds\x18\x07 \x01(\x05\x12 \n\x18service_duration_seconds\x18\x08 \x01(\x05\x12\x16\n\x0emax_party_size\x18\t \x01(\x05\"X\n\x04Slot\x12-\n\tdine_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\xb3\x03\n\x07\x42ooking\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x15\n\rrestaurant_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12-\n\tdine_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nparty_size\x18\x05 \x01(\x05\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.dinemesh.restaurant.v1.BookingState\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\x12\x33\n\x0f\x61\x63\x63\x65pt_deadline\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cno_show_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*g\n\x0e\x41\x63\x63\x65ptanceMode\x12\x1f\n\x1b\x41\x43\x43\x45PTANCE_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43\x43\x45PTANCE_MODE_AUTO\x10\x01\x12\x1a\n\x16\x41\x43\x43\x45PTANCE_MODE_MANUAL\x10\x02*\xf0\x01\n\x0c\x42ookingState\x12\x1d\n\x19\x42OOKING_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42OOKING_STATE_RECEIVED\x10\x01\x12\x1a\n\x16\x42OOKING_STATE_ACCEPTED\x10\x02\x12\x1a\n\x16\x42OOKING_STATE_DECLINED\x10\x03\x12\x18\n\x14\x42OOKING_STATE_SEATED\x10\x04\x12\x1b\n\x17\x42OOKING_STATE_COMPLETED\x10\x05\x12\x19\n\x15\x42OOKING_STATE_NO_SHOW\x10\x06\x12\x1b\n\x17\x42OOKING_STATE_WITHDRAWN\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dinemesh.restaurant.v1.restaurant_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCEPTANCEMODE']._serialized_start=1226
-  _globals['_ACCEPTANCEMODE']._serialized_end=1329
-  _globals['_BOOKINGSTATE']._serialized_start=1332
-  _globals['_BOOKINGSTATE']._serialized_end=1572
+  _globals['_ACCEPTANCEMODE']._serialized_start=1247
+  _globals['_ACCEPTANCEMODE']._serialized_end=1350
+  _globals['_BOOKINGSTATE']._serialized_start=1353
+  _globals['_BOOKINGSTATE']._serialized_end=1593
   _globals['_RESTAURANT']._serialized_start=126
-  _globals['_RESTAURANT']._serialized_end=354
-  _globals['_POLICY']._serialized_start=357
-  _globals['_POLICY']._serialized_end=696
-  _globals['_SLOT']._serialized_start=698
-  _globals['_SLOT']._serialized_end=786
-  _globals['_BOOKING']._serialized_start=789
-  _globals['_BOOKING']._serialized_end=1224
+  _globals['_RESTAURANT']._serialized_end=375
+  _globals['_POLICY']._serialized_start=378
+  _globals['_POLICY']._serialized_end=717
+  _globals['_SLOT']._serialized_start=719
+  _globals['_SLOT']._serialized_end=807
+  _globals['_BOOKING']._serialized_start=810
+  _globals['_BOOKING']._serialized_end=1245
 # @@protoc_insertion_point(module_scope)

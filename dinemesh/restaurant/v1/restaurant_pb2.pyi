@@ -104,16 +104,24 @@ class Restaurant(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    POLICY_ETAG_FIELD_NUMBER: _builtins.int
     restaurant_id: _builtins.str
     """UUID, given by the server."""
     name: _builtins.str
-    """Name for people, 1 to 200 characters."""
+    """Name for people, 1 to 200 characters, at least one of them visible."""
     time_zone: _builtins.str
     """IANA time zone, for example "Europe/Berlin". Days and times of day of its slots are local to it. Fixed when
     the restaurant is created.
     """
     etag: _builtins.str
     """Changes whenever the restaurant does; to be sent with UpdateRestaurant."""
+    policy_etag: _builtins.str
+    """Names the contents of `policy`, to be sent with CreateReservation. Opaque: compare it, and read nothing out of it.
+    The same policy has the same name in every answer of every service; what else changes of the restaurant leaves it.
+    Reservations are held to the copy of the policy that ReservationService has. This one may be ahead of it for a
+    moment after UpdateRestaurant; CreateReservation is then refused with POLICY_CHANGED, which tells that copy.
+    ListAvailableSlots is read from that same copy.
+    """
     @_builtins.property
     def policy(self) -> Global___Policy:
         """The conditions for new reservations. A reservation keeps a frozen copy."""
@@ -136,10 +144,11 @@ class Restaurant(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        policy_etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "policy", b"policy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "name", b"name", "policy", b"policy", "restaurant_id", b"restaurant_id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "name", b"name", "policy", b"policy", "policy_etag", b"policy_etag", "restaurant_id", b"restaurant_id", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,8 +193,9 @@ class Policy(_message.Message):
     """Largest party, 1 to 1000."""
     @_builtins.property
     def deposit_per_person(self) -> _money_pb2.Money:
-        """Deposit for one person. Required. Greater than zero, since no booking is taken without a deposit, and no finer
-        than the minor unit of its currency. The deposit of a reservation is this times party_size; for max_party_size it
+        """Deposit for one person. Required. Greater than zero, since no booking is taken without a deposit. In a currency of
+        ISO 4217 that is paid with (no metal, fund, unit of account, code for tests, or withdrawn code), and no finer than
+        its minor unit: 0.01 EUR, 1 JPY, 0.001 KWD. The deposit of a reservation is this times party_size; for max_party_size it
         is at most 10^12 minor units.
         """
 

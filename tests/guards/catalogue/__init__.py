@@ -15,10 +15,11 @@ from tests.guards.catalogue import (
     restarts,
     seats,
     strangers,
+    terms,
 )
 from tests.guards.guard import Guard
 
-ROOMS = (money, modifications, requests, seats, events, bus, away, restarts, strangers, history)
+ROOMS = (money, modifications, requests, seats, events, bus, away, restarts, strangers, history, terms)
 
 GUARDS: Mapping[str, Guard] = {guard.name: guard for room in ROOMS for guard in room.GUARDS}
 """By name. A name that is there twice would hide a guard: a test looks after that."""
