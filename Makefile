@@ -86,10 +86,11 @@ format: dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-#? make generate                    Python code, protos/openapi.json and istio/edge out of protos/ and envoy/
+#? make generate                    Python code, protos/openapi.json, the edge's shapes of bodies and istio/edge out of protos/ and envoy/
 generate: dev
 	.venv/bin/python -m protos.generate
 	.venv/bin/python -m protos.openapi
+	.venv/bin/python -m protos.bodies
 	.venv/bin/python -m istio.generate
 
 #? make openapi                     protos/openapi.json alone

@@ -1,4 +1,4 @@
-"""Writes what the edge holds bodies in JSON against (envoy/edge/bodies.lua), byte for byte the same each time.
+"""Writes the shapes that the edge holds bodies in JSON against, byte for byte the same each time.
 
 Usage:
     python -m protos.bodies             writes envoy/edge/contract.lua
@@ -47,7 +47,7 @@ _NUMBERS = frozenset(
         _Field.TYPE_SINT64,
     }
 )
-_SCALARS = {number: "number" for number in _NUMBERS} | {
+_SCALARS = dict.fromkeys(_NUMBERS, "number") | {
     _Field.TYPE_STRING: "string",
     _Field.TYPE_BYTES: "bytes",
     _Field.TYPE_BOOL: "boolean",
