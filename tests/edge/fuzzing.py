@@ -290,8 +290,7 @@ class Fuzz:
     def _check_accepted(self, definition: Json, case: Case, sent: requests.PreparedRequest) -> None:
         """What was taken is what the document allows, once it is read as the JSON mapping of proto3 reads it.
 
-        (A number may come as a string, an enum as its number, a name in snake_case, null for nothing; unknown
-        fields of a body are dropped.)
+        (A number may come as a string, an enum as its number, a name in snake_case, null for nothing.)
         """
         url = urlsplit(str(sent.url))
         query = parse_qs(url.query, keep_blank_values=True)
@@ -318,9 +317,7 @@ class Fuzz:
             body = sent.body
             assert body is None or isinstance(body, (bytes, str))
             try:
-                json_format.ParseDict(
-                    without_nulls(json.loads(body or b"{}")), request, ignore_unknown_fields=True
-                )
+                json_format.ParseDict(json.loads(body or b"{}"), request)
             except json_format.ParseError as error:
                 raise AssertionError(f"taken, though it is no JSON of the request: {error}") from None
             self._validate(schema, json_format.MessageToDict(request))
@@ -360,15 +357,6 @@ PACKAGES = {
 def camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(one.capitalize() for one in rest)
-
-
-def without_nulls(value: Any) -> Any:
-    """As the edge reads null: as nothing, and in a list as an empty object."""
-    if isinstance(value, dict):
-        return {key: without_nulls(one) for key, one in value.items() if one is not None}
-    if isinstance(value, list):
-        return [{} if one is None else without_nulls(one) for one in value]
-    return value
 
 
 def strict(document: Json) -> Json:
