@@ -83,7 +83,7 @@ def table(contracts: descriptor_pb2.FileDescriptorSet) -> str:
     def add(name: str, inside: tuple[str, ...] = ()) -> None:
         if name in inside:
             raise NotImplementedError(f"{name} has itself inside: bodies could be nested without end")
-        if name not in messages:
+        if name not in messages or name.startswith("google.protobuf."):
             raise NotImplementedError(f"{name} has a JSON form of its own")
         fields[name] = [_field(name, one, enums) for one in messages[name].field]
         for one in fields[name]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -314,25 +314,32 @@ class Place:
 def places(
     descriptor: Descriptor, without: frozenset[str], way: tuple[str | int, ...] = (), outside: str = ""
 ) -> Iterator[Place]:
-    for field in descriptor.fields:
+    for field in fields_of(descriptor):
         if field.name in without:
             continue
         place = Place((*way, field.json_name), outside, field)
         yield place
-        if is_object(field):
+        if inside := inside_of(field):
             entry = (0,) if field.is_repeated else ()
             dot = "[0]." if field.is_repeated else "."
-            yield from places(field.message_type, frozenset(), (*place.way, *entry), place.path + dot)
+            yield from places(inside, frozenset(), (*place.way, *entry), place.path + dot)
 
 
-def is_object(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.full_name != "google.protobuf.Timestamp"
+def inside_of(field: FieldDescriptor) -> Descriptor | None:
+    """The message that is an object in JSON, if the field has one."""
+    if field.message_type is None or field.message_type.full_name == "google.protobuf.Timestamp":
+        return None
+    return field.message_type
+
+
+def fields_of(descriptor: Descriptor) -> list[FieldDescriptor]:
+    return cast(list[FieldDescriptor], list(descriptor.fields))
 
 
 def value_of(field: FieldDescriptor) -> Any:
     """One that the field takes."""
-    if is_object(field):
-        value: Any = {one.json_name: value_of(one) for one in field.message_type.fields}
+    if inside := inside_of(field):
+        value: Any = {one.json_name: value_of(one) for one in fields_of(inside)}
     elif field.message_type is not None:
         value = "2030-05-01T18:30:00Z"
     elif field.enum_type is not None:
@@ -366,7 +373,7 @@ def misspelt(holder: Any, name: Any) -> None:
 def wrong_for(field: FieldDescriptor) -> list[Any]:
     if field.is_repeated:
         return [{}, "x", 1, [[]], [None]]
-    return [["x"], "x", 1, True] if is_object(field) else [[], {}, ["x"], [None]]
+    return [["x"], "x", 1, True] if inside_of(field) else [[], {}, ["x"], [None]]
 
 
 @pytest.mark.parametrize("call", calls(), ids=lambda call: call.name)
@@ -379,7 +386,8 @@ async def test_no_field_of_a_request_can_be_misspelt_or_have_another_shape(
     of_path = frozenset(one.name for one in request.DESCRIPTOR.fields if f"{{{one.name}}}" in call.path)
     for name in of_path:
         line = line.replace(f"{{{name}}}", "x")
-    body = {one.json_name: value_of(one) for one in request.DESCRIPTOR.fields if one.name not in of_path}
+    descriptor = cast(Descriptor, request.DESCRIPTOR)
+    body = {one.json_name: value_of(one) for one in fields_of(descriptor) if one.name not in of_path}
     assert (await sent(alone, stand_in, line, body)).status_code == 200
     json_format.ParseDict(body, request)
     for name in of_path:
@@ -387,7 +395,7 @@ async def test_no_field_of_a_request_can_be_misspelt_or_have_another_shape(
     (seen,) = stand_in.seen
     assert type(request).FromString(seen.request) == request
 
-    for place in places(request.DESCRIPTOR, of_path):
+    for place in places(descriptor, of_path):
         wrong = changed(body, place.way, misspelt)
         said = await refused(alone, stand_in, line, wrong)
         assert said.fields == (f"{place.outside}{place.field.json_name}s",)

@@ -1,7 +1,7 @@
 r"""The running edge, under calls made up from its own OpenAPI document.
 
-The calls come out of a seed. What becomes of them depends on the day too, which is the mesh's own: a fixed one,
-and that of the run. Each run tells how to repeat it, for instance
+The calls come out of a seed. What becomes of them depends on the day too, which is the mesh's own: a fixed
+one, and that of the run. Each run tells how to repeat it, for instance
 
     DINEMESH_FUZZ_SEED=1 DINEMESH_FUZZ_DAY=2026-11-29T12:00:00Z \
         .venv/bin/python -m pytest tests/edge/test_fuzz.py -k made_up
@@ -26,8 +26,9 @@ from schemathesis import GenerationMode
 from dinemesh.restaurant.v1.restaurant_pb2 import BOOKING_STATE_RECEIVED as RECEIVED
 from local_mesh.broker import RunningBroker
 from operations import picture
-from operations.audit import Report, judge
+from operations.audit import judge
 from operations.limits import Limits
+from operations.report import Report
 from tests.edge.fuzzing import Fuzz, Json, Person
 from tests.mesh.people import (
     MANUAL,
@@ -56,6 +57,8 @@ LEAST_CALLS = 1000
 FEWER_WATCHES = 4
 """A watch takes a third of a second, another call a hundredth."""
 AUDIT_SECONDS = 60
+A_WHILE = dt.timedelta(minutes=5)
+"""More than a test takes to begin."""
 
 _POLICY = "(Create|Update)Restaurant: policy"
 _SLOTS = "(Open|Close)Slots"
@@ -188,6 +191,8 @@ def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list
 async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_document(fuzzed: Fuzzed) -> None:
     mesh, edge, city = fuzzed.mesh, fuzzed.edge, City(fuzzed.mesh)
     place, reservations = await restaurant_with_bookings(city, city.customer("alice"), fuzzed.calendar)
+    made = reservations[0].create_time.ToDatetime(dt.UTC)
+    assert abs(made - fuzzed.calendar.now()) < A_WHILE, "the mesh has another day"
     others = await city.customer("bob").reserve(place)
     people = [
         Person("customer", mesh.token("alice", "customer")),

@@ -1,8 +1,8 @@
 """A mesh whose calendar shows another day, for tests whose outcome depends on it.
 
-`python -m tests.support.clock SECONDS MODULE` is like `python -m MODULE`, with the one clock of a service, its
-embedded database's, so much ahead (or, below zero, behind). Tokens and deadlines stay with the machine's clock.
-The product has no such switch.
+`python -m tests.support.clock SECONDS MODULE` is like `python -m MODULE`, with the one clock of a service,
+its embedded database's, so much ahead (or, below zero, behind). Tokens and deadlines stay with the machine's
+clock. The product has no such switch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinemesh.kit import engines
 from tests.support.process import Child, spawn
-
-WHERE = "dinemesh.kit.engines"
-"""The module that reads the clock, by `datetime.now(UTC)`."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,10 @@ def set_ahead(ahead: dt.timedelta) -> None:
         def now(cls, tz: dt.tzinfo | None = None) -> Shifted:
             return super().now(tz) + ahead
 
-    engines = __import__(WHERE, fromlist=["datetime"])
-    if engines.datetime is not dt.datetime:
-        raise RuntimeError(f"{WHERE} has no datetime of its own to set ahead")
-    engines.datetime = Shifted
+    names = vars(engines)
+    if names.get("datetime") is not dt.datetime:
+        raise RuntimeError(f"{engines.__name__} has no clock any more that could be set ahead")
+    names["datetime"] = Shifted
 
 
 def main() -> None:
