@@ -3,10 +3,17 @@
 -- services' business. What is passed on is JSON by RFC 8259, which the transcoder (it takes more) reads in the same way.
 --
 -- Only what the contract knows is descended into, so that nothing is nested deeper than the contract is.
+--
+-- Written byte by byte: loops of string.byte become machine code in LuaJIT, patterns do not.
 
 local byte, find, format, gsub, match, sub = string.byte, string.find, string.format, string.gsub, string.match, string.sub
-local QUOTE, BACKSLASH, COMMA, COLON, DELETE = 34, 92, 44, 58, 127
+local QUOTE, BACKSLASH, COMMA, COLON, MINUS = 34, 92, 44, 58, 45
 local LIST, END_OF_LIST, OBJECT, END_OF_OBJECT = 91, 93, 123, 125
+local SPACE = {[9] = true, [10] = true, [13] = true, [32] = true}
+local ESCAPES, HEXADECIMAL, DIGITS = {}, {}, {}
+for sign in ('"\\/bfnrt'):gmatch(".") do ESCAPES[byte(sign)] = true end
+for sign in ("0123456789abcdefABCDEF"):gmatch(".") do HEXADECIMAL[byte(sign)] = true end
+for sign in ("0123456789"):gmatch(".") do DIGITS[byte(sign)] = true end
 
 -- Of a name that the client made up, what a refusal repeats.
 local LONGEST_NAME = 64
@@ -21,12 +28,26 @@ local EXPECTED = {
   boolean = "true or false",
 }
 
--- By how it begins, what a value is; letters and whatever else is no value are none.
+-- By how it begins, what a value is.
 local FOUND = {["["] = "a list", ["{"] = "an object", ['"'] = "a string", t = "true", f = "false", n = "null"}
 
 -- What may stand for a kind: numbers of 64 bits are strings in JSON, enums may be numbers.
 local STRINGS = {string = true, bytes = true, time = true, duration = true, mask = true, number = true, enum = true}
 local NUMBERS = {number = true, enum = true}
+
+-- To where the check is: names of fields, and numbers of entries. Nothing waits while a body is looked at, so that there
+-- is one at a time.
+local way, depth = {}, 0
+
+local function path_to(name)
+  local path = ""
+  for at = 1, depth do
+    local step = way[at]
+    path = path .. (type(step) == "number" and format("[%d]", step) or (at == 1 and step or "." .. step))
+  end
+  if not name then return path end
+  return depth > 0 and path .. "." .. name or name
+end
 
 local function refuse(field, description)
   error({field = field, description = description}, 0)
@@ -38,26 +59,33 @@ local function malformed(text, at, expected)
 end
 
 local function behind_space(text, at)
-  local _, last = find(text, "^[ \t\r\n]*", at)
-  return last + 1
+  while SPACE[byte(text, at)] do at = at + 1 end
+  return at
 end
 
 -- Behind the string that begins at `at`.
 local function behind_string(text, at)
-  local from = at + 1
+  at = at + 1
   while true do
-    local stop = find(text, '["\\%c]', from)
-    if not stop then malformed(text, #text + 1, 'the end of a string, "') end
-    local sign = byte(text, stop)
+    local sign = byte(text, at)
     if sign == QUOTE then
-      return stop + 1
+      return at + 1
     elseif sign == BACKSLASH then
-      from = match(text, '^["\\/bfnrt]()', stop + 1) or match(text, "^u%x%x%x%x()", stop + 1)
-      if not from then malformed(text, stop, "an escape sequence of JSON") end
-    elseif sign == DELETE then
-      from = stop + 1
+      if ESCAPES[byte(text, at + 1)] then
+        at = at + 2
+      else
+        local a, b, c, d, e = byte(text, at + 1, at + 5)
+        if a ~= 117 or not (HEXADECIMAL[b] and HEXADECIMAL[c] and HEXADECIMAL[d] and HEXADECIMAL[e]) then
+          malformed(text, at, "an escape sequence of JSON")
+        end
+        at = at + 6
+      end
+    elseif not sign then
+      malformed(text, at, 'the end of a string, "')
+    elseif sign < 32 then
+      malformed(text, at, "no control character")
     else
-      malformed(text, stop, "no control character")
+      at = at + 1
     end
   end
 end
@@ -80,59 +108,71 @@ local function shown(name)
   return #name > LONGEST_NAME and cut .. "..." or cut
 end
 
-local function one_of(kind)
-  if kind.message then return "an object with " .. kind.message.names end
-  if kind.values then return "one of " .. kind.values end
-  return EXPECTED[kind.kind]
+local function is_number(sign)
+  return sign == MINUS or DIGITS[sign]
+end
+
+local function kind_of(text, at, otherwise)
+  local found = FOUND[sub(text, at, at)] or (is_number(byte(text, at)) and "a number")
+  if not found then malformed(text, at, otherwise) end
+  return found
+end
+
+local function one_of(field)
+  if field.message then return "an object with " .. field.message.names end
+  if field.values then return "one of " .. field.values end
+  return EXPECTED[field.kind]
 end
 
 local object
 
--- Behind a value that is no null and no element's list.
-local function behind_value(text, at, kind, path)
+-- Behind a value of the kind that the field has, or each entry of it.
+local function behind_value(text, at, field)
   local sign = byte(text, at)
-  if kind.message then
-    if sign == OBJECT then return object(text, at + 1, kind.message, path .. ".") end
+  if field.message then
+    if sign == OBJECT then return object(text, at + 1, field.message) end
   elseif sign == QUOTE then
-    if STRINGS[kind.kind] then return behind_string(text, at) end
-  elseif kind.kind == "boolean" then
-    local from = match(text, "^true()", at) or match(text, "^false()", at)
-    if from then return from end
-  elseif NUMBERS[kind.kind] and find(text, "^[-%d]", at) then
+    if STRINGS[field.kind] then return behind_string(text, at) end
+  elseif field.kind == "boolean" then
+    if sub(text, at, at + 3) == "true" then return at + 4 end
+    if sub(text, at, at + 4) == "false" then return at + 5 end
+  elseif NUMBERS[field.kind] and is_number(sign) then
     return behind_number(text, at)
   end
-  local found = FOUND[sub(text, at, at)] or (find(text, "^[-%d]", at) and "a number")
-  if not found then malformed(text, at, "a value") end
-  refuse(path, format("must be %s, not %s", one_of(kind), found))
+  local found = kind_of(text, at, "a value")
+  refuse(path_to(), format("must be %s, not %s", one_of(field), found))
 end
 
-local function behind_list(text, at, kind, path)
+local function behind_list(text, at, field)
   at = behind_space(text, at)
   if byte(text, at) == END_OF_LIST then return at + 1 end
+  depth = depth + 1
   local number = 0
   while true do
-    at = behind_space(text, behind_value(text, at, kind, format("%s[%d]", path, number)))
+    way[depth] = number
+    at = behind_space(text, behind_value(text, at, field))
     local sign = byte(text, at)
-    if sign == END_OF_LIST then return at + 1 end
+    if sign == END_OF_LIST then
+      depth = depth - 1
+      return at + 1
+    end
     if sign ~= COMMA then malformed(text, at, "a comma or ]") end
     at = behind_space(text, at + 1)
     number = number + 1
   end
 end
 
-local function behind_field(text, at, field, path)
+local function behind_field(text, at, field)
   -- As if it were left out.
-  local from = match(text, "^null()", at)
-  if from then return from end
-  if not field.list then return behind_value(text, at, field, path) end
-  if byte(text, at) == LIST then return behind_list(text, at + 1, field, path) end
-  local found = FOUND[sub(text, at, at)] or (find(text, "^[-%d]", at) and "a number")
-  if not found then malformed(text, at, "a value") end
-  refuse(path, format("must be a list, each entry of it %s; not %s", one_of(field), found))
+  if sub(text, at, at + 3) == "null" then return at + 4 end
+  if not field.list then return behind_value(text, at, field) end
+  if byte(text, at) == LIST then return behind_list(text, at + 1, field) end
+  local found = kind_of(text, at, "a value")
+  refuse(path_to(), format("must be a list, each entry of it %s; not %s", one_of(field), found))
 end
 
--- Behind the object whose first name may stand at `at`. `prefix`: of the paths of its fields.
-function object(text, at, message, prefix)
+-- Behind the object whose first name may stand at `at`.
+function object(text, at, message)
   local given = {}
   at = behind_space(text, at)
   if byte(text, at) == END_OF_OBJECT then return at + 1 end
@@ -142,15 +182,17 @@ function object(text, at, message, prefix)
     local name = plain(sub(text, at + 1, from - 2))
     local field = message.fields[name]
     if not field then
-      refuse(prefix .. shown(name), "is no field of " .. message.name .. ", which has " .. message.names)
+      refuse(path_to(shown(name)), "is no field of " .. message.name .. ", which has " .. message.names)
     end
-    local path = prefix .. field.name
-    if field.of_path then refuse(path, "is said by the path, and not again in the body") end
-    if given[field.name] then refuse(path, "is given twice") end
-    given[field.name] = true
+    if field.of_path then refuse(path_to(field.name), "is said by the path, and not again in the body") end
+    if given[field] then refuse(path_to(field.name), "is given twice") end
+    given[field] = true
     at = behind_space(text, from)
     if byte(text, at) ~= COLON then malformed(text, at, "a colon") end
-    at = behind_space(text, behind_field(text, behind_space(text, at + 1), field, path))
+    depth = depth + 1
+    way[depth] = field.name
+    at = behind_space(text, behind_field(text, behind_space(text, at + 1), field))
+    depth = depth - 1
     local sign = byte(text, at)
     if sign == END_OF_OBJECT then return at + 1 end
     if sign ~= COMMA then malformed(text, at, "a comma or }") end
@@ -159,13 +201,13 @@ function object(text, at, message, prefix)
 end
 
 local function check(text, message)
+  depth = 0
   local at = behind_space(text, 1)
   if byte(text, at) ~= OBJECT then
-    local found = FOUND[sub(text, at, at)] or (find(text, "^[-%d]", at) and "a number")
-    if not found then malformed(text, at, "an object") end
+    local found = kind_of(text, at, "an object")
     error({description = format("the body must be an object with %s, not %s", message.names, found)}, 0)
   end
-  at = behind_space(text, object(text, at + 1, message, ""))
+  at = behind_space(text, object(text, at + 1, message))
   if at <= #text then malformed(text, at, "nothing more") end
 end
 
