@@ -159,6 +159,8 @@ async def restaurant_with_bookings(
     place = await city.place(
         capacity=100_000,
         times=times,
+        # Where no hour comes twice: slots are opened by the clock on the wall.
+        time_zone="UTC",
         terms=policy(MANUAL, interval_seconds=1, free_cancel_seconds=7200, max_party=1000),
     )
     reservations = [await alice.reserve(place, slot=number % 3) for number in range(12)]
