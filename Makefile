@@ -48,7 +48,7 @@ $(RUNTIME_TARGETS): runtime
 page: runtime
 	.venv/bin/python -m http.server 8000 --bind 127.0.0.1 --directory examples/browser
 
-#? make test [ARGS='-k words']      all tests
+#? make test [ARGS='-k words']      all tests; what was made up out of a seed and a day is told at the end
 # Two workers: half of a test is waiting. `WORKERS=0` runs them one after the other in one process.
 WORKERS ?= 2
 test: dev

@@ -154,6 +154,18 @@ def slots(name: str, fields: str = "", **change: Any) -> Bad:
     return Bad(f"slots: {name}", line, 400, INVALID, tuple(fields.split()), body, by="staff")
 
 
+def closing(name: str, fields: str, **change: Any) -> Bad:
+    """All that there is, were `change` not looked at."""
+
+    def body(standing: Standing) -> dict[str, Any]:
+        days = [one.astimezone(standing.place.zone).date() for one in standing.place.slots]
+        first, last = ({"year": one.year, "month": one.month, "day": one.day} for one in (days[0], days[-1]))
+        return {"first_date": first, "last_date": last} | change
+
+    line = "POST /v1/restaurants/{restaurant}/slots:close"
+    return Bad(f"close: {name}", line, 400, INVALID, tuple(fields.split()), body, by="staff")
+
+
 def claims(**change: Any) -> Callable[[RunningMesh], str]:
     """A well-signed token with other claims; None leaves one out."""
 
@@ -305,6 +317,11 @@ BAD: list[Bad] = [
     slots("a misspelt field of a time", "times[1].hour", times=[{"hours": 18}, {"hour": 19}]),
     slots("below nothing", "capacity", capacity=-1),
     slots("ten years", "last_date", last_date={"year": 2037, "month": 5, "day": 1}),
+    # This one has closed a month.
+    closing("lists of nothing in a list", "times[0]", times=[[None, None]]),
+    closing("a list of nothing", "times[0]", times=[None]),
+    closing("a time that is no list", "times", times={"hours": 18}),
+    closing("misspelt times", "time", time=[{"hours": 18}]),
     on(
         "POST /v1/restaurants/{restaurant}/bookings/{reservation}:accept",
         "no revision",
