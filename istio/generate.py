@@ -1,8 +1,8 @@
 """The edge in Istio, out of the edge on one machine: edge/routes.yaml, filters.yaml and origins.yaml.
 
 `python -m istio.generate` writes them. What Istio can say is said in its own words (routes, repetitions);
-what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes, shapes of bodies,
-rates, deadlines, and the form of refusals. Tokens and roles are Istio's: request-authentication.yaml,
+what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes, shapes of
+bodies, rates, deadlines, the form of refusals. Tokens and roles are Istio's: request-authentication.yaml,
 edge/authorization.yaml.
 """
 
