@@ -22,6 +22,7 @@ from dinemesh.restaurant.v1 import restaurant_service_pb2 as restaurant
 from protos.openapi.contracts import Method, read
 from tests.contracts.test_openapi import message
 from tests.edge.stand_in import StandIn
+from tests.edge.test_who_may_call import as_written
 from tests.support.edge import Config, RunningEdge
 from tests.support.json_refusals import JsonRefused, json_refusal
 
@@ -175,6 +176,35 @@ async def test_such_a_refusal_is_like_all_others(alone: httpx.AsyncClient, stand
     assert said.headers["access-control-allow-origin"] == ORIGIN
     assert "x-correlation-id" in said.headers["access-control-expose-headers"]
     assert said.headers["cache-control"] == "no-store"
+
+
+ROUND_ABOUT: dict[str, tuple[str, dict[str, str]]] = {
+    "a path with dots": ("/x/../v1/reservations", {}),
+    "a path with doubled slashes": ("//v1//reservations", {}),
+    "a path in escapes": ("/%76%31/%72eservations", {}),
+    "a slash at the end": ("/v1/reservations/", {}),
+    "an id like another verb": ("/v1/reservations/x:watch:cancel", {}),
+    "no type": ("/v1/reservations", {"content-type": ""}),
+    "another case of the type": ("/v1/reservations", {"content-type": "Application/JSON; charset=utf-8"}),
+    "events asked for": ("/v1/reservations", {"accept": "text/event-stream"}),
+    "events of an id like a watch": ("/v1/reservations/x:watch:cancel", {"accept": "text/event-stream"}),
+    "gRPC-Web, as it says": ("/v1/reservations", {"x-grpc-web": "1", "accept": "application/grpc-web"}),
+    "another verb, as it says": ("/v1/reservations", {"x-http-method-override": "PATCH"}),
+    "JSON to a method of gRPC": ("/dinemesh.reservation.v1.ReservationService/CreateReservation", {}),
+    "gRPC to a path of JSON": ("/v1/reservations", {"content-type": "application/grpc"}),
+}
+"""By name: a path, and headers."""
+
+
+@pytest.mark.parametrize("kind", ROUND_ABOUT)
+async def test_no_way_leads_round_it(alone: httpx.AsyncClient, stand_in: StandIn, kind: str) -> None:
+    path, headers = ROUND_ABOUT[kind]
+    told = {"authorization": f"Bearer {stand_in.keys.token('alice', 'customer')}"} | headers
+    content_type = told.pop("content-type", "application/json")
+    stand_in.seen.clear()
+    answer = await alone.send(as_written(alone, "POST", path, content_type, told, b'{"notes": "no nuts"}'))
+    assert stand_in.seen == []
+    assert answer.headers["grpc-status"] in ("3", "12")
 
 
 TAKEN: dict[str, tuple[str, object, Message]] = {

@@ -19,6 +19,7 @@ from tests.edge.test_bad_http_requests import (  # noqa: F401
 from tests.edge.test_bodies import (  # noqa: F401
     test_another_shape_is_refused_by_its_field,
     test_no_field_of_a_request_can_be_misspelt_or_have_another_shape,
+    test_no_way_leads_round_it,
     test_what_is_no_object_in_json_is_refused_with_the_place,
     test_what_the_json_mapping_of_proto3_allows_arrives,
 )
