@@ -240,12 +240,12 @@ class Fuzz:
     def _exchange(self, values: Any, names: Mapping[str, str]) -> None:
         for key, name in names.items():
             value = values.get(key)
-            replaceable = isinstance(value, str) and (
-                _UUID.fullmatch(value) or (name in PLAIN and len(value) > 0)
+            replaceable = (
+                (isinstance(value, str) and (_UUID.fullmatch(value) or (name in PLAIN and len(value) > 0)))
+                or (name == "revision" and isinstance(value, int))
+                or (name in DAYS and is_day(value))
             )
-            if (
-                replaceable or (name == "revision" and isinstance(value, int))
-            ) and self._random.random() < KNOWN:
+            if replaceable and self._random.random() < KNOWN:
                 values[key] = self._random.choice(self._known[name])
 
     # --- what must hold
@@ -345,6 +345,18 @@ class Fuzz:
 
 PLAIN = {"dine_time", "etag", "payment_token", "date", "time_zone"}
 """Fields whose values are exchanged though they are no ids."""
+
+DAYS = {"first_date", "last_date"}
+"""The same of days in parts: almost none that is made up is one of the next."""
+
+
+def is_day(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"year", "month", "day"}
+        and all(isinstance(one, int) and not isinstance(one, bool) for one in value.values())
+    )
+
 
 PACKAGES = {
     "ReservationService": "dinemesh.reservation.v1",

@@ -172,6 +172,12 @@ async def restaurant_with_bookings(
     return place, reservations
 
 
+def in_days(place: Place, days: int) -> Json:
+    """From its first slot on."""
+    day = place.slots[0].date() + dt.timedelta(days=days)
+    return {"year": day.year, "month": day.month, "day": day.day}
+
+
 def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list[Any]]:
     """Values for the fields of made-up calls, by name."""
     return {
@@ -181,6 +187,9 @@ def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list
         "request_id": [f"00000000-0000-4000-8000-{number:012}" for number in range(40)],
         "dine_time": [one.isoformat().replace("+00:00", "Z") for one in place.slots],
         "date": [one.date().isoformat() for one in place.slots],
+        # Of other days than those bookings are for.
+        "first_date": [in_days(place, 40), in_days(place, 41)],
+        "last_date": [in_days(place, 41), in_days(place, 43)],
         "etag": ["1", "2"],
         "payment_token": ["tok_visa", "tok_visa", "tok_chargeDeclined"],
         "time_zone": ["Europe/Rome", "Asia/Tokyo"],
