@@ -48,7 +48,7 @@ $(RUNTIME_TARGETS): runtime
 page: runtime
 	.venv/bin/python -m http.server 8000 --bind 127.0.0.1 --directory examples/browser
 
-#? make test [ARGS='-k words']      all tests
+#? make test [ARGS='-k words']      all tests; what was made up out of a seed and a day is told at the end
 # Two workers: half of a test is waiting. `WORKERS=0` runs them one after the other in one process.
 WORKERS ?= 2
 test: dev
@@ -86,10 +86,11 @@ format: dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-#? make generate                    Python code, protos/openapi.json and istio/edge out of protos/ and envoy/
+#? make generate                    Python code, protos/openapi.json, the edge's shapes of bodies and istio/edge out of protos/ and envoy/
 generate: dev
 	.venv/bin/python -m protos.generate
 	.venv/bin/python -m protos.openapi
+	.venv/bin/python -m protos.bodies
 	.venv/bin/python -m istio.generate
 
 #? make openapi                     protos/openapi.json alone

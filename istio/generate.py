@@ -1,8 +1,8 @@
 """The edge in Istio, out of the edge on one machine: edge/routes.yaml, filters.yaml and origins.yaml.
 
 `python -m istio.generate` writes them. What Istio can say is said in its own words (routes, repetitions);
-what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes, rates,
-deadlines, and the shape of refusals. Tokens and roles are Istio's: request-authentication.yaml,
+what it cannot goes into an EnvoyFilter as it stands in envoy/edge: translation of JSON, sizes, shapes of
+bodies, rates, deadlines, the form of refusals. Tokens and roles are Istio's: request-authentication.yaml,
 edge/authorization.yaml.
 """
 
@@ -39,6 +39,7 @@ BEFORE_ISTIO = (
     "route again",
     "limit of one address",
     "envoy.filters.http.buffer",
+    "shape of bodies",
     "envoy.filters.http.grpc_json_transcoder",
     "grpc status",
     "limit of all",
@@ -382,8 +383,20 @@ def _patch(where: str, operation: str, value: Mapping[str, Any], match: Doc | No
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what has several lines (scripts) as such."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def _yaml(document: Doc) -> str:
-    return yaml.safe_dump(document, sort_keys=False, width=110)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=110)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Holds the contracts: form, lint, no breaking change against the baseline, generated code and
-the OpenAPI document up to date.
+"""Holds the contracts: form, lint, no breaking change against the baseline; generated code, the OpenAPI
+document and the shapes of bodies up to date.
 
 Usage:
     python -m protos.check              says what is wrong, exits 1 if anything is
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
+from protos import bodies
 from protos.generate import ROOT, SOURCES, GenerationFailed, descriptor_set, generate, generated_files
 from protos.openapi.__main__ import TARGET as DOCUMENT
 from protos.openapi.__main__ import text
@@ -94,6 +95,11 @@ def check_document(sources: Path = SOURCES) -> None:
         raise Unfit(f"{DOCUMENT.name} is not what the contracts say: run `python -m protos.openapi`")
 
 
+def check_bodies(sources: Path = SOURCES, table: Path = bodies.TARGET) -> None:
+    if content(table) != bodies.text(sources).encode():
+        raise Unfit(f"{table.name} is not what the contracts say: run `python -m protos.bodies`")
+
+
 def freeze() -> None:
     if BASELINE.exists():
         check_breaking()
@@ -120,6 +126,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "baseline": check_baseline,
     "generated code": check_generated,
     "OpenAPI document": check_document,
+    "shapes of bodies": check_bodies,
 }
 
 

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["tests.support.postgres", "tests.support.broker", "tests.support.chromium"]
+
+
+# What Hypothesis makes up is the same at every run. `--hypothesis-profile=anew` makes up something else, and
+# tells how to repeat what it finds.
+settings.register_profile("anew", print_blob=True)
+settings.register_profile("same", derandomize=True, print_blob=True)
+settings.load_profile("same")
 
 
 def pytest_configure() -> None:
     """A run that is told to end clears up like one that is interrupted: PostgreSQL would outlive us."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    return f"day: {dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}, which tests that speak of tomorrow go by"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How to repeat what was made up out of a seed and of the day, whatever became of it."""
+    lines = {
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "repeat"
+    }
+    if lines:
+        terminalreporter.section("made up out of a seed and a day; to repeat it")
+        for line in sorted(lines):
+            terminalreporter.line(line)
 
 
 LONGEST = ("tests/crash/test_crash_points", "tests/torture/", "tests/mesh/", "tests/edge/test_traps")

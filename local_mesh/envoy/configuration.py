@@ -1,9 +1,10 @@
-"""Envoy's configuration out of small files: plain YAML with three tags.
+"""Envoy's configuration out of small files: plain YAML with four tags.
 
 `!include FILE` stands for the content of another file, named from the folder of the outermost one; a list
-included as an item of a list adds its items. `!value NAME` stands for what is known only where Envoy runs: a
-port, an address, a limit that somebody may change. `!refusals` turns a list of the edge's own refusals into
-Envoy's form, where each stands twice and one of them in protobuf.
+included as an item of a list adds its items. `!text [FILE, ...]` stands for what the files say, one after the
+other. `!value NAME` stands for what is known only where Envoy runs: a port, an address, a limit that somebody
+may change. `!refusals` turns a list of the edge's own refusals into Envoy's form, where each stands twice and
+one of them in protobuf.
 """
 
 from __future__ import annotations
@@ -67,12 +68,15 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
             used.add(node.value)
             return values[node.value]
 
-    def compose(name: str) -> yaml.Node:
-        file = source.parent / name
+    def read(name: str) -> str:
         try:
-            loader = Loader(file.read_text())
+            return (source.parent / name).read_text()
         except OSError as error:
             raise Failure(f"{source.name} includes {name}: {error.strerror}.") from None
+
+    def compose(name: str) -> yaml.Node:
+        file = source.parent / name
+        loader = Loader(read(name))
         loader.name = str(file)
         node = loader.get_single_node()
         if node is None:
@@ -84,9 +88,14 @@ def _load(source: Path, values: Mapping[str, object], used: set[str]) -> object:
         assert isinstance(node, yaml.SequenceNode)
         return [mapper for one in loader.construct_sequence(node, deep=True) for mapper in mappers(**one)]
 
+    def text(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+        assert isinstance(node, yaml.SequenceNode)
+        return "".join(read(str(name)) for name in loader.construct_sequence(node))
+
     included: dict[int, yaml.Node] = {}  # by identity; holding them keeps the identities apart
     Loader.add_constructor("!value", Loader.value)
     Loader.add_constructor("!refusals", refusals)
+    Loader.add_constructor("!text", text)
     try:
         return Loader("").construct_document(compose(source.name))
     except (yaml.YAMLError, ValueError) as error:

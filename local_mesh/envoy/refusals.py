@@ -12,17 +12,26 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 
 from dinemesh.kit import errors
-from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.refusal import Refusal, Violation
 
 
 def mappers(
-    *, when: str, status: int, reason: str, message: str, retry_seconds: float | None = None
+    *,
+    when: str,
+    status: int,
+    reason: str,
+    message: str,
+    retry_seconds: float | None = None,
+    field: str = "",
+    description: str = "",
 ) -> list[object]:
     """Two ResponseMappers of one refusal: for gRPC and gRPC-Web, and for everything else.
 
-    `when`: an expression in CEL. `message` may use Envoy's %COMMANDS%, and is then told to JSON clients only.
+    `when`: an expression in CEL. `message` may use Envoy's %COMMANDS%, and is then told to JSON clients only;
+    they alone are told, too, which `field` is wrong and what is (`description`).
     """
-    told = errors.to_status(Refusal(reason, message, retry_after=retry_seconds))
+    wrong = [Violation(field, description)] if field else []
+    told = errors.to_status(Refusal(reason, message, violations=wrong, retry_after=retry_seconds))
     plain = message if "%" not in message else ""
     details = errors.to_status(Refusal(reason, plain, retry_after=retry_seconds)).SerializeToString()
     # Base64 without the padding, as gRPC sends binary metadata.

@@ -39,6 +39,8 @@ _EDGE_NUMBER = 50
 _OF_NO_OPERATION = frozenset({"NO_SUCH_METHOD", "VERB_NOT_ALLOWED"})
 _WITH_BODY = frozenset({"BODY_TOO_LARGE", "NOT_JSON"})
 _HTTP = re.compile(r"\bHTTP (\d{3})\b")
+# Of a request: what else there is in a body is refused. An answer may have more tomorrow.
+_NOTHING_MORE: Json = {"additionalProperties": False}
 _METADATA = re.compile(r'ErrorInfo\.metadata\["(\w+)"\]')
 
 DESCRIPTION = """\
@@ -61,6 +63,10 @@ belongs to someone else is NOT_FOUND.
 
 **Refusals.** Whatever is not 200 is a `Status`: an ErrorInfo with the reason to decide by, BadRequest with
 the fields that are wrong, RetryInfo (and the header `retry-after`) when a repetition makes sense.
+
+**Bodies.** A body is one JSON object with the fields of its request, each at most once; names in snake_case
+and null for a field that is left out will do. One with another field, or with a list or an object where there
+is none, is refused as a whole, and the BadRequest names the field.
 
 **Repeating.** Calls with a `request_id` never act twice for the same one: after a lost connection, 503 or
 504, repeat with the same `request_id`. Whether the change was made is not known before.
@@ -176,12 +182,14 @@ class Schemas:
     def _message(self, name: str, *, asked: bool) -> Json:
         table = common.ASKED if asked else common.ANSWERED
         if name in table:
-            return table[name]
+            return table[name] | (_NOTHING_MORE if asked else {})
         message = self._contracts.messages[name]
         return self._object(message, list(message.fields), asked=asked)
 
     def _object(self, message: Message, fields: list[Field], *, asked: bool) -> Json:
         schema: Json = {"type": "object", "description": message.comment}
+        if asked:
+            schema |= _NOTHING_MORE
         schema["properties"] = {one.json_name: self._field(one, asked=asked) for one in fields}
         always = [one.json_name for one in fields if (is_required(one) if asked else _is_always_there(one))]
         if always:

@@ -35,6 +35,8 @@ class Seen:
     metadata: dict[str, str]
     seconds_left: float | None
     """Until the deadline; None if there was none."""
+    request: bytes = b""
+    """Of a unary call, the message."""
 
 
 class StandIn:
@@ -61,12 +63,12 @@ class StandIn:
         """The calls of a method, by the end of its name."""
         return [one for one in self.seen if one.method.endswith(f"/{rpc}")]
 
-    def note(self, method: str, context: grpc.ServicerContext) -> list[str]:
+    def note(self, method: str, context: grpc.ServicerContext, request: bytes = b"") -> list[str]:
         """Writes the call down; returns the words of its `x-do`."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
         left = context.time_remaining()
         # Without a deadline, the library says a year or more.
-        self.seen.append(Seen(method, metadata, left if left is not None and left < 1e6 else None))
+        self.seen.append(Seen(method, metadata, left if left is not None and left < 1e6 else None, request))
         return metadata.get("x-do", "").split()
 
     def sleep(self, seconds: float) -> None:
@@ -84,8 +86,8 @@ class _Everything(grpc.GenericRpcHandler):
         def health(_request: bytes, _context: grpc.ServicerContext) -> bytes:
             return SERVING if stand_in.healthy else NOT_SERVING
 
-        def unary(_request: bytes, context: grpc.ServicerContext) -> bytes:
-            match stand_in.note(method, context):
+        def unary(request: bytes, context: grpc.ServicerContext) -> bytes:
+            match stand_in.note(method, context, request):
                 case ["sleep", seconds]:
                     stand_in.sleep(float(seconds))
                 case ["refuse", reason]:

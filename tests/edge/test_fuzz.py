@@ -1,14 +1,23 @@
-"""The running edge, under calls made up from its own OpenAPI document.
+r"""The running edge, under calls made up from its own OpenAPI document.
 
-A longer run with a new seed, which it prints: DINEMESH_FUZZ_EXAMPLES=300, and pytest -rP for the figures.
+The calls come out of a seed. What becomes of them depends on the day too, which is the mesh's own: a fixed
+one, and that of the run. Each run tells how to repeat it, for instance
+
+    DINEMESH_FUZZ_SEED=1 DINEMESH_FUZZ_DAY=2026-11-29T12:00:00Z \
+        .venv/bin/python -m pytest tests/edge/test_fuzz.py -k made_up
+
+(a day without a time is its noon). DINEMESH_FUZZ_EXAMPLES=300 is a longer run, with a new seed.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +25,10 @@ from schemathesis import GenerationMode
 
 from dinemesh.restaurant.v1.restaurant_pb2 import BOOKING_STATE_RECEIVED as RECEIVED
 from local_mesh.broker import RunningBroker
-from operations.audit import audit
+from operations import picture
+from operations.audit import judge
+from operations.limits import Limits
+from operations.report import Report
 from tests.edge.fuzzing import Fuzz, Json, Person
 from tests.mesh.people import (
     MANUAL,
@@ -26,21 +38,27 @@ from tests.mesh.people import (
     Place,
     Reservation,
     policy,
-    soon,
     until,
 )
 from tests.mesh.test_audit import sources
+from tests.support.clock import Calendar
 from tests.support.edge import RunningEdge
 from tests.support.mesh import RunningMesh
 
 EXAMPLES = int(os.environ.get("DINEMESH_FUZZ_EXAMPLES", "0"))
 """How many calls of each kind are made up for each operation in a longer run."""
 SEED = int(os.environ.get("DINEMESH_FUZZ_SEED", "0")) or (random.randrange(1, 2**32) if EXAMPLES else 1)
+TODAY = "today"
+FIXED = dt.datetime(2026, 11, 29, 12, tzinfo=dt.UTC)
+"""A day on which something was found."""
+DAYS = [day] if (day := os.environ.get("DINEMESH_FUZZ_DAY", "")) else [FIXED.isoformat(), TODAY]
 USUAL_EXAMPLES = 16
 LEAST_CALLS = 1000
 FEWER_WATCHES = 4
 """A watch takes a third of a second, another call a hundredth."""
 AUDIT_SECONDS = 60
+A_WHILE = dt.timedelta(minutes=5)
+"""More than a test takes to begin."""
 
 _POLICY = "(Create|Update)Restaurant: policy"
 _SLOTS = "(Open|Close)Slots"
@@ -79,30 +97,71 @@ BEYOND_A_SCHEMA = (
 that the document says less than the services ask for."""
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory, broker: RunningBroker) -> Iterator[RunningMesh]:
-    """Its own, since its books are audited afterwards."""
-    mesh = RunningMesh(tmp_path_factory.mktemp("fuzzed-mesh"), broker.fresh_url())
+@dataclass(frozen=True)
+class Fuzzed:
+    """A mesh of its own, since its books are audited afterwards, and the edge before it."""
+
+    mesh: RunningMesh
+    edge: RunningEdge
+    calendar: Calendar
+    began: dt.datetime
+    """When the mesh was started, by its own calendar."""
+
+    @property
+    def repetition(self) -> str:
+        """The command that does the same again."""
+        longer = f"DINEMESH_FUZZ_EXAMPLES={EXAMPLES} " if EXAMPLES else ""
+        day = self.began.strftime("%Y-%m-%dT%H:%M:%SZ")
+        made_of = f"{longer}DINEMESH_FUZZ_SEED={SEED} DINEMESH_FUZZ_DAY={day}"
+        return f"{made_of} .venv/bin/python -m pytest tests/edge/test_fuzz.py -k made_up"
+
+    async def books(self) -> Report:
+        """The audit, by the clock of the mesh."""
+        seen = await picture.take(sources(self.mesh))
+        return judge(replace(seen, now=seen.now + self.calendar.ahead), sources(self.mesh), Limits())
+
+
+def moment(day: str) -> dt.datetime:
+    """`day`: as in DINEMESH_FUZZ_DAY, or TODAY."""
+    if day == TODAY:
+        return dt.datetime.now(dt.UTC).replace(microsecond=0)
+    given = dt.datetime.fromisoformat(day)
+    return given if given.tzinfo else dt.datetime.combine(given.date(), dt.time(12), dt.UTC)
+
+
+@pytest.fixture
+def fuzzed(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    broker: RunningBroker,
+    record_property: Callable[[str, object], None],
+) -> Iterator[Fuzzed]:
+    began = moment(request.param)
+    calendar = Calendar.at(began)
+    mesh = RunningMesh(tmp_path, broker.fresh_url(), launch=calendar.launch)
     mesh.start()
-    yield mesh
-    mesh.stop()
+    edge = RunningEdge(mesh, tmp_path / "edge")
+    try:
+        edge.start()
+        edge.wait_until_healthy()
+        fuzzed = Fuzzed(mesh, edge, calendar, began)
+        record_property("repeat", fuzzed.repetition)
+        yield fuzzed
+    finally:
+        edge.stop()
+        mesh.stop()
 
 
-@pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory, mesh: RunningMesh) -> Iterator[RunningEdge]:
-    edge = RunningEdge(mesh, tmp_path_factory.mktemp("fuzzed-edge"))
-    edge.start()
-    edge.wait_until_healthy()
-    yield edge
-    edge.stop()
-
-
-async def restaurant_with_bookings(city: City, alice: Customer) -> tuple[Place, list[Reservation]]:
+async def restaurant_with_bookings(
+    city: City, alice: Customer, calendar: Calendar
+) -> tuple[Place, list[Reservation]]:
     """Bookings that can be accepted, declined, seated, marked as no-shows, modified and cancelled."""
-    times = [soon(30), soon(1800), soon(86_400)]
+    times = [calendar.soon(30), calendar.soon(1800), calendar.soon(86_400)]
     place = await city.place(
         capacity=100_000,
         times=times,
+        # Where no hour comes twice: slots are opened by the clock on the wall.
+        time_zone="UTC",
         terms=policy(MANUAL, interval_seconds=1, free_cancel_seconds=7200, max_party=1000),
     )
     reservations = [await alice.reserve(place, slot=number % 3) for number in range(12)]
@@ -114,6 +173,12 @@ async def restaurant_with_bookings(city: City, alice: Customer) -> tuple[Place, 
     return place, reservations
 
 
+def in_days(place: Place, days: int) -> Json:
+    """From its first slot on."""
+    day = place.slots[0].date() + dt.timedelta(days=days)
+    return {"year": day.year, "month": day.month, "day": day.day}
+
+
 def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list[Any]]:
     """Values for the fields of made-up calls, by name."""
     return {
@@ -123,6 +188,9 @@ def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list
         "request_id": [f"00000000-0000-4000-8000-{number:012}" for number in range(40)],
         "dine_time": [one.isoformat().replace("+00:00", "Z") for one in place.slots],
         "date": [one.date().isoformat() for one in place.slots],
+        # Of other days than those bookings are for.
+        "first_date": [in_days(place, 40), in_days(place, 41)],
+        "last_date": [in_days(place, 41), in_days(place, 43)],
         "etag": ["1", "2"],
         "policy_etag": [place.policy_etag, place.policy_etag, "another"],
         "currency_code": ["EUR", "JPY", "KWD"],
@@ -133,10 +201,12 @@ def what_exists(place: Place, reservations: list[Reservation]) -> dict[str, list
 
 
 @pytest.mark.timeout(7200 if EXAMPLES else 600)
-async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_document(
-    mesh: RunningMesh, edge: RunningEdge, city: City
-) -> None:
-    place, reservations = await restaurant_with_bookings(city, city.customer("alice"))
+@pytest.mark.parametrize("fuzzed", DAYS, indirect=True)
+async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_document(fuzzed: Fuzzed) -> None:
+    mesh, edge, city = fuzzed.mesh, fuzzed.edge, City(fuzzed.mesh)
+    place, reservations = await restaurant_with_bookings(city, city.customer("alice"), fuzzed.calendar)
+    made = reservations[0].create_time.ToDatetime(dt.UTC)
+    assert abs(made - fuzzed.calendar.now()) < A_WHILE, "the mesh has another day"
     others = await city.customer("bob").reserve(place)
     people = [
         Person("customer", mesh.token("alice", "customer")),
@@ -154,8 +224,9 @@ async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_docum
         fuzz.values(operation, GenerationMode.POSITIVE, examples)
         fuzz.values(operation, GenerationMode.NEGATIVE, examples)
     fuzz.close()
+    await city.close()
     found = fuzz.found
-    print(f"seed {SEED}: {found}")  # noqa: T201 - the figures of a longer run
+    print(f"{fuzzed.repetition}\n{found}")  # noqa: T201 - the figures of a longer run
 
     assert found.faults == [], "\n\n".join(found.faults[:20])
     assert found.total >= LEAST_CALLS
@@ -167,9 +238,7 @@ async def test_no_made_up_call_breaks_the_edge_the_mesh_or_the_word_of_the_docum
 
     assert {part.name: part.pid for part in mesh.parts.values() if part.running} == pids
     assert edge.running
-    report = await until(
-        lambda: audit(sources(mesh), patience_seconds=0.5), lambda one: one.clean, AUDIT_SECONDS
-    )
+    report = await until(fuzzed.books, lambda one: one.clean, AUDIT_SECONDS)
     assert not report.skipped
 
 

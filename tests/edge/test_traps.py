@@ -216,6 +216,27 @@ async def the_path_says_which_one(client: Client) -> None:
     assert json_refusal(answer).reason == "INVALID_ARGUMENT"
 
 
+async def a_body_of_another_shape_is_refused(client: Client) -> None:
+    bodies: dict[str, list[dict[str, Any]]] = {
+        # The first of these has closed a month.
+        "/v1/restaurants/x/slots:close": [{"times": [[None, None]]}, {"times": [[]]}, {"times": [None]}],
+        "/v1/reservations": [{"notes": "no nuts"}, {"dineTime": {"seconds": 5}}],
+        "/v1/reservations/x:cancel": [{"reservationId": "y"}],
+    }
+    for path, several in bodies.items():
+        for body in several:
+            answer = await client.http.post(path, headers=client.bearer(), json=body)
+            assert not client.behind.seen, f"{REACHED}: {body}"
+            assert json_refusal(answer).reason == "INVALID_ARGUMENT"
+
+
+async def only_json_is_held_against_shapes(client: Client) -> None:
+    try:
+        await client.native(f"{RESERVATION}/CreateReservation", client.bearer())
+    except grpc.aio.AioRpcError as error:
+        raise AssertionError(f"gRPC was refused: {refusal(error)}") from None
+
+
 async def a_large_body_is_refused(client: Client) -> None:
     answer = await client.http.post("/v1/reservations", headers=client.bearer(), json={"note": "x" * 70_000})
     assert json_refusal(answer).reason == "BODY_TOO_LARGE"
@@ -513,7 +534,21 @@ def unknown_parameters_let_through(config: Config) -> None:
     _settings(config, TRANSCODER)["ignore_unknown_query_parameters"] = True
 
 
+def bodies_of_any_shape_let_through(config: Config) -> None:
+    _filters(config).remove(_filter(config, "shape of bodies"))
+
+
+def changes_routed_as_reads(config: Config) -> None:
+    _routes(config).remove(next(one for one in _routes(config) if one["name"] == "a change in JSON"))
+
+
+def every_body_taken_for_json(config: Config) -> None:
+    del _filter(config, "shape of bodies")["disabled"]
+
+
 def bodies_that_contradict_paths_let_through(config: Config) -> None:
+    """By both who would refuse them."""
+    bodies_of_any_shape_let_through(config)
     del _settings(config, TRANSCODER)["request_validation_options"]["reject_binding_body_field_collisions"]
 
 
@@ -704,6 +739,13 @@ TRAPS = [
     Trap(unknown_verbs_let_through, an_unknown_verb_of_ours_is_no_read, shows=REACHED),
     Trap(unknown_parameters_let_through, a_misspelt_parameter_is_refused, shows=REACHED),
     Trap(bodies_that_contradict_paths_let_through, the_path_says_which_one, shows=REACHED),
+    Trap(bodies_of_any_shape_let_through, a_body_of_another_shape_is_refused, shows=REACHED),
+    Trap(changes_routed_as_reads, a_body_of_another_shape_is_refused, shows=REACHED),
+    Trap(
+        every_body_taken_for_json,
+        only_json_is_held_against_shapes,
+        shows="gRPC was refused: .*NO_SUCH_METHOD",
+    ),
     Trap(limit_of_the_transcoder_instead_of_the_buffer, a_large_body_is_refused, shows=ANSWERED),
     Trap(answers_as_long_as_by_default, a_long_answer_arrives, shows="assert 503 == 200"),
     Trap(

@@ -16,6 +16,13 @@ from tests.edge.test_bad_http_requests import (  # noqa: F401
     test_values_of_a_query_may_be_percent_encoded,
     test_what_says_it_is_grpc_and_cannot_be_does_not_exist,
 )
+from tests.edge.test_bodies import (  # noqa: F401
+    test_another_shape_is_refused_by_its_field,
+    test_no_field_of_a_request_can_be_misspelt_or_have_another_shape,
+    test_no_way_leads_round_it,
+    test_what_is_no_object_in_json_is_refused_with_the_place,
+    test_what_the_json_mapping_of_proto3_allows_arrives,
+)
 from tests.edge.test_identity_at_the_edge import (  # noqa: F401
     test_a_broken_token_is_refused_whatever_the_case_of_its_scheme,
     test_a_second_header_hides_nobody_either,

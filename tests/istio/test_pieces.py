@@ -32,6 +32,7 @@ from tests.edge.test_traps import (
     FEW_OF_ALL,
     FEW_OF_ONE,
     Client,
+    a_body_of_another_shape_is_refused,
     a_large_body_is_refused,
     a_page_calls_by_grpc_web,
     a_page_may_read_answers,
@@ -227,6 +228,7 @@ FILTERS = {
         what_does_not_exist_is_limited_too, "all of them went through", FEW_OF_AN_ADDRESS
     ),
     "envoy.filters.http.buffer": Piece(a_large_body_is_refused, "^200 "),
+    "shape of bodies": Piece(a_body_of_another_shape_is_refused, "it reached the service"),
     "envoy.filters.http.grpc_json_transcoder": Piece(json_reaches_the_service, "assert 403 == 200"),
     "grpc status": Piece(a_refusal_in_json_keeps_its_grpc_status, "== \\(409, '10'\\)"),
     "limit of all": Piece(everybody_together_is_limited, r"assert 429 in \[200, 200", FEW_OF_ALL),
@@ -285,6 +287,7 @@ ROUTES = {
     ),
     "an id twice": Piece(refuses("GET", "/v1/reservations/x?reservation_id=y", 400), NOT_REFUSED),
     "a change with a query": Piece(refuses("POST", "/v1/reservations?note=y", 400, **JSON), NOT_REFUSED),
+    "a change in JSON": Piece(a_body_of_another_shape_is_refused, "it reached the service"),
     "server-sent events": Piece(a_watch_is_told_by_events_to_who_asks_for_them, "== 'text/event-stream'"),
     "nothing": Piece(what_nobody_has_is_so_for_everybody, "(UNAUTHENTICATED|PERMISSION_DENIED)"),
 }
