@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from dinemesh.kit.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
     """Settings of the restaurant service, DINEMESH_* in the environment."""
+
+    changes_at_once: int = Field(default=4, ge=1)
+    """Calls that change the slots or the policy of one restaurant, at work or waiting for their turn."""
+    changes_per_second: float = Field(default=200, gt=0)
+    """What one restaurant may change in the long run: each slot counts one, each call twenty besides. All
+    services together need less than a twentieth of one core for it."""
+    changes_burst: float = Field(default=2000, ge=1)
+    """What it may change at once, before the rate above holds: a month with sixty slots a day."""

@@ -215,7 +215,7 @@ BODIES: Json = {
     },
     "UpdateRestaurant": {"etag": "1", "name": "Trattoria Lume al Porto"},
     "OpenSlots": {**_DAYS, "capacity": 20},
-    "CloseSlots": _DAYS,
+    "CloseSlots": {**_DAYS, "allTimes": True},
     "AcceptBooking": _REVISION,
     "DeclineBooking": _REVISION,
     "MarkSeated": _REVISION,

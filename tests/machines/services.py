@@ -13,6 +13,7 @@ from deposit_svc import usecases as deposit_usecases
 from deposit_svc.provider import Provider
 from dinemesh.kit.inbox import Inbox
 from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.quota import Quota
 from history_svc import handlers as history_handlers
 from history_svc import persistence as history_persistence
 from history_svc.usecases import Timeline
@@ -98,7 +99,8 @@ class RestaurantService(Process):
     def __init__(self, time: Time) -> None:
         super().__init__(time, "restaurant_svc")
         outbox = Outbox(restaurant_persistence.outbox, restaurant_messages.encode_event, "restaurant")
-        self.restaurants = Restaurants(self.store, outbox, changed=lambda _: None)
+        unlimited = Quota(at_once=10_000, per_second=1e9, burst=1e9)  # it counts by the real clock
+        self.restaurants = Restaurants(self.store, outbox, lambda _: None, unlimited)
         subscription = restaurant_handlers.subscription(self.restaurants)
         inbox = Inbox(self.store, restaurant_persistence.inbox, subscription)
         self.inboxes: Mapping[str, Inbox] = {subscription.queue: inbox}

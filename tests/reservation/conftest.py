@@ -219,8 +219,8 @@ class Pod:
             assert found is not None
             seats.update(found.seats)
             for line in found.deposits:
-                assert 0 <= found.held(line) <= line.amount
-                kept[line.deposit_id] = found.held(line)
+                assert 0 <= found.held[line.deposit_id] <= line.amount
+                kept[line.deposit_id] = found.held[line.deposit_id]
         slots = await self.store.read(
             lambda tx: tx.execute(select(tables.slots.c.dine_time, tables.slots.c.sold)).all()
         )

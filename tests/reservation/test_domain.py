@@ -245,7 +245,7 @@ def test_whatever_happens_the_price_is_held_until_the_end_and_nothing_after_it(
         if accept:
             reservation = heard(reservation, BookingState.ACCEPTED)
         assert reservation.held_total == reservation.terms.price
-        assert all(reservation.held(line) >= 0 for line in reservation.deposits)
+        assert all(reservation.held[line.deposit_id] >= 0 for line in reservation.deposits)
     before = reservation.held_total
     after = ENDS[end](reservation)
     assert after.held_total == 0

@@ -117,6 +117,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
     Remedy: read the reservation after that time, and decide again.
     """
+    REASON_TOO_MANY_MODIFICATIONS: _Reason.ValueType  # 26
+    """The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
+    100 times in all. Nothing was changed or charged; the reservation stands as it was.
+    ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
+    ever, and other terms need a new reservation.
+    """
     REASON_CARD_DECLINED: _Reason.ValueType  # 30
     """The payment provider refused the charge. Nothing was captured and no seat is held.
     ErrorInfo.metadata["decline_code"] tells the provider's code. The refusal is stored: the same request_id gets
@@ -281,6 +287,12 @@ Remedy: none by this call; the reservation stands as it was.
 REASON_MODIFICATION_IN_PROGRESS: Reason.ValueType  # 25
 """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
 Remedy: read the reservation after that time, and decide again.
+"""
+REASON_TOO_MANY_MODIFICATIONS: Reason.ValueType  # 26
+"""The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
+100 times in all. Nothing was changed or charged; the reservation stands as it was.
+ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
+ever, and other terms need a new reservation.
 """
 REASON_CARD_DECLINED: Reason.ValueType  # 30
 """The payment provider refused the charge. Nothing was captured and no seat is held.
