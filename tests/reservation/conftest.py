@@ -194,6 +194,11 @@ class Pod:
         assert slot is not None
         return slot.sold
 
+    async def capacity(self, at: datetime) -> int | None:
+        """Of a slot that is known."""
+        slot = await self.store.read(lambda tx: allotment.slot(tx, RESTAURANT.restaurant_id, at))
+        return None if slot is None else slot.capacity
+
     async def events(self, reservation: Reservation) -> Sequence[str]:
         """The types of the events about it, in order."""
         query = (
