@@ -118,17 +118,21 @@ def from_opening(request: restaurant_service_pb2.OpenSlotsRequest) -> Span:
     """Which slots to open. An empty list of times is refused: what was lost on the way must not mean all."""
     span = _span(request, request.times)
     if not span.times:
-        raise invalid(
-            "times", "at least one time of day is required, such as 19:00; nothing stands for all of them"
-        )
+        raise invalid("times", "must have at least one entry, such as 19:00; nothing stands for all of them")
     return span
 
 
 def from_closing(request: restaurant_service_pb2.CloseSlotsRequest) -> Span:
     """Which slots to close: exactly one of `times` and `all_times` says so, for the reason above."""
     if bool(request.times) == request.all_times:
-        told = "name either times (at least one), or all_times: true, which closes all slots of the days"
-        raise invalid_all([Violation("times", told), Violation("all_times", told)])
+        raise invalid_all(
+            [
+                Violation("times", "must have at least one entry, unless all_times is true"),
+                Violation(
+                    "all_times", "must be true to close all slots of the days, and only if times is empty"
+                ),
+            ]
+        )
     return _span(request, None if request.all_times else request.times)
 
 

@@ -193,7 +193,9 @@ class Inbox:
         return True
 
     def _is_news(self, tx: Transaction, statements: _Statements, event: Received[Any]) -> bool:
-        if not self._subscription.newest_only or type(event.message) in self._subscription.each_once:
+        if not self._subscription.newest_only:
+            return True
+        if type(event.message) in self._subscription.each_once:
             return True
         row = {
             "subscriber": self._subscription.queue,

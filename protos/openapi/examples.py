@@ -215,7 +215,7 @@ BODIES: Json = {
     },
     "UpdateRestaurant": {"etag": "1", "name": "Trattoria Lume al Porto"},
     "OpenSlots": {**_DAYS, "capacity": 20},
-    "CloseSlots": {**_DAYS, "allTimes": True},
+    "CloseSlots": _DAYS,
     "AcceptBooking": _REVISION,
     "DeclineBooking": _REVISION,
     "MarkSeated": _REVISION,
@@ -273,6 +273,7 @@ METADATA: Json = {
     "decline_code": "insufficient_funds",
     "state": "RECEIVED",
     "revision": "2",
+    "limit": "20",
     "error_id": "9c0f6a1e2d3b4c5d8e7f60718293a4b5",
 }
 """By the key of ErrorInfo.metadata that a reason's comment names."""

@@ -176,8 +176,8 @@ class SlotsChanged(_message.Message):
     What has a state and a version here is each slot, not the event: a slot that is not named stands as it was, and of
     two events about one slot the higher `Slot.version` counts, whichever comes first. So no event replaces an earlier one,
     and a subscriber takes every one of them. Aggregate: "<restaurant_id>/<YYYY-MM-DD>/<n>", of which there is version 1
-    alone; n counts the changes of that day. (Events that were written before 2027 have no n, and name every slot of the
-    day: they are read in the same way.)
+    alone; n counts the changes of that day. (Events of an earlier form have no n, and name every slot of the day: they are
+    read in the same way.)
     """
 
     DESCRIPTOR: _descriptor.Descriptor

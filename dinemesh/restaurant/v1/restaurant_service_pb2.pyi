@@ -271,7 +271,7 @@ class OpenSlotsRequest(_message.Message):
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
         """Local times of day, on the grid of the policy (slot_interval_seconds), without fractions of a second. At least
-        one, at most 1440 (one a minute). Nothing stands for "all of them".
+        one. At most 1440 entries (one a minute). Nothing stands for "all of them".
         """
 
     def __init__(
@@ -340,8 +340,8 @@ class CloseSlotsRequest(_message.Message):
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
-        """Local times of day, without fractions of a second, at most 1440. Empty only with `all_times`: a list that is lost
-        on its way closes nothing.
+        """Local times of day, without fractions of a second. At most 1440 entries. Empty only with `all_times`: a list that is
+        lost on its way closes nothing.
         """
 
     def __init__(
