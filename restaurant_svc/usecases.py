@@ -11,6 +11,7 @@ from dataclasses import astuple
 from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from dinemesh.kit import crash
 from dinemesh.kit.outbox import Outbox
@@ -38,9 +39,10 @@ WATCH_OVERLAP = timedelta(seconds=10)
 # A guarded update that loses is decided anew. Each loss is another process's gain, so this many are a fault.
 MAX_LOSSES = 20
 
-# What a call costs of its restaurant's quota, whatever it changes; each slot costs one more. To change one
-# slot is about as much work, of all services together, as to change twenty more in the same call.
-CALL_UNITS = 20
+# What costs how much of its restaurant's quota: each call, each slot that it names, and each event that it
+# causes, which four services write, send and take. So one call that changes one slot costs 21.
+CALL_UNITS = 5
+EVENT_UNITS = 15
 # Between two groups of slots of one call the writer is left to others for three times as long as a group
 # took; the longest pause keeps the largest call (200 groups) within the edge's default deadline of 10 s.
 PAUSE_FACTOR = 3.0
@@ -102,7 +104,7 @@ class Restaurants:
         if policy is not None:
             domain.check_policy(policy)
         async with self._quota.turn(restaurant_id) as turn:
-            turn.pay(CALL_UNITS)
+            turn.pay(CALL_UNITS + EVENT_UNITS)
             return await self._store.write(lambda tx: self._update(tx, restaurant_id, etag, name, policy))
 
     def _update(
@@ -137,16 +139,17 @@ class Restaurants:
                         raise domain.too_many_slots_of_day(local_date)
             return days
 
-        def change(part: DineTimes, tx: Transaction) -> list[Slot]:
+        def change(part: DineTimes, tx: Transaction) -> _Changed:
+            events = 0
             for local_date, moments in part.items():
                 changed = persistence.set_capacity(tx, restaurant_id, local_date, moments, capacity)
-                self._tell_slots(tx, restaurant_id, local_date, changed)
+                events += self._tell_slots(tx, restaurant_id, local_date, changed)
                 if any(slot.version == 1 for slot in changed):
                     # Again, now that the day is held: another call may have opened others meanwhile.
                     counts = persistence.slots_by_day(tx, restaurant_id, local_date, local_date)
                     if counts[local_date] > domain.MAX_SLOTS_OF_DAY:
                         raise domain.too_many_slots_of_day(local_date)
-            return persistence.standing(tx, restaurant_id, _all(part))
+            return _Changed(persistence.standing(tx, restaurant_id, _all(part)), events)
 
         return await self._change_slots(restaurant_id, plan, change)
 
@@ -165,11 +168,12 @@ class Restaurants:
                 raise domain.too_many_slots()
             return found
 
-        def change(part: DineTimes, tx: Transaction) -> list[Slot]:
+        def change(part: DineTimes, tx: Transaction) -> _Changed:
+            events = 0
             for local_date, moments in part.items():
                 changed = persistence.close(tx, restaurant_id, moments)
-                self._tell_slots(tx, restaurant_id, local_date, changed)
-            return persistence.standing(tx, restaurant_id, _all(part))
+                events += self._tell_slots(tx, restaurant_id, local_date, changed)
+            return _Changed(persistence.standing(tx, restaurant_id, _all(part)), events)
 
         return await self._change_slots(restaurant_id, plan, change)
 
@@ -177,7 +181,7 @@ class Restaurants:
         self,
         restaurant_id: str,
         plan: Callable[[Transaction], DineTimes],
-        change: Callable[[DineTimes, Transaction], list[Slot]],
+        change: Callable[[DineTimes, Transaction], _Changed],
     ) -> Sequence[Slot]:
         # Thousands of time zone sums belong into a reader thread, and thousands of slots into many
         # transactions: bookings wait behind each of them, here and where they are told. What is cut off in
@@ -191,16 +195,21 @@ class Restaurants:
             for part in domain.groups(days):
                 await asyncio.sleep(pause)
                 begun = time.monotonic()
-                stand += await self._store.write(partial(change, part))
+                changed = await self._store.write(partial(change, part))
+                stand += changed.stand
+                turn.pay(EVENT_UNITS * changed.events)
                 pause = min((time.monotonic() - begun) * PAUSE_FACTOR, LONGEST_PAUSE_SECONDS)
         return stand
 
     def _tell_slots(
         self, tx: Transaction, restaurant_id: str, local_date: date, changed: Sequence[Slot]
-    ) -> None:
-        if changed:
-            number = persistence.count_change(tx, restaurant_id, local_date)
-            self._outbox.add(tx, SlotsChanged(restaurant_id, local_date, number, tuple(changed)))
+    ) -> int:
+        """How many events it took."""
+        if not changed:
+            return 0
+        number = persistence.count_change(tx, restaurant_id, local_date)
+        self._outbox.add(tx, SlotsChanged(restaurant_id, local_date, number, tuple(changed)))
+        return 1
 
     # Bookings.
 
@@ -288,6 +297,13 @@ class Restaurants:
         if event is not None:
             self._outbox.add(tx, event)
         tx.after_commit(lambda: self._changed(booking.restaurant_id))
+
+
+class _Changed(NamedTuple):
+    """What one group of slots came to."""
+
+    stand: list[Slot]
+    events: int
 
 
 class BookingFeed:

@@ -70,17 +70,23 @@ class Quota:
     async def turn(self, key: str) -> AsyncIterator[Turn]:
         """A call of `key`, when it is its turn. Refuses with TRY_AGAIN_LATER before anything is done."""
         account = self._account(key)
-        if account.units <= 0:
-            wait = max(1.0, (1 - account.units) / self._per_second)
-            raise _refusal("Too much was changed here in a short time.", wait)
+        self._check(account)
         if account.at_work >= self._at_once:
             raise _refusal("Other changes are being made here.", _BUSY_SECONDS)
         account.at_work += 1
         try:
             async with account.order:
+                # Again: what the calls before it cost is known by now.
+                self._check(account)
                 yield Turn(account)
         finally:
             account.at_work -= 1
+
+    def _check(self, account: _Account) -> None:
+        self._fill(account, self._clock())
+        if account.units <= 0:
+            wait = max(1.0, (1 - account.units) / self._per_second)
+            raise _refusal("Too much was changed here in a short time.", wait)
 
     def _account(self, key: str) -> _Account:
         now = self._clock()
@@ -89,7 +95,6 @@ class Quota:
             if len(self._accounts) >= _REMEMBERED:
                 self._forget(now)
             account = self._accounts[key] = _Account(self._burst, now)
-        self._fill(account, now)
         return account
 
     def _fill(self, account: _Account, now: float) -> None:

@@ -48,6 +48,22 @@ async def test_a_large_call_is_possible_at_any_time_and_paid_for_by_a_pause(cloc
     await spend(quota, "a", 1)
 
 
+async def test_who_waits_behind_a_large_call_is_let_in_when_that_is_paid_for(clock: Clock) -> None:
+    quota = Quota(at_once=3, per_second=10, burst=100, clock=clock)
+    gate = asyncio.Event()
+
+    async def large() -> None:
+        async with quota.turn("a") as turn:
+            await gate.wait()
+            turn.pay(1000)
+
+    waiting = [asyncio.create_task(large()) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [type(None), Refusal, Refusal]
+
+
 async def test_a_pause_saves_no_more_than_the_bucket_holds(clock: Clock) -> None:
     quota = Quota(at_once=1, per_second=10, burst=100, clock=clock)
     await spend(quota, "a", 1)

@@ -295,7 +295,7 @@ async def test_a_restaurant_that_changes_too_much_waits_and_the_others_do_not(st
     with pytest.raises(Refusal) as refused:
         for seats in range(1, 100):
             await restaurants.open_slots(busy, evening(), seats)
-    # Each call costs 20 and 2 for its slots; the one that empties the bucket is still done.
+    # Each call costs 5, 2 for its slots and 15 for its event; the one that empties the bucket is still done.
     assert (refused.value.reason, seats) == ("TRY_AGAIN_LATER", 4)
     assert refused.value.retry_after is not None and refused.value.retry_after >= (66 - 50) / 10
     for again in (

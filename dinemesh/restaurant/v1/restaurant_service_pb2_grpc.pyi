@@ -59,7 +59,7 @@ class RestaurantServiceStub:
     some are set after the others; a call that is cut off in the middle is completed by a repetition.
 
     What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
-    four wait, and in the long run 10 calls of one slot, or 200 slots, a second are taken (by each instance). What goes
+    four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
     beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
 
     Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
@@ -137,7 +137,7 @@ class RestaurantServiceAsyncStub(RestaurantServiceStub):
     some are set after the others; a call that is cut off in the middle is completed by a repetition.
 
     What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
-    four wait, and in the long run 10 calls of one slot, or 200 slots, a second are taken (by each instance). What goes
+    four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
     beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
 
     Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
@@ -242,7 +242,7 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
         some are set after the others; a call that is cut off in the middle is completed by a repetition.
 
         What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
-        four wait, and in the long run 10 calls of one slot, or 200 slots, a second are taken (by each instance). What goes
+        four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
         beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
 
         Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
