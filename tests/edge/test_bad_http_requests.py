@@ -154,6 +154,15 @@ def slots(name: str, fields: str = "", **change: Any) -> Bad:
     return Bad(f"slots: {name}", line, 400, INVALID, tuple(fields.split()), body, by="staff")
 
 
+def closing(name: str, **change: Any) -> Bad:
+    def body(_: Standing) -> dict[str, Any]:
+        days = {"year": 2027, "month": 5, "day": 1}
+        return {"first_date": days, "last_date": days} | change
+
+    line = "POST /v1/restaurants/{restaurant}/slots:close"
+    return Bad(f"closing: {name}", line, 400, INVALID, (), body, by="staff")
+
+
 def claims(**change: Any) -> Callable[[RunningMesh], str]:
     """A well-signed token with other claims; None leaves one out."""
 
@@ -280,6 +289,10 @@ BAD: list[Bad] = [
     slots("the 30th of February", "first_date", first_date={"year": 2027, "month": 2, "day": 30}),
     slots("a date in words", first_date="tomorrow"),
     slots("25 o'clock", "times", times=[{"hours": 25}]),
+    closing("neither times nor all of them"),
+    closing("times that are lists in lists", times=[[None, None]]),
+    closing("times and all of them", times=[{"hours": 18}], all_times=True),
+    closing("all of them, said by a misspelt word", allTime=True),
     slots("times that are none", times=["18:00"]),
     slots("below nothing", "capacity", capacity=-1),
     slots("ten years", "last_date", last_date={"year": 2037, "month": 5, "day": 1}),

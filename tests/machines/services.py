@@ -35,6 +35,9 @@ RULES = Rules(
     hold=timedelta(minutes=2),
     unmarked=timedelta(hours=24),
     horizon=timedelta(days=366),
+    # Low, so that a machine gets there.
+    priced_modifications=3,
+    changes_of_terms=6,
 )
 LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10)
 DEPOSIT_LIMITS = deposit_usecases.Limits(

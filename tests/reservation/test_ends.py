@@ -324,7 +324,7 @@ def slots_changed(number: int, *slots: tuple[datetime, int, int]) -> bytes:
         event_id=new_id(),
         type=message.DESCRIPTOR.full_name,
         source="restaurant",
-        aggregate_id=f"{RESTAURANT.restaurant_id}/2030-06-01",
+        aggregate_id=f"{RESTAURANT.restaurant_id}/{slots[0][0].date()}",
         aggregate_version=number,
         payload=message.SerializeToString(),
     ).SerializeToString()

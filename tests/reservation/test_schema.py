@@ -98,7 +98,7 @@ def test_modifications_of_the_time_before_there_was_a_limit_are_counted_once(
     migrate.upgrade(url, "reservation_svc")
     with engine.connect() as connection:
         found = connection.execute(text("SELECT reservation_id, priced_modifications FROM reservations"))
-        assert dict(found.all()) == {"changed": 4, "moved": 0, "untouched": 0}  # type: ignore[arg-type]
+        assert dict(found.all()) == {"changed": 4, "moved": 0, "untouched": 0}
     engine.dispose()
 
 
