@@ -45,8 +45,8 @@ def retry_refund(mesh: Mesh) -> int:
 
 def lift_refund_block(mesh: Mesh) -> int:
     """The sandbox's switch: it refunds again what it refused to refund."""
-    _running(mesh)
     deposit = _named(mesh, "DEPOSIT", "Of which deposit?")
+    _running(mesh)
     charge = "--all" if deposit == ALL else f"--charge={deposit}"
     return _operations("lift-refund-block", [charge], mesh, _provider(mesh))
 
@@ -59,18 +59,18 @@ def dead_letters(mesh: Mesh) -> int:
 
 def redrive(mesh: Mesh) -> int:
     """Give it to the subscriber again."""
-    _running(mesh)
     queue = _named(mesh, "QUEUE", "Which queue? `make dead-letters` lists what lies where.")
+    _running(mesh)
     return _operations("redrive", ["--all" if queue == ALL else f"--queue={queue}"], mesh, _broker(mesh))
 
 
 def replay(mesh: Mesh) -> int:
     """Publish the events of one service again, or of all."""
-    started = _running(mesh)
     service = _named(mesh, "SERVICE", "The events of which service?")
     names = list(PUBLISHERS) if service == ALL else [service]
     if not set(names) <= set(PUBLISHERS):
         raise Failure(f"SERVICE must be one of {', '.join(PUBLISHERS)}: the others publish nothing.")
+    started = _running(mesh)
     return _operations("replay", [], mesh, _databases(started, *names))
 
 
