@@ -35,12 +35,13 @@ help:
 #? make policy-config               the same of the proxy between reservation and deposit
 #? make audit                       hold the books of all services against each other (read-only)
 #? make dead-letters                list the messages that a subscriber could not take
-#? make redrive [QUEUE=name]        give them to it again
+#? make redrive QUEUE=name           give them to it again; QUEUE=all: of every queue
 #? make pending                     list what waits longer than it may, each with what to do next
 #? make retry-refund DEPOSIT=id     try refunds again which the provider had refused for good
-#? make lift-refund-block [DEPOSIT=id]
-#?                                  the sandbox's switch: refunds that it blocks (tok_refundFail) go through again
-#? make replay SERVICE=deposit      publish the events of a service again, after the loss of a broker
+#? make lift-refund-block DEPOSIT=id
+#?                                  the sandbox's switch: refunds that it blocks (tok_refundFail) go through again;
+#?                                  DEPOSIT=all: of every deposit
+#? make replay SERVICE=deposit      publish the events of a service again, after the loss of a broker; SERVICE=all
 #? make rebuild-history             drop the timeline and build it anew from the log of events
 $(RUNTIME_TARGETS): runtime
 	$(MESH) $@

@@ -261,8 +261,8 @@ def save(tx: Transaction, before: Deposit, step: Step) -> bool:
             "amount_minor": forfeit.amount.minor,
             "create_time": forfeit.create_time,
         }
-        for position, forfeit in enumerate(after.forfeits)
-        if forfeit not in before.forfeits
+        # They are only ever added.
+        for position, forfeit in enumerate(after.forfeits[len(before.forfeits) :], len(before.forfeits))
     ]
     if new:
         tx.execute(forfeits.insert(), new)
@@ -272,8 +272,9 @@ def save(tx: Transaction, before: Deposit, step: Step) -> bool:
 
 
 def _save_refunds(tx: Transaction, before: Deposit, after: Deposit) -> None:
+    known = {refund.refund_id: refund for refund in before.refunds}
     for position, refund in enumerate(after.refunds):
-        earlier = before.refund(refund.refund_id)
+        earlier = known.get(refund.refund_id)
         if refund == earlier:
             continue
         row = {

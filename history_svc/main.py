@@ -62,7 +62,8 @@ async def rebuild() -> None:
     sys.stdout.write(told)
     if after.entries < before.entries:
         sys.exit(
-            "The log lacks events, as a new broker's does. Publish them again (make replay); they follow."
+            "The log lacks events, as a new broker's does. "
+            "Publish them again (make replay SERVICE=all); they follow."
         )
 
 

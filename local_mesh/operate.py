@@ -14,6 +14,7 @@ from operations.addresses import AMQP, PROVIDER, TOKEN, database
 
 PUBLISHERS = ("reservation", "deposit", "restaurant")
 DATABASES = (*PUBLISHERS, "history")
+ALL = "all"
 
 
 def audit(mesh: Mesh) -> int:
@@ -44,9 +45,10 @@ def retry_refund(mesh: Mesh) -> int:
 
 def lift_refund_block(mesh: Mesh) -> int:
     """The sandbox's switch: it refunds again what it refused to refund."""
+    deposit = _named(mesh, "DEPOSIT", "Of which deposit?")
     _running(mesh)
-    charge = [f"--charge={mesh.word('DEPOSIT')}"] if mesh.word("DEPOSIT") else []
-    return _operations("lift-refund-block", charge, mesh, _provider(mesh))
+    charge = "--all" if deposit == ALL else f"--charge={deposit}"
+    return _operations("lift-refund-block", [charge], mesh, _provider(mesh))
 
 
 def dead_letters(mesh: Mesh) -> int:
@@ -57,16 +59,18 @@ def dead_letters(mesh: Mesh) -> int:
 
 def redrive(mesh: Mesh) -> int:
     """Give it to the subscriber again."""
+    queue = _named(mesh, "QUEUE", "Which queue? `make dead-letters` lists what lies where.")
     _running(mesh)
-    return _operations("redrive", _queue(mesh), mesh, _broker(mesh))
+    return _operations("redrive", ["--all" if queue == ALL else f"--queue={queue}"], mesh, _broker(mesh))
 
 
 def replay(mesh: Mesh) -> int:
     """Publish the events of one service again, or of all."""
-    started = _running(mesh)
-    names = [mesh.word("SERVICE")] if mesh.word("SERVICE") else list(PUBLISHERS)
+    service = _named(mesh, "SERVICE", "The events of which service?")
+    names = list(PUBLISHERS) if service == ALL else [service]
     if not set(names) <= set(PUBLISHERS):
         raise Failure(f"SERVICE must be one of {', '.join(PUBLISHERS)}: the others publish nothing.")
+    started = _running(mesh)
     return _operations("replay", [], mesh, _databases(started, *names))
 
 
@@ -88,6 +92,14 @@ def _running(mesh: Mesh) -> dict[str, Mapping[str, str]]:
         raise Failure("The mesh is not running. Start it with: make up")
     supervisor.close()
     return {part.name: part.environment for part in parts.build(mesh.settings, mesh.places, None)}
+
+
+def _named(mesh: Mesh, word: str, question: str) -> str:
+    """What a command that changes something is to change. Nothing said is not everything: that has a word
+    too."""
+    if not mesh.word(word):
+        raise Failure(f"{question} {word}=<name>, or {word}={ALL}")
+    return mesh.word(word)
 
 
 def _queue(mesh: Mesh) -> list[str]:

@@ -77,7 +77,7 @@ async def _retry_refund(options: argparse.Namespace) -> int:
 
 
 async def _lift_refund_block(options: argparse.Namespace) -> int:
-    count = await refunds.lift_block(options.provider, options.charge)
+    count = await refunds.lift_block(options.provider, None if options.all else options.charge)
     print(f"the sandbox refunds {count} charges again that it refused to refund")
     return 0
 
@@ -89,6 +89,8 @@ async def _dead_letters(options: argparse.Namespace) -> int:
 
 
 async def _redrive(options: argparse.Namespace) -> int:
+    if not options.queue and not options.all:
+        raise events.Unwritable("which queue? Name it with --queue, or say --all")
     sent = await events.redrive(options.amqp, _queues(options))
     for queue, count in sent.items():
         print(f"{queue}: {count} sent back")
@@ -157,7 +159,9 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("lift-refund-block", help="the sandbox's switch: refunds succeed again")
     _add_address(command, "--provider", "ADDRESS", PROVIDER, "the sandbox, host:port")
-    command.add_argument("--charge", metavar="ID", default="", help="of this deposit alone (all)")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--charge", metavar="ID", type=_some, help="of this deposit")
+    which.add_argument("--all", action="store_true", help="of all deposits")
     command.set_defaults(run=_lift_refund_block)
 
     command = commands.add_parser("dead-letters", help="list the events that could not be taken")
@@ -166,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("redrive", help="send each dead letter back to its queue, once")
     _add_broker(command)
+    command.add_argument("--all", action="store_true", help="of all queues of the mesh")
     command.set_defaults(run=_redrive)
 
     command = commands.add_parser(
@@ -229,8 +234,19 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 def _add_broker(command: argparse.ArgumentParser) -> None:
     _add_address(command, "--amqp", "URL", AMQP, "the broker")
     command.add_argument(
-        "--queue", metavar="NAME", action="append", help="a subscriber's queue, repeatable (the mesh's own)"
+        "--queue",
+        metavar="NAME",
+        action="append",
+        type=_some,
+        help="a subscriber's queue, repeatable (the mesh's own)",
     )
+
+
+def _some(text: str) -> str:
+    """What must not be empty: a shell's variable that is not set stands for nothing, and never for all."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _seconds(text: str) -> float:

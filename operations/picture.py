@@ -317,6 +317,11 @@ class Picture:
         return self._lines_by_reservation.get(reservation_id, ())
 
     @cached_property
+    def awaited(self) -> Set[str]:
+        """The deposits that open modifications wait for."""
+        return {one.deposit_id for one in self.modifications}
+
+    @cached_property
     def _lines_by_reservation(self) -> dict[str, list[Line]]:
         found: dict[str, list[Line]] = {}
         for line in self.lines.values():

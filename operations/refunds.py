@@ -90,13 +90,14 @@ class Retry:
             ) from error
 
 
-async def lift_block(provider: str, charge_key: str) -> int:
-    """The sandbox's switch for tok_refundFail: how many charges can be refunded from now on."""
+async def lift_block(provider: str, charge_key: str | None) -> int:
+    """The sandbox's switch for tok_refundFail: how many charges can be refunded from now on. `charge_key`
+    None: all."""
+    request = sandbox_pb2.LiftRefundBlockRequest(charge_key=charge_key or "", all_charges=charge_key is None)
     try:
         async with grpc.aio.insecure_channel(provider) as channel:
-            answer = await sandbox_pb2_grpc.SandboxServiceStub(channel).LiftRefundBlock(
-                sandbox_pb2.LiftRefundBlockRequest(charge_key=charge_key), timeout=CALL_SECONDS
-            )
+            stub = sandbox_pb2_grpc.SandboxServiceStub(channel)
+            answer = await stub.LiftRefundBlock(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
         raise NotDone(f"the provider at {provider}: {error.code().name} {error.details()}") from error
     return answer.lifted_count

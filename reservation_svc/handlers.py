@@ -54,6 +54,8 @@ def restaurants(desk: Desk) -> Subscription:
             restaurant_events.SlotsChanged: on_slots_changed,
             **dict.fromkeys(_BOOKING_EVENTS, on_booking),
         },
+        # Each names the slots that changed, and each slot has its version.
+        each_once=frozenset({restaurant_events.SlotsChanged}),
     )
 
 

@@ -211,7 +211,7 @@ SLOT_PAGES = paging.Tokens("ListAvailableSlots", SlotPlace, paging.INSTANT)
 
 
 def to_reservation(reservation: Reservation) -> reservation_pb2.Reservation:
-    terms, currency = reservation.terms, reservation.policy.currency
+    terms, currency, held = reservation.terms, reservation.policy.currency, reservation.held
     message = reservation_pb2.Reservation(
         reservation_id=reservation.reservation_id,
         customer_id=reservation.customer_id,
@@ -220,7 +220,7 @@ def to_reservation(reservation: Reservation) -> reservation_pb2.Reservation:
         party_size=terms.party_size,
         revision=terms.revision,
         state=_STATE[reservation.state],
-        deposits=[_to_deposit(reservation, line, currency) for line in reservation.deposits],
+        deposits=[_to_deposit(line, held[line.deposit_id], currency) for line in reservation.deposits],
         policy=to_policy(reservation.policy),
         free_cancel_time=wire.to_timestamp(reservation.free_cancel_time),
         create_time=wire.to_timestamp(reservation.create_time),
@@ -232,13 +232,11 @@ def to_reservation(reservation: Reservation) -> reservation_pb2.Reservation:
     return message
 
 
-def _to_deposit(
-    reservation: Reservation, line: DepositLine, currency: str
-) -> reservation_pb2.ReservationDeposit:
+def _to_deposit(line: DepositLine, held: int, currency: str) -> reservation_pb2.ReservationDeposit:
     return reservation_pb2.ReservationDeposit(
         deposit_id=line.deposit_id,
         amount=wire.to_money(line.amount, currency),
-        held=wire.to_money(reservation.held(line), currency),
+        held=wire.to_money(held, currency),
         state=_DEPOSIT_STATE[line.state],
     )
 
@@ -394,7 +392,7 @@ def encode_event(event: ReservationEvent) -> OutgoingEvent:
 
 
 def to_snapshot(reservation: Reservation) -> events_pb2.ReservationSnapshot:
-    terms, currency = reservation.terms, reservation.policy.currency
+    terms, currency, held = reservation.terms, reservation.policy.currency, reservation.held
     snapshot = events_pb2.ReservationSnapshot(
         reservation_id=reservation.reservation_id,
         customer_id=reservation.customer_id,
@@ -410,7 +408,7 @@ def to_snapshot(reservation: Reservation) -> events_pb2.ReservationSnapshot:
             events_pb2.DepositSummary(
                 deposit_id=line.deposit_id,
                 amount=wire.to_money(line.amount, currency),
-                held=wire.to_money(reservation.held(line), currency),
+                held=wire.to_money(held[line.deposit_id], currency),
                 state=_DEPOSIT_STATE[line.state],
             )
             for line in reservation.deposits

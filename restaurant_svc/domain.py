@@ -24,8 +24,13 @@ MAX_NAME = 200
 # Before any booking.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
-# One call speaks of at most this many slots, and a day, which travels in one event, holds no more either.
+# One call speaks of at most this many slots: a year of evenings, with a table each quarter of an hour.
 MAX_SLOTS = 10_000
+# A day has at most this many, one a minute, closed ones counted: what a restaurant can make others read and
+# keep. Days that had more before there was this limit keep them.
+MAX_SLOTS_OF_DAY = 1_440
+# Slots that are set in one transaction and told in one event: some milliseconds of the writer.
+SLOTS_AT_ONCE = 50
 MAX_DAYS = 366
 MAX_CAPACITY = 100_000
 # The deposit of the largest party, in minor units: beyond it no charge could succeed, nor any booking.
@@ -174,18 +179,14 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
-    """All slots of a restaurant on one local day, in order of time; `version` is 0 before the first one."""
+class SlotsChanged:
+    """The slots of one local day that changed, in order of time. `number` counts the changes of that day from
+    1."""
 
     restaurant_id: str
     local_date: date
-    version: int
+    number: int
     slots: tuple[Slot, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SlotsChanged:
-    day: Day
 
 
 def instant(zone: ZoneInfo, day: date, at: time) -> datetime | None:
@@ -208,11 +209,12 @@ def on_grid(at: time, interval_seconds: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The local days (both included) and the local times that one call speaks of; no times means all."""
+    """The local days (both included) and the local times that one call speaks of; `times` None: all of
+    them."""
 
     first_date: date
     last_date: date
-    times: tuple[time, ...] = ()
+    times: tuple[time, ...] | None
 
     def days(self) -> Iterable[date]:
         for offset in range((self.last_date - self.first_date).days + 1):
@@ -230,7 +232,7 @@ def check_span(span: Span, today: date) -> None:
         wrong.append(Violation("last_date", "must not be before first_date"))
     elif days > MAX_DAYS:
         wrong.append(Violation("last_date", f"must leave at most {MAX_DAYS} days in all"))
-    elif days * len(span.times) > MAX_SLOTS:
+    elif days * len(span.times or ()) > MAX_SLOTS:
         wrong.append(Violation("times", f"must make at most {MAX_SLOTS} slots over all days"))
     # Where the caller lives it may still be yesterday.
     if span.first_date < today - timedelta(days=1):
@@ -246,7 +248,7 @@ def dine_times_to_open(restaurant: Restaurant, span: Span) -> DineTimes:
     interval = restaurant.policy.slot_interval_seconds
     wrong = [
         Violation(f"times[{position}]", f"{at} is not a multiple of {interval} seconds after midnight")
-        for position, at in enumerate(span.times)
+        for position, at in enumerate(span.times or ())
         if not on_grid(at, interval)
     ]
     if wrong:
@@ -261,7 +263,7 @@ def dine_times(restaurant: Restaurant, span: Span) -> DineTimes:
     days: dict[date, Sequence[datetime]] = {}
     for day in span.days():
         moments: set[datetime] = set()
-        for position, at in enumerate(span.times):
+        for position, at in enumerate(span.times or ()):
             moment = instant(zone, day, at)
             if moment is not None:
                 moments.add(moment)
@@ -274,34 +276,33 @@ def dine_times(restaurant: Restaurant, span: Span) -> DineTimes:
     return days
 
 
-def opened(day: Day, dine_times: Iterable[datetime], capacity: int) -> Day:
-    """The day with these slots at this capacity; the same value if they are so already."""
-    wanted = dict.fromkeys(dine_times, capacity)
-    slots = {
-        slot.dine_time: _with_capacity(slot, wanted.pop(slot.dine_time, slot.capacity)) for slot in day.slots
-    }
-    slots.update((moment, Slot(moment, capacity, version=1)) for moment in wanted)
-    if len(slots) > MAX_SLOTS:
-        raise invalid("times", f"must leave at most {MAX_SLOTS} slots on {day.local_date}")
-    return _changed(day, slots.values())
+def groups(days: DineTimes) -> Iterable[DineTimes]:
+    """The same dine times in parts of at most SLOTS_AT_ONCE each, in order."""
+    part: dict[date, Sequence[datetime]] = {}
+    room = SLOTS_AT_ONCE
+    for day, moments in days.items():
+        start = 0
+        while start < len(moments):
+            part[day] = taken = moments[start : start + room]
+            start += len(taken)
+            room -= len(taken)
+            if not room:
+                yield part
+                part, room = {}, SLOTS_AT_ONCE
+    if part:
+        yield part
 
 
-def closed(day: Day, dine_times: Iterable[datetime] | None) -> Day:
-    """The day with those of these slots (None: all) closed that exist; the same value if none was open."""
-    named = None if dine_times is None else set(dine_times)
-    return _changed(
-        day,
-        (_with_capacity(slot, 0) if named is None or slot.dine_time in named else slot for slot in day.slots),
+def too_many_slots_of_day(local_date: date) -> Refusal:
+    return invalid(
+        "times",
+        f"must leave at most {MAX_SLOTS_OF_DAY} slots on {local_date}, closed ones counted;"
+        " slots that exist can be opened again",
     )
 
 
-def _with_capacity(slot: Slot, capacity: int) -> Slot:
-    return slot if slot.capacity == capacity else replace(slot, capacity=capacity, version=slot.version + 1)
-
-
-def _changed(day: Day, slots: Iterable[Slot]) -> Day:
-    in_order = tuple(sorted(slots, key=lambda slot: slot.dine_time))
-    return day if in_order == day.slots else replace(day, version=day.version + 1, slots=in_order)
+def too_many_slots() -> Refusal:
+    return invalid("last_date", f"must leave at most {MAX_SLOTS} slots over all days; name fewer days")
 
 
 # --- bookings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
+from dinemesh.kit.quota import Quota
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.restaurant.v1.restaurant_service_pb2_grpc import add_RestaurantServiceServicer_to_server
@@ -20,7 +21,7 @@ def build(settings: Settings) -> Service:
     store = service.open_store("restaurant_svc")
     outbox = Outbox(persistence.outbox, messages.encode_event, service.name)
     bus = Bus(settings.amqp_url, service.name)
-    restaurants = Restaurants(store, outbox, changed=service.changes.notify)
+    restaurants = Restaurants(store, outbox, changed=service.changes.notify, quota=quota(settings))
 
     service.add_worker(bus, "bus")
     service.add_worker(Relay(store, outbox, bus), "relay")
@@ -32,6 +33,15 @@ def build(settings: Settings) -> Service:
         ACCESS,
     )
     return service
+
+
+def quota(settings: Settings) -> Quota:
+    """What one restaurant may change."""
+    return Quota(
+        at_once=settings.changes_at_once,
+        per_second=settings.changes_per_second,
+        burst=settings.changes_burst,
+    )
 
 
 async def run() -> None:

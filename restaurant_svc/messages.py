@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
+from google.type import timeofday_pb2
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import paging, wire
 from dinemesh.kit.outbox import OutgoingEvent
-from dinemesh.kit.refusal import invalid
+from dinemesh.kit.refusal import Violation, invalid, invalid_all
 from dinemesh.reservation.v1 import events_pb2 as reservation_events_pb2
 from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import events_pb2, restaurant_pb2, restaurant_service_pb2
@@ -116,15 +117,45 @@ def to_slot(slot: Slot) -> restaurant_pb2.Slot:
     )
 
 
-def from_span(
+def from_opening(request: restaurant_service_pb2.OpenSlotsRequest) -> Span:
+    """Which slots to open. An empty list of times is refused: what was lost on the way must not mean all."""
+    span = _span(request, request.times)
+    if not span.times:
+        raise invalid("times", "must have at least one entry, such as 19:00; nothing stands for all of them")
+    return span
+
+
+def from_closing(request: restaurant_service_pb2.CloseSlotsRequest) -> Span:
+    """Which slots to close: exactly one of `times` and `all_times` says so, for the reason above."""
+    if bool(request.times) == request.all_times:
+        raise invalid_all(
+            [
+                Violation("times", "must have at least one entry, unless all_times is true"),
+                Violation(
+                    "all_times", "must be true to close all slots of the days, and only if times is empty"
+                ),
+            ]
+        )
+    return _span(request, None if request.all_times else request.times)
+
+
+def _span(
     request: restaurant_service_pb2.OpenSlotsRequest | restaurant_service_pb2.CloseSlotsRequest,
+    times: Sequence[timeofday_pb2.TimeOfDay] | None,
 ) -> Span:
     wire.present(request, "first_date")
     wire.present(request, "last_date")
+    # Before any of them is looked at: a call over gRPC may bring hundreds of thousands.
+    if times is not None and len(times) > domain.MAX_SLOTS_OF_DAY:
+        raise invalid(
+            "times", f"must have at most {domain.MAX_SLOTS_OF_DAY} entries, one for each minute of a day"
+        )
     return Span(
         first_date=wire.from_date(request.first_date, "first_date"),
         last_date=wire.from_date(request.last_date, "last_date"),
-        times=tuple(wire.from_time_of_day(at, f"times[{number}]") for number, at in enumerate(request.times)),
+        times=None
+        if times is None
+        else tuple(wire.from_time_of_day(at, f"times[{number}]") for number, at in enumerate(times)),
     )
 
 
@@ -205,18 +236,16 @@ def encode_event(event: Any) -> OutgoingEvent:
             return _restaurant_event(
                 restaurant, events_pb2.RestaurantUpdated(restaurant=_restaurant_snapshot(restaurant))
             )
-        case domain.SlotsChanged(day):
+        case domain.SlotsChanged(restaurant_id, local_date, number, slots):
             message = events_pb2.SlotsChanged(
-                restaurant_id=day.restaurant_id,
-                date=wire.to_date(day.local_date),
-                slots=[to_slot(slot) for slot in day.slots],
+                restaurant_id=restaurant_id,
+                date=wire.to_date(local_date),
+                slots=[to_slot(slot) for slot in slots],
             )
-            return OutgoingEvent(
-                message,
-                _routing_key(message),
-                f"{day.restaurant_id}/{day.local_date.isoformat()}",
-                day.version,
-            )
+            # An aggregate of its own, of one version: no later event makes this one void, since it names
+            # other slots.
+            change = f"{restaurant_id}/{local_date.isoformat()}/{number}"
+            return OutgoingEvent(message, _routing_key(message), change, aggregate_version=1)
         case _:
             booking: Booking = event.booking
             message_of_booking = _BOOKING_EVENTS[type(event)](booking=_booking_snapshot(booking))

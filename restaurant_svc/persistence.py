@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -20,10 +21,13 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    func,
     select,
     union_all,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from dinemesh.kit import keyset
 from dinemesh.kit.inbox import inbox_tables
@@ -34,7 +38,6 @@ from restaurant_svc.domain import (
     Booking,
     BookingFilter,
     BookingState,
-    Day,
     Policy,
     Restaurant,
     Slot,
@@ -83,7 +86,8 @@ create_requests = Table(
     Column("create_time", Instant, nullable=False),
 )
 
-# One row a local day that ever had slots; its version guards the slots of that day.
+# One row a local day that ever had slots; its version counts their changes, and holds the day while one is
+# made.
 slot_days = Table(
     "slot_days",
     metadata,
@@ -245,54 +249,121 @@ def _restaurant_values(value: Restaurant) -> dict[str, Any]:
 # --- slots
 
 
-def day(tx: Transaction, restaurant_id: str, local_date: date) -> Day:
-    """The slots of a local day, closed ones too."""
-    # The version first: a change that comes between the two statements is then found by `replace_day`.
-    version = tx.execute(
-        select(slot_days.c.version).where(
-            slot_days.c.restaurant_id == restaurant_id, slot_days.c.local_date == local_date
-        )
-    ).scalar_one_or_none()
-    rows = tx.execute(
-        select(slots.c.dine_time, slots.c.capacity, slots.c.version)
-        .where(slots.c.restaurant_id == restaurant_id, slots.c.local_date == local_date)
-        .order_by(slots.c.dine_time)
-    )
-    standing = tuple(Slot(row.dine_time, row.capacity, row.version) for row in rows)
-    return Day(restaurant_id, local_date, version or 0, standing)
+# Built once: to build one costs the processor more than to run it.
+_OF_RESTAURANT = slots.c.restaurant_id == bindparam("at_restaurant")
+_NAMED = slots.c.dine_time.in_(bindparam("named", type_=Instant, expanding=True))
+_RETURNED = slots.c.dine_time, slots.c.capacity, slots.c.version
 
 
-def replace_day(tx: Transaction, before: Day, after: Day) -> bool:
-    """False if the day is no longer as it was before: read it again and decide."""
-    key = {"restaurant_id": after.restaurant_id, "local_date": after.local_date}
-    if before.version == 0:
-        first = tx.insert(slot_days).values(**key, version=after.version).on_conflict_do_nothing()
-        moved = tx.changed(first)
-    else:
-        unchanged = and_(
-            slot_days.c.restaurant_id == before.restaurant_id,
-            slot_days.c.local_date == before.local_date,
-            slot_days.c.version == before.version,
-        )
-        moved = tx.changed(update(slot_days).where(unchanged).values(version=after.version))
-    if moved != 1:
-        return False
-    insert = tx.insert(slots)
-    upsert = insert.on_conflict_do_update(
+def _set_capacity(insert: postgresql.Insert | sqlite.Insert) -> ReturningInsert[Any]:
+    return insert.on_conflict_do_update(
         index_elements=[slots.c.restaurant_id, slots.c.dine_time],
-        set_={"capacity": insert.excluded.capacity, "version": insert.excluded.version},
-        where=slots.c.version < insert.excluded.version,
-    )
-    standing = set(before.slots)
-    tx.execute(
-        upsert,
-        [
-            {**key, "dine_time": slot.dine_time, "capacity": slot.capacity, "version": slot.version}
-            for slot in after.slots
-            if slot not in standing
-        ],
-    )
-    return True
+        set_={"capacity": insert.excluded.capacity, "version": slots.c.version + 1},
+        where=slots.c.capacity != insert.excluded.capacity,
+    ).returning(*_RETURNED)
+
+
+_SET_CAPACITY = {
+    "sqlite": _set_capacity(sqlite.insert(slots)),
+    "postgresql": _set_capacity(postgresql.insert(slots)),
+}
+_CLOSE = (
+    update(slots)
+    .where(_OF_RESTAURANT, _NAMED, slots.c.capacity > 0)
+    .values(capacity=0, version=slots.c.version + 1)
+    .returning(*_RETURNED)
+)
+_STANDING = select(*_RETURNED).where(_OF_RESTAURANT, _NAMED).order_by(slots.c.dine_time)
+_ON_DAYS = (
+    _OF_RESTAURANT,
+    slots.c.local_date >= bindparam("first", type_=Date),
+    slots.c.local_date <= bindparam("last", type_=Date),
+)
+_BETWEEN = (
+    select(slots.c.local_date, slots.c.dine_time)
+    .where(*_ON_DAYS)
+    .order_by(slots.c.local_date, slots.c.dine_time)
+    .limit(bindparam("most"))
+)
+_COUNTS = (
+    select(slots.c.local_date, func.count().label("slots")).where(*_ON_DAYS).group_by(slots.c.local_date)
+)
+
+
+def _count_change(insert: postgresql.Insert | sqlite.Insert) -> ReturningInsert[Any]:
+    return insert.on_conflict_do_update(
+        index_elements=[slot_days.c.restaurant_id, slot_days.c.local_date],
+        set_={"version": slot_days.c.version + 1},
+    ).returning(slot_days.c.version)
+
+
+_COUNT_CHANGE = {
+    "sqlite": _count_change(sqlite.insert(slot_days)),
+    "postgresql": _count_change(postgresql.insert(slot_days)),
+}
+
+
+def set_capacity(
+    tx: Transaction, restaurant_id: str, local_date: date, dine_times: Iterable[datetime], capacity: int
+) -> list[Slot]:
+    """Opens these slots of a local day at this capacity; returns those that were not so already, as they now
+    stand.
+
+    Each of them has a version that nobody else gave: the row is locked from here to the commit.
+    """
+    rows = [
+        {
+            "restaurant_id": restaurant_id,
+            "dine_time": moment,
+            "local_date": local_date,
+            "capacity": capacity,
+            "version": 1,
+        }
+        # Always in the same order, so that two pods do not wait for each other.
+        for moment in sorted(dine_times)
+    ]
+    return _slots(tx.execute(_SET_CAPACITY[tx.dialect], rows))
+
+
+def close(tx: Transaction, restaurant_id: str, dine_times: Iterable[datetime]) -> list[Slot]:
+    """Closes those of these slots that are open; returns them as they now stand."""
+    return _slots(tx.execute(_CLOSE, {"at_restaurant": restaurant_id, "named": list(dine_times)}))
+
+
+def standing(tx: Transaction, restaurant_id: str, dine_times: Iterable[datetime]) -> list[Slot]:
+    """Those of these slots that exist, in order of time."""
+    return _slots(tx.execute(_STANDING, {"at_restaurant": restaurant_id, "named": list(dine_times)}))
+
+
+def count_change(tx: Transaction, restaurant_id: str, local_date: date) -> int:
+    """One more change of the slots of that day: its number, from 1. Holds the day until the commit."""
+    row = {"restaurant_id": restaurant_id, "local_date": local_date, "version": 1}
+    number: int = tx.execute(_COUNT_CHANGE[tx.dialect], row).scalar_one()
+    return number
+
+
+def slots_between(
+    tx: Transaction, restaurant_id: str, first: date, last: date, most: int
+) -> dict[date, list[datetime]]:
+    """The dine times of the first `most` slots of these local days, both included, closed ones too, by
+    day."""
+    found: dict[date, list[datetime]] = {}
+    parameters = {"at_restaurant": restaurant_id, "first": first, "last": last, "most": most}
+    for row in tx.execute(_BETWEEN, parameters):
+        found.setdefault(row.local_date, []).append(row.dine_time)
+    return found
+
+
+def slots_by_day(tx: Transaction, restaurant_id: str, first: date, last: date) -> dict[date, int]:
+    """How many slots there are on each of these local days, both included, closed ones too; no day without
+    any."""
+    parameters = {"at_restaurant": restaurant_id, "first": first, "last": last}
+    return {row.local_date: row.slots for row in tx.execute(_COUNTS, parameters)}
+
+
+def _slots(rows: Iterable[Row[Any]]) -> list[Slot]:
+    found = (Slot(row.dine_time, row.capacity, row.version) for row in rows)
+    return sorted(found, key=lambda slot: slot.dine_time)
 
 
 # --- bookings

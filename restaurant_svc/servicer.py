@@ -115,15 +115,14 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
 
     async def OpenSlots(self, request: pb.OpenSlotsRequest, context: Context) -> pb.OpenSlotsResponse:
         restaurant_id = _own_restaurant(request.restaurant_id)
-        span = messages.from_span(request)
-        wire.required("times", span.times)
+        span = messages.from_opening(request)
         capacity = wire.between("capacity", request.capacity, 1, domain.MAX_CAPACITY)
         slots = await self._restaurants.open_slots(restaurant_id, span, capacity)
         return pb.OpenSlotsResponse(slots=[messages.to_slot(one) for one in slots])
 
     async def CloseSlots(self, request: pb.CloseSlotsRequest, context: Context) -> pb.CloseSlotsResponse:
         restaurant_id = _own_restaurant(request.restaurant_id)
-        slots = await self._restaurants.close_slots(restaurant_id, messages.from_span(request))
+        slots = await self._restaurants.close_slots(restaurant_id, messages.from_closing(request))
         return pb.CloseSlotsResponse(slots=[messages.to_slot(one) for one in slots])
 
     async def ListBookings(

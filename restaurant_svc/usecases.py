@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from datetime import date, datetime, timedelta
 from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 from dinemesh.kit import crash
 from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.quota import Quota
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
 from restaurant_svc import domain, persistence
@@ -19,7 +24,6 @@ from restaurant_svc.domain import (
     BookingEvent,
     BookingFilter,
     Cursor,
-    Day,
     DineTimes,
     Heard,
     Policy,
@@ -38,19 +42,27 @@ WATCH_BATCH = 100
 # A guarded update that loses is decided anew. Each loss is another process's gain, so this many are a fault.
 MAX_LOSSES = 20
 
-# Days of slots changed in one transaction: some tens of milliseconds.
-DAYS_AT_ONCE = 14
+# What costs how much of its restaurant's quota: each call, each slot that it names, and each event that it
+# causes, which four services write, send and take. So one call that changes one slot costs 21.
+CALL_UNITS = 5
+EVENT_UNITS = 15
+# Between two groups of slots of one call the writer is left to others for three times as long as a group
+# took; the longest pause keeps the largest call (200 groups) within the edge's default deadline of 10 s.
+PAUSE_FACTOR = 3.0
+LONGEST_PAUSE_SECONDS = 0.025
 
 StaffRule = Callable[[Booking, int, datetime], Booking]
 
 
 class Restaurants:
-    """The use cases. `changed` is told the restaurant_id after each commit that moved one of its bookings."""
+    """The use cases. `changed` is told the restaurant_id after each commit that moved one of its bookings;
+    `quota` holds what one restaurant may change of its terms and slots, by restaurant_id."""
 
-    def __init__(self, store: Store, outbox: Outbox, changed: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, outbox: Outbox, changed: Callable[[str], None], quota: Quota) -> None:
         self._store = store
         self._outbox = outbox
         self._changed = changed
+        self._quota = quota
 
     # Restaurants.
 
@@ -94,7 +106,9 @@ class Restaurants:
         """None keeps what is there."""
         if policy is not None:
             domain.check_policy(policy)
-        return await self._store.write(lambda tx: self._update(tx, restaurant_id, etag, name, policy))
+        async with self._quota.turn(restaurant_id) as turn:
+            turn.pay(CALL_UNITS + EVENT_UNITS)
+            return await self._store.write(lambda tx: self._update(tx, restaurant_id, etag, name, policy))
 
     def _update(
         self, tx: Transaction, restaurant_id: str, etag: str, name: str | None, policy: Policy | None
@@ -113,69 +127,92 @@ class Restaurants:
     # Slots.
 
     async def open_slots(self, restaurant_id: str, span: Span, capacity: int) -> Sequence[Slot]:
-        """Sets the capacity of these slots, some days at a time; returns them as they stand."""
+        """Sets the capacity of these slots, some at a time; returns them as they stand."""
 
         def plan(tx: Transaction) -> DineTimes:
             restaurant = _existing(tx, restaurant_id)
             domain.check_span(span, domain.local_day(restaurant.zone, tx.now))
-            return domain.dine_times_to_open(restaurant, span)
-
-        def change(days: DineTimes, tx: Transaction) -> list[Slot]:
-            stand: list[Slot] = []
+            days = domain.dine_times_to_open(restaurant, span)
+            counts = persistence.slots_by_day(tx, restaurant_id, span.first_date, span.last_date)
             for local_date, moments in days.items():
-                rule = partial(domain.opened, dine_times=moments, capacity=capacity)
-                day = self._change_day(tx, restaurant_id, local_date, rule)
-                named = set(moments)
-                stand += (slot for slot in day.slots if slot.dine_time in named)
-            return stand
+                known = counts.get(local_date, 0)
+                if known + len(moments) > domain.MAX_SLOTS_OF_DAY:
+                    new = len(moments) - len(persistence.standing(tx, restaurant_id, moments))
+                    if new and known + new > domain.MAX_SLOTS_OF_DAY:
+                        raise domain.too_many_slots_of_day(local_date)
+            return days
 
-        return await self._change_days(plan, change)
+        def change(part: DineTimes, tx: Transaction) -> _Changed:
+            events = 0
+            for local_date, moments in part.items():
+                changed = persistence.set_capacity(tx, restaurant_id, local_date, moments, capacity)
+                events += self._tell_slots(tx, restaurant_id, local_date, changed)
+                if any(slot.version == 1 for slot in changed):
+                    # Again, now that the day is held: another call may have opened others meanwhile.
+                    counts = persistence.slots_by_day(tx, restaurant_id, local_date, local_date)
+                    if counts[local_date] > domain.MAX_SLOTS_OF_DAY:
+                        raise domain.too_many_slots_of_day(local_date)
+            return _Changed(persistence.standing(tx, restaurant_id, _all(part)), events)
+
+        return await self._change_slots(restaurant_id, plan, change)
 
     async def close_slots(self, restaurant_id: str, span: Span) -> Sequence[Slot]:
-        """Takes these slots (without times: all) off sale, some days at a time; returns those that exist."""
+        """Takes these slots (`times` None: all of the days) off sale, some at a time; returns those that
+        exist."""
 
         def plan(tx: Transaction) -> DineTimes:
             restaurant = _existing(tx, restaurant_id)
             domain.check_span(span, domain.local_day(restaurant.zone, tx.now))
-            return domain.dine_times(restaurant, span)
+            if span.times is not None:
+                return domain.dine_times(restaurant, span)
+            days = (span.first_date, span.last_date)
+            found = persistence.slots_between(tx, restaurant_id, *days, most=domain.MAX_SLOTS + 1)
+            if sum(map(len, found.values())) > domain.MAX_SLOTS:
+                raise domain.too_many_slots()
+            return found
 
-        def change(days: DineTimes, tx: Transaction) -> list[Slot]:
-            stand: list[Slot] = []
-            for local_date, moments in days.items():
-                named = set(moments) if span.times else None
-                rule = partial(domain.closed, dine_times=named)
-                day = self._change_day(tx, restaurant_id, local_date, rule)
-                stand += (slot for slot in day.slots if named is None or slot.dine_time in named)
-            return stand
+        def change(part: DineTimes, tx: Transaction) -> _Changed:
+            events = 0
+            for local_date, moments in part.items():
+                changed = persistence.close(tx, restaurant_id, moments)
+                events += self._tell_slots(tx, restaurant_id, local_date, changed)
+            return _Changed(persistence.standing(tx, restaurant_id, _all(part)), events)
 
-        return await self._change_days(plan, change)
+        return await self._change_slots(restaurant_id, plan, change)
 
-    async def _change_days(
+    async def _change_slots(
         self,
+        restaurant_id: str,
         plan: Callable[[Transaction], DineTimes],
-        change: Callable[[DineTimes, Transaction], Sequence[Slot]],
+        change: Callable[[DineTimes, Transaction], _Changed],
     ) -> Sequence[Slot]:
-        # Thousands of time zone sums belong into a reader thread, and a year of slots into many transactions:
-        # bookings wait behind each of them. What is cut off in the middle is completed by a repetition.
-        days = list((await self._store.read(plan)).items())
+        # Thousands of time zone sums belong into a reader thread, and thousands of slots into many
+        # transactions: bookings wait behind each of them, here and where they are told. What is cut off in
+        # the middle is completed by a repetition.
         stand: list[Slot] = []
-        for start in range(0, len(days), DAYS_AT_ONCE):
-            part = dict(days[start : start + DAYS_AT_ONCE])
-            stand += await self._store.write(partial(change, part))
+        async with self._quota.turn(restaurant_id) as turn:
+            turn.pay(CALL_UNITS)
+            days = await self._store.read(plan)
+            turn.pay(sum(map(len, days.values())))
+            pause = 0.0
+            for part in domain.groups(days):
+                await asyncio.sleep(pause)
+                begun = time.monotonic()
+                changed = await self._store.write(partial(change, part))
+                stand += changed.stand
+                turn.pay(EVENT_UNITS * changed.events)
+                pause = min((time.monotonic() - begun) * PAUSE_FACTOR, LONGEST_PAUSE_SECONDS)
         return stand
 
-    def _change_day(
-        self, tx: Transaction, restaurant_id: str, local_date: date, rule: Callable[[Day], Day]
-    ) -> Day:
-        for _ in range(MAX_LOSSES):
-            before = persistence.day(tx, restaurant_id, local_date)
-            after = rule(before)
-            if after is before:
-                return before
-            if persistence.replace_day(tx, before, after):
-                self._outbox.add(tx, SlotsChanged(after))
-                return after
-        raise _too_many_losses()
+    def _tell_slots(
+        self, tx: Transaction, restaurant_id: str, local_date: date, changed: Sequence[Slot]
+    ) -> int:
+        """How many events it took."""
+        if not changed:
+            return 0
+        number = persistence.count_change(tx, restaurant_id, local_date)
+        self._outbox.add(tx, SlotsChanged(restaurant_id, local_date, number, tuple(changed)))
+        return 1
 
     # Bookings.
 
@@ -269,6 +306,13 @@ class Restaurants:
         tx.after_commit(lambda: self._changed(booking.restaurant_id))
 
 
+class _Changed(NamedTuple):
+    """What one group of slots came to."""
+
+    stand: list[Slot]
+    events: int
+
+
 class BookingFeed:
     """A restaurant's bookings as they change, for one watch, a page at a time."""
 
@@ -345,6 +389,10 @@ def _existing(tx: Transaction, restaurant_id: str) -> Restaurant:
     if restaurant is None:
         raise Refusal("NOT_FOUND", "There is no such restaurant.")
     return restaurant
+
+
+def _all(days: DineTimes) -> list[datetime]:
+    return list(chain.from_iterable(days.values()))
 
 
 def _etag_mismatch() -> Refusal:

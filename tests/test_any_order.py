@@ -371,7 +371,7 @@ def test_all_money_went_back_or_was_forfeited_by_policy(ends: list[World]) -> No
 def test_reservation_and_deposit_say_the_same(ends: list[World]) -> None:
     for world in ends:
         for line in world.reservation.deposits:
-            assert world.reservation.held(line) == 0
+            assert world.reservation.held[line.deposit_id] == 0
             deposit = world.deposits.get(line.deposit_id)
             if deposit is not None:
                 assert line.captured == (deposit.captured > 0)

@@ -222,12 +222,12 @@ def refund(tx: Transaction, key: str, charge_key: str, minor: int, currency: str
     return made
 
 
-def lift_refund_block(tx: Transaction, charge_key: str) -> int:
-    """How many charges were blocked until now; `charge_key` "" is all of them."""
-    if charge_key and find(tx, charge_key) is None:
+def lift_refund_block(tx: Transaction, charge_key: str | None) -> int:
+    """How many charges were blocked until now; `charge_key` None is all of them."""
+    if charge_key is not None and find(tx, charge_key) is None:
         raise NoSuchCharge
     lift = update(charges).where(charges.c.refunds_blocked).values(refunds_blocked=False)
-    return tx.changed(lift.where(charges.c.key == charge_key) if charge_key else lift)
+    return tx.changed(lift if charge_key is None else lift.where(charges.c.key == charge_key))
 
 
 def page(tx: Transaction, after: int, limit: int) -> list[Charge]:

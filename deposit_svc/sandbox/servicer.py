@@ -11,7 +11,7 @@ import grpc
 from deposit_svc.sandbox import records, tokens
 from deposit_svc.sandbox.records import Charge, ExceedsCharge, KeyReused, NoSuchCharge, Refund
 from dinemesh.kit import paging, wire
-from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.refusal import Refusal, Violation, invalid_all
 from dinemesh.kit.store import Store
 from dinemesh.kit.workers import Background
 from dinemesh.sandbox.v1 import sandbox_pb2 as pb
@@ -105,7 +105,7 @@ class Sandbox(sandbox_pb2_grpc.SandboxServiceServicer):
         self, request: pb.LiftRefundBlockRequest, context: Context
     ) -> pb.LiftRefundBlockResponse:
         try:
-            key = wire.text("charge_key", request.charge_key, MAX_KEY, optional=True)
+            key = _lifted(request)
             lifted = await self._store.write(lambda tx: records.lift_refund_block(tx, key))
         except (Refusal, NoSuchCharge) as error:
             await _abort(context, error)
@@ -143,6 +143,14 @@ def _charge_message(charge: Charge) -> pb.Charge:
         create_time=wire.to_timestamp(charge.create_time),
         refunds=map(_refund_message, charge.refunds),
     )
+
+
+def _lifted(request: pb.LiftRefundBlockRequest) -> str | None:
+    """The key of the charge that is meant; None for all, which is never what an empty field means."""
+    if bool(request.charge_key) == request.all_charges:
+        told = "name either charge_key or all_charges: true, which lifts the block of every charge"
+        raise invalid_all([Violation("charge_key", told), Violation("all_charges", told)])
+    return None if request.all_charges else wire.text("charge_key", request.charge_key, MAX_KEY)
 
 
 def _refund_message(refund: Refund) -> pb.Refund:

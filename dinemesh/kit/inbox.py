@@ -105,7 +105,9 @@ class Subscription:
 
     `bindings` are routing key patterns (`reservation.v1.*`, `#`). A type without a handler goes to `other`
     (its message is then the undecoded bytes), or has no effect. With `newest_only` a version of an aggregate
-    that is not higher than the highest seen has no effect: every event carries the whole state.
+    that is not higher than the highest seen has no effect: every event carries the whole state. Those of the
+    types in `each_once` do not replace one another: every one of them has its effect, and the handler
+    compares the versions that stand in it.
     """
 
     queue: str
@@ -113,6 +115,7 @@ class Subscription:
     handlers: Mapping[type[Message], Handler]
     other: Handler | None = None
     newest_only: bool = True
+    each_once: frozenset[type[Message]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,8 @@ class Inbox:
 
     def _is_news(self, tx: Transaction, statements: _Statements, event: Received[Any]) -> bool:
         if not self._subscription.newest_only:
+            return True
+        if type(event.message) in self._subscription.each_once:
             return True
         row = {
             "subscriber": self._subscription.queue,

@@ -48,6 +48,7 @@ local CONTRACT = {
       {name = "first_date", json_name = "firstDate", message = "google.type.Date"},
       {name = "last_date", json_name = "lastDate", message = "google.type.Date"},
       {name = "times", json_name = "times", list = true, message = "google.type.TimeOfDay"},
+      {name = "all_times", json_name = "allTimes", kind = "boolean"},
     },
     ["dinemesh.restaurant.v1.CompleteBookingRequest"] = {
       {name = "restaurant_id", json_name = "restaurantId", kind = "string"},

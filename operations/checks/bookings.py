@@ -10,8 +10,8 @@ from operations.report import Finding, Pending, Violation
 
 NAME = "bookings"
 _REMEDY = (
-    "Look at `make dead-letters` for restaurant.bookings and reservation.restaurants, then `make redrive`, "
-    "then `make replay`."
+    "Look at `make dead-letters` for restaurant.bookings and reservation.restaurants, "
+    "then `make redrive QUEUE=all`, then `make replay SERVICE=all`."
 )
 # What staff marked while a cancel was on its way stays on their page: the reservation decides.
 _OVER = frozenset({"WITHDRAWN", "DECLINED", "SEATED", "NO_SHOW", "COMPLETED"})

@@ -16,7 +16,10 @@ from operations.report import Finding, Pending, Violation
 
 NAME = "captures"
 BOOKED = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED"})
-_REDRIVE = "Look at `make dead-letters` for deposit.instructions, then `make redrive`, then `make replay`."
+_REDRIVE = (
+    "Look at `make dead-letters` for deposit.instructions, then `make redrive QUEUE=all`, "
+    "then `make replay SERVICE=all`."
+)
 _BY_HAND = "Read the reservation and the deposit; give back by hand what belongs to the customer."
 
 
@@ -112,7 +115,7 @@ def _capture(
 def _is_awaited(picture: Picture, reservation: Reservation, deposit_id: str) -> bool:
     if reservation.state == "PENDING_DEPOSIT":
         return True
-    return any(modification.deposit_id == deposit_id for modification in picture.modifications)
+    return deposit_id in picture.awaited
 
 
 def _booking(

@@ -68,7 +68,10 @@ def _missing(picture: Picture, limits: Limits) -> Iterator[Violation]:
             missing[event.source, event.routing_key].append(event.event_id)
     for (_, routing_key), events in missing.items():
         what = f"{len(events)} events are not in the timeline: {_some(events)}"
-        remedy = "Redrive history.timeline (make redrive); else `make replay`, then `make rebuild-history`."
+        remedy = (
+            "Redrive it (make redrive QUEUE=history.timeline); else `make replay SERVICE=all`, "
+            "then `make rebuild-history`."
+        )
         yield Violation(HISTORY, routing_key, what, remedy)
 
 
@@ -94,7 +97,7 @@ def dead_letters(picture: Picture, limits: Limits) -> Finding:
             DEAD_LETTERS,
             queue,
             f"{count} events could not be taken",
-            "List them (make dead-letters), put the cause right, send them back (make redrive).",
+            "List them (make dead-letters), put the cause right, send them back (make redrive QUEUE=all).",
         )
         for queue, count in counts.items()
     )

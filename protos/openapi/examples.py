@@ -283,6 +283,7 @@ METADATA: Json = {
     "deposit": "80.00",
     "currency_code": "EUR",
     "free_cancel_time": _FREE_UNTIL,
+    "limit": "20",
     "error_id": "9c0f6a1e2d3b4c5d8e7f60718293a4b5",
 }
 """By the key of ErrorInfo.metadata that a reason's comment names."""

@@ -43,6 +43,19 @@ class Rules:
     """How long it has to wait then; twice as long with each further one."""
     unpaid_window: timedelta = timedelta(minutes=10)
     """After which time an attempt that came to nothing is forgotten."""
+    priced_modifications: int = 20
+    """How often a reservation can be made dearer or cheaper. Each leaves a deposit or refunds, which every
+    read, event and instruction about it carries from then on; nobody changes the size of a party more often
+    than some few times."""
+    changes_of_terms: int = 100
+    """How often its terms can be changed in all. A move at the same price leaves no money behind, but the
+    restaurant is asked again, and each asking is some five events and entries of the timeline."""
+
+    @property
+    def deposit_lines(self) -> int:
+        """Deposits of a reservation, those counted that deposit_svc turned away by its load: they count as no
+        modification, since the customer is asked to come back, and leave a line all the same."""
+        return 1 + 3 * self.priced_modifications
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -198,6 +199,9 @@ class Reservation:
     deposits: tuple[DepositLine, ...] = ()
     instructions: tuple[Instruction, ...] = ()
     modification: Modification | None = None
+    priced_modifications: int = 0
+    """How many modifications with another price were begun, those counted that failed; not those that were
+    turned away by load."""
 
     # What it says of itself.
 
@@ -228,16 +232,26 @@ class Reservation:
     def line(self, deposit_id: str) -> DepositLine | None:
         return next((line for line in self.deposits if line.deposit_id == deposit_id), None)
 
-    def held(self, line: DepositLine) -> int:
-        """What of a deposit is neither given back nor forfeited nor ordered to be."""
-        mine = [one for one in self.instructions if one.deposit_id == line.deposit_id]
-        if not line.captured or any(one.kind is Kind.VOID for one in mine):
-            return 0
-        return line.amount - sum(one.amount for one in mine)
+    @property
+    def held(self) -> Mapping[str, int]:
+        """By deposit_id: what of each deposit is neither given back nor forfeited nor ordered to be. One pass
+        over the instructions for all deposits: take it once, not for each."""
+        voided: set[str] = set()
+        gone: defaultdict[str, int] = defaultdict(int)
+        for one in self.instructions:
+            gone[one.deposit_id] += one.amount
+            if one.kind is Kind.VOID:
+                voided.add(one.deposit_id)
+        return {
+            line.deposit_id: line.amount - gone[line.deposit_id]
+            if line.captured and line.deposit_id not in voided
+            else 0
+            for line in self.deposits
+        }
 
     @property
     def held_total(self) -> int:
-        return sum(self.held(line) for line in self.deposits)
+        return sum(self.held.values())
 
     def ordered(self, kind: Kind, cause: Cause) -> int:
         """The sum of the instructions of one kind that one move gave."""
@@ -351,6 +365,7 @@ class Reservation:
                 return Move(refused._moved(now), Happened.MODIFICATION_FAILED, closed)
             case NotCharged():
                 shed = replace(self._lined(line, state=DepositState.VOIDED), modification=None)
+                shed = replace(shed, priced_modifications=max(0, self.priced_modifications - 1))
                 return Move(shed._moved(now), None, wanted.failed(Failure.DEPOSIT_OVERLOADED))
             case _:
                 late = replace(self._lined(line, captured=isinstance(outcome, Captured)), modification=None)
@@ -398,6 +413,7 @@ class Reservation:
         if self.policy.accept_deadline(terms.dine_time, now) <= now:
             raise Refusal("MODIFICATION_CLOSED", "It is too late for the restaurant to answer to new terms.")
         difference = terms.price - self.held_total
+        priced = self._count_change(difference, rules)
         if difference > 0:
             if not can_pay:
                 raise invalid("payment_token", "is required, since the deposit gets higher")
@@ -405,8 +421,13 @@ class Reservation:
                 modification_id, terms, note, deposit_id, now + rules.attempt, now + rules.hold
             )
             lines = (*self.deposits, DepositLine(deposit_id, difference))
-            return Move(replace(self, modification=wanted, deposits=lines)._moved(now))
-        amended = replace(self, note=note)._give_back(-difference, Cause.MODIFIED)._asked_again(terms, now)
+            begun = replace(self, modification=wanted, deposits=lines, priced_modifications=priced)
+            return Move(begun._moved(now))
+        amended = (
+            replace(self, note=note, priced_modifications=priced)
+            ._give_back(-difference, Cause.MODIFIED)
+            ._asked_again(terms, now)
+        )
         return Move(amended._moved(now), Happened.MODIFIED)
 
     def _check_amendable(self, etag: str, now: datetime) -> None:
@@ -420,6 +441,20 @@ class Reservation:
             raise Refusal("MODIFICATION_IN_PROGRESS", "Another modification is being paid.", retry_after=1)
         if etag != self.etag:
             raise Refusal("ETAG_MISMATCH", "The reservation has changed since it was read; read it again.")
+
+    def _count_change(self, difference: int, rules: Rules) -> int:
+        """How many priced modifications there are with this one. Refuses one too many of any kind."""
+        limit = rules.priced_modifications
+        if difference and self.priced_modifications >= limit:
+            raise _too_many(
+                f"A reservation can be made dearer or cheaper {limit} times, and has been.", limit
+            )
+        if difference > 0 and len(self.deposits) >= rules.deposit_lines:
+            raise _too_many("This reservation was to be made dearer too often.", rules.deposit_lines - 1)
+        if self.terms.revision > rules.changes_of_terms:
+            most = rules.changes_of_terms
+            raise _too_many(f"The terms of a reservation can be changed {most} times, and have been.", most)
+        return self.priced_modifications + bool(difference)
 
     def cancel(self, by: By, now: datetime) -> Move | None:
         """None if it is cancelled already: the first one's answer stands."""
@@ -524,35 +559,39 @@ class Reservation:
         lines = tuple(changed if one.deposit_id == line.deposit_id else one for one in self.deposits)
         return replace(self, deposits=lines)
 
-    def _instruct(self, kind: Kind, deposit_id: str, amount: int, cause: Cause) -> Reservation:
+    def _instruction(self, kind: Kind, deposit_id: str, amount: int, cause: Cause) -> Instruction:
         name = f"{self.reservation_id}/{self.version}/{kind}/{deposit_id}"
-        order = Instruction(str(uuid.uuid5(_INSTRUCTIONS, name)), kind, deposit_id, amount, cause)
-        return replace(self, instructions=(*self.instructions, order))
+        return Instruction(str(uuid.uuid5(_INSTRUCTIONS, name)), kind, deposit_id, amount, cause)
 
     def _void(self, deposit_id: str, cause: Cause) -> Reservation:
         line = self.line(deposit_id)
         assert line is not None
-        return self._lined(line, state=DepositState.VOIDING)._instruct(Kind.VOID, deposit_id, 0, cause)
+        order = self._instruction(Kind.VOID, deposit_id, 0, cause)
+        voided = self._lined(line, state=DepositState.VOIDING)
+        return replace(voided, instructions=(*self.instructions, order))
 
     def _give_back(self, amount: int, cause: Cause) -> Reservation:
         """Orders refunds of the amount, newest deposit first."""
-        result, left = self, amount
-        for line in reversed(self.deposits):
-            part = min(left, self.held(line))
-            if part > 0:
-                result = result._instruct(Kind.REFUND, line.deposit_id, part, cause)
-                left -= part
-                if result.held(line) == 0:
-                    result = result._lined(line, state=DepositState.REFUNDING)
-        return result
+        return self._take(amount, Kind.REFUND, DepositState.REFUNDING, cause)
 
     def _forfeit(self, cause: Cause) -> Reservation:
-        result = self
-        for line in reversed(self.deposits):
-            if (held := self.held(line)) > 0:
-                result = result._instruct(Kind.FORFEIT, line.deposit_id, held, cause)
-                result = result._lined(line, state=DepositState.FORFEITED)
-        return result
+        """Orders that all that is held is kept."""
+        return self._take(self.held_total, Kind.FORFEIT, DepositState.FORFEITED, cause)
+
+    def _take(self, amount: int, kind: Kind, emptied: DepositState, cause: Cause) -> Reservation:
+        """Orders the amount out of the deposits, newest first; one of which nothing is left is `emptied`."""
+        held, left = self.held, amount
+        lines = list(self.deposits)
+        orders: list[Instruction] = []
+        for place in range(len(lines) - 1, -1, -1):
+            line = lines[place]
+            part = min(left, held[line.deposit_id])
+            if part > 0:
+                orders.append(self._instruction(kind, line.deposit_id, part, cause))
+                left -= part
+                if part == held[line.deposit_id]:
+                    lines[place] = replace(line, state=emptied)
+        return replace(self, deposits=tuple(lines), instructions=(*self.instructions, *orders))
 
 
 @dataclass(frozen=True, slots=True)
@@ -589,6 +628,14 @@ _EVENT_OF_END: Mapping[State, Happened] = {
 def _next(now: datetime, *times: datetime) -> datetime:
     """The first of the times that is still to come, else the last one."""
     return next((one for one in times if one > now), times[-1])
+
+
+def _too_many(message: str, limit: int) -> Refusal:
+    return Refusal(
+        "TOO_MANY_MODIFICATIONS",
+        f"{message} It stands as it is, and can be cancelled.",
+        metadata={"limit": str(limit)},
+    )
 
 
 def _failure(outcome: DepositOutcome) -> Failure:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
 
-from sqlalchemy import and_, bindparam, func, select, update
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dinemesh.kit.store import Instant, Transaction
@@ -58,14 +58,14 @@ _RESTAURANT = select(restaurants.c.time_zone, restaurants.c.policy).where(
 )
 _SLOT = select(slots.c.dine_time, slots.c.capacity, slots.c.sold).where(_AT)
 _IS_OPEN = (
-    select(func.count())
-    .select_from(slots)
+    select(slots.c.dine_time)
     .where(
         slots.c.restaurant_id == bindparam("at_restaurant"),
         slots.c.dine_time >= bindparam("first", type_=Instant),
         slots.c.dine_time < bindparam("end", type_=Instant),
         slots.c.capacity > 0,
     )
+    .limit(1)
 )
 _OPEN_SLOTS = (
     select(slots.c.dine_time, slots.c.capacity, slots.c.sold)
@@ -164,10 +164,8 @@ def release(tx: Transaction, restaurant_id: str, dine_time: datetime, seats: int
 
 def is_open_between(tx: Transaction, restaurant_id: str, first: datetime, end: datetime) -> bool:
     """Whether any slot is open from `first` until before `end`."""
-    count: int = tx.execute(
-        _IS_OPEN, {"at_restaurant": restaurant_id, "first": first, "end": end}
-    ).scalar_one()
-    return count > 0
+    found = tx.execute(_IS_OPEN, {"at_restaurant": restaurant_id, "first": first, "end": end})
+    return found.one_or_none() is not None
 
 
 def open_slots(tx: Transaction, restaurant_id: str, after: datetime, end: datetime, most: int) -> list[Slot]:

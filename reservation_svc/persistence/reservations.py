@@ -170,7 +170,8 @@ def page(
     if not wanted:
         return []
     found = _read(tx, tx.execute(_MANY, {"wanted": wanted}).all())
-    return sorted(found, key=lambda one: wanted.index(one.reservation_id))
+    by_id = {one.reservation_id: one for one in found}
+    return [by_id[one] for one in wanted]
 
 
 def due(tx: Transaction, now: datetime, most: int) -> list[str]:
@@ -232,26 +233,29 @@ def save(tx: Transaction, before: Reservation, after: Reservation, rules: Rules)
     }
     if tx.changed(_SAVE, parameters) != 1:
         return False
-    for old, new in zip(before.deposits, after.deposits, strict=False):
-        if old != new:
-            line = {"saved_id": new.deposit_id, "new_state": new.state.value, "new_captured": new.captured}
-            tx.execute(_SAVE_LINE, line)
+    changed = [
+        {"saved_id": new.deposit_id, "new_state": new.state.value, "new_captured": new.captured}
+        for old, new in zip(before.deposits, after.deposits, strict=False)
+        if old != new
+    ]
+    if changed:
+        tx.execute(_SAVE_LINE, changed)
     _insert_lines(tx, after, len(before.deposits))
-    for position, order in enumerate(
-        after.instructions[len(before.instructions) :], len(before.instructions)
-    ):
-        tx.execute(
-            _INSERT_INSTRUCTION,
-            {
-                "instruction_id": order.instruction_id,
-                "reservation_id": after.reservation_id,
-                "position": position,
-                "kind": order.kind.value,
-                "deposit_id": order.deposit_id,
-                "amount": order.amount,
-                "cause": order.cause.value,
-            },
-        )
+    known = len(before.instructions)
+    ordered = [
+        {
+            "instruction_id": order.instruction_id,
+            "reservation_id": after.reservation_id,
+            "position": position,
+            "kind": order.kind.value,
+            "deposit_id": order.deposit_id,
+            "amount": order.amount,
+            "cause": order.cause.value,
+        }
+        for position, order in enumerate(after.instructions[known:], known)
+    ]
+    if ordered:
+        tx.execute(_INSERT_INSTRUCTION, ordered)
     wanted = after.modification
     if wanted is not None and before.modification is None:
         tx.execute(
@@ -314,6 +318,7 @@ def _changing(reservation: Reservation, rules: Rules) -> dict[str, Any]:
         "decline_code": reservation.decline_code,
         "modification_id": wanted.modification_id if wanted else None,
         "instruction_count": len(reservation.instructions),
+        "priced_modifications": reservation.priced_modifications,
         "due_time": reservation.due_time(reservation.update_time, rules),
         "version": reservation.version,
     }
@@ -386,6 +391,7 @@ def _reservation(
         deposits=lines,
         instructions=orders,
         modification=wanted,
+        priced_modifications=row.priced_modifications,
     )
 
 

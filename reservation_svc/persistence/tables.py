@@ -79,6 +79,8 @@ reservations = Table(
     # What a read has to fetch besides the row and its deposits; both are empty on most.
     Column("modification_id", Text),
     Column("instruction_count", Integer, nullable=False),
+    # How many modifications of another price were begun; the default is for pods that know nothing of it.
+    Column("priced_modifications", Integer, nullable=False, server_default=text("0")),
     # When the clock has something to do with it.
     Column("due_time", Instant),
     _one_of("state", domain.State),

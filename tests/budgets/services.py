@@ -9,10 +9,11 @@ from tests.budgets.sources import Numbers, constant, setting
 EVERY = "dinemesh.kit.settings"
 RESERVATION = "reservation_svc.settings"
 DEPOSIT = "deposit_svc.settings"
+RESTAURANT = "restaurant_svc.settings"
 
 
 def numbers() -> Numbers:
-    return _every() | _reservation() | _deposit() | _bus() | _database()
+    return _every() | _reservation() | _deposit() | _restaurant() | _bus() | _database()
 
 
 def _every() -> Numbers:
@@ -109,6 +110,16 @@ def _deposit() -> Numbers:
         "deposit.settle_batch": constant(usecases, "SETTLE_BATCH"),
         "deposit.settle_lease": setting(DEPOSIT, "settle_lease_seconds"),
         "deposit.pending_settle": setting(DEPOSIT, "pending_settle_seconds"),
+    }
+
+
+def _restaurant() -> Numbers:
+    return {
+        "restaurant.changes_at_once": setting(RESTAURANT, "changes_at_once"),
+        "restaurant.changes_rate": setting(RESTAURANT, "changes_per_second"),
+        "restaurant.changes_burst": setting(RESTAURANT, "changes_burst"),
+        "restaurant.turn_retry_after": constant("dinemesh.kit.quota", "_BUSY_SECONDS"),
+        "restaurant.group_rest": constant("restaurant_svc.usecases", "LONGEST_PAUSE_SECONDS"),
     }
 
 

@@ -61,7 +61,7 @@ def numbers_in(text: str) -> Iterator[str]:
 
 def settings() -> Iterator[str]:
     """Numbers that somebody may set, but for ports and the like."""
-    for module in (services.EVERY, services.RESERVATION, services.DEPOSIT, "restaurant_svc.settings"):
+    for module in (services.EVERY, services.RESERVATION, services.DEPOSIT, services.RESTAURANT):
         for name, field in sources.fields(module).items():
             if isinstance(field.default, int | float) and not isinstance(field.default, bool):
                 yield f"{module}.{name}"

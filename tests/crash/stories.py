@@ -343,7 +343,9 @@ async def a_restaurant_opens(world: World) -> None:
     await sees(lambda: place.has_seats(0, 3), bool)
     local = moment.astimezone(place.zone)
     day = Date(year=local.year, month=local.month, day=local.day)
-    close = restaurant_service_pb2.CloseSlotsRequest(restaurant_id=place.id, first_date=day, last_date=day)
+    close = restaurant_service_pb2.CloseSlotsRequest(
+        restaurant_id=place.id, first_date=day, last_date=day, all_times=True
+    )
     await insist(lambda: doors.CloseSlots(close, metadata=place.metadata, timeout=SHORT))
     await sees(lambda: place.has_seats(0, 1), lambda open_: not open_)
 

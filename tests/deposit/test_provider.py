@@ -86,7 +86,7 @@ async def test_the_provider_is_told_for_which_request_it_is_asked(
 
 async def test_the_provider_makes_an_id_for_a_call_without_a_readable_one(stub: Stub, sandbox: Part) -> None:
     await stub.LiftRefundBlock(
-        pb.LiftRefundBlockRequest(), metadata=(("x-correlation-id", 'a b"c'),), timeout=5
+        pb.LiftRefundBlockRequest(all_charges=True), metadata=(("x-correlation-id", 'a b"c'),), timeout=5
     )
     line = json.loads(sandbox.log.read_text().splitlines()[-1])
     assert (line["message"], line["code"]) == ("call", "OK")

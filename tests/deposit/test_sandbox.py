@@ -172,6 +172,16 @@ async def test_a_blocked_refund_is_refused_until_the_cause_is_lifted(stub: Stub)
     assert (refused.state, refused.refusal_code) == (pb.REFUND_STATE_REFUSED, "refund_blocked")
     lifted = await stub.LiftRefundBlock(pb.LiftRefundBlockRequest(charge_key=key), timeout=5)
     assert lifted.lifted_count == 1
+    for neither_or_both in (
+        pb.LiftRefundBlockRequest(),
+        pb.LiftRefundBlockRequest(charge_key=key, all_charges=True),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.LiftRefundBlock(neither_or_both, timeout=5)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (
+        await stub.LiftRefundBlock(pb.LiftRefundBlockRequest(all_charges=True), timeout=5)
+    ).lifted_count == 0
     assert (await refund(stub, key, 30, first)).state == pb.REFUND_STATE_REFUSED, "a key is decided once"
     assert (await refund(stub, key, 30, f"{first}/1")).state == pb.REFUND_STATE_SUCCEEDED
 

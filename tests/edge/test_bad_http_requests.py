@@ -325,6 +325,9 @@ BAD: list[Bad] = [
     slots("nothing among the times", "times[1]", times=[{"hours": 18}, None]),
     slots("a time that is no list", "times", times={"hours": 18}),
     slots("a misspelt field of a time", "times[1].hour", times=[{"hours": 18}, {"hour": 19}]),
+    closing("neither times nor all of them", "times all_times"),
+    closing("times and all of them", "times all_times", times=[{"hours": 18}], all_times=True),
+    closing("all of them, said by a misspelt word", "allTime", allTime=True),
     slots("below nothing", "capacity", capacity=-1),
     slots("ten years", "last_date", last_date={"year": 2037, "month": 5, "day": 1}),
     # This one has closed a month.

@@ -77,6 +77,7 @@ BEYOND_A_SCHEMA = (
     rf"{_TERMS}: dine_time: must be a multiple of \d+ seconds from midnight, .+",
     rf"{_TERMS}: dine_time: must be in whole seconds",
     rf"{_SLOTS}: times(\[\d+\])?: must .+",
+    r"CloseSlots: all_times: must be true to close all slots of the days, and only if times is empty",
     r"ListBookings: end_time: must be after start_time",
     rf"{_POLICY}\.acceptance_limit_seconds: must be between 1 and \d+",
     # The calendar and the clock.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -88,6 +89,19 @@ async def test_an_older_version_has_no_effect_where_only_the_newest_counts(
     for event in (two, one, three):
         assert await inbox.take(event) is True  # it is recorded all the same
     assert await store.read(texts) == ["two", "three"]
+
+
+async def test_events_that_do_not_replace_one_another_all_have_their_effect(
+    store: Store, outbox: Outbox
+) -> None:
+    await say(store, outbox, "one", "two", "three")
+    subscription = replace(words(newest_only=True), each_once=frozenset({StringValue}))
+    inbox = Inbox(store, tables, subscription)
+    one, two, three = (inbox.decode(body) for body in await bodies(store))
+    for event in (two, one, three, one):
+        await inbox.take(event)
+    assert await store.read(texts) == ["one", "two", "three"]
+    assert await store.read(count(tables.versions)) == 0, "nothing is kept that nobody compares"
 
 
 async def test_an_effect_and_its_record_are_one_transaction(store: Store, outbox: Outbox) -> None:

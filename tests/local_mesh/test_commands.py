@@ -10,7 +10,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +22,10 @@ import yaml
 
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
-from local_mesh import machine, parts, settings, tokens
+from local_mesh import machine, operate, parts, settings, tokens
 from local_mesh.broker import RunningBroker
 from local_mesh.commands import Mesh
+from local_mesh.failure import Failure
 from local_mesh.liveness import MISSES
 from local_mesh.settings import SERVICES
 from local_mesh.supervision import Supervisor, start_supervisor, write_config
@@ -372,3 +374,32 @@ def test_what_a_part_left_behind_is_ended_by_the_next_down(small: LocalMesh) -> 
     finally:
         with contextlib.suppress(ProcessLookupError):
             left.kill()
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [(operate.lift_refund_block, "DEPOSIT"), (operate.redrive, "QUEUE"), (operate.replay, "SERVICE")],
+)
+def test_a_command_that_is_not_told_what_to_change_changes_nothing(
+    command: Callable[[Mesh], int], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of a shell that is not set is no word for everything: there is one."""
+    done: list[object] = []
+
+    def operations(*told: object) -> int:
+        done.append(told)
+        return 0
+
+    monkeypatch.setattr(operate, "_operations", operations)
+    monkeypatch.setattr(operate, "_running", lambda _: defaultdict(lambda: defaultdict(str)))
+    mesh = Mesh({"STATE_DIR": str(tmp_path)})
+    for nothing in ("", None):
+        monkeypatch.delenv(word, raising=False)
+        if nothing is not None:
+            monkeypatch.setenv(word, nothing)
+        with pytest.raises(Failure, match=f"{word}=all"):
+            command(mesh)
+    assert done == []
+    monkeypatch.setenv(word, "all")
+    assert command(mesh) == 0
+    assert len(done) == 1

@@ -38,7 +38,7 @@ def check_deposits_of_bookings(every: Sequence[Reservation]) -> None:
             assert one.held_total == 0, f"{one.state} and still holds {one.held_total}"
         for order in one.instructions:
             line = one.line(order.deposit_id)
-            assert line is not None and one.held(line) >= 0, "more is ordered than there is"
+            assert line is not None and one.held[line.deposit_id] >= 0, "more is ordered than there is"
 
 
 def check_one_reservation_a_request(every: Sequence[Reservation]) -> None:

@@ -46,6 +46,7 @@ from reservation_svc.usecases.cancel import cancel
 from tests.machines import books
 from tests.machines.database import Fault, database, empty
 from tests.machines.process import START, Time
+from tests.machines.services import RULES
 from tests.machines.services import Reservations as Service
 from tests.machines.world import repeatable_ids
 
@@ -177,10 +178,25 @@ class Reservations(RuleBasedStateMachine):
         if standing:
             one = standing[-1 - which % len(standing)]
             wish = Wish(at, party)
-            change = Change(
-                one.customer_id, self.new_id(), one.reservation_id, one.etag, wish, "tok", f"{wish}"
-            )
-            self.service.begin(modify.modify(self.service.desk, change))
+            self._change(one, wish)
+
+    def _change(self, one: Reservation, wish: Wish) -> None:
+        change = Change(one.customer_id, self.new_id(), one.reservation_id, one.etag, wish, "tok", f"{wish}")
+        self.service.begin(modify.modify(self.service.desk, change))
+
+    @precondition(lambda self: self.orders)
+    @rule(which=any_of, times=st.integers(1, 2 * RULES.priced_modifications), answer=st.booleans())
+    def change_again_and_again(self, which: int, times: int, answer: bool) -> None:
+        """Dearer and cheaper in turns; `answer`: what is asked for is charged at once."""
+        one = self._one(which)
+        for number in range(times):
+            if one is None or one.state not in BOOKED:
+                return
+            self._change(one, Wish(None, 2 + (one.terms.party_size + number) % 2))
+            if answer and self.hand.asked and not self.hand.asked[-1].reply.done():
+                self.deposit_answers(0, "captured")
+            self.time.loop.run()
+            one = next((found for found in self._every() if found.reservation_id == one.reservation_id), None)
 
     @precondition(lambda self: self.orders)
     @rule(which=any_of, by=st.sampled_from(By))
@@ -309,6 +325,9 @@ class Reservations(RuleBasedStateMachine):
         self._hear_answers()
 
     def _is_true(self, one: Reservation) -> None:
+        assert one.priced_modifications <= RULES.priced_modifications, "changed too often"
+        assert len(one.deposits) <= RULES.deposit_lines, "more deposits than there may be"
+        assert one.terms.revision <= 1 + RULES.changes_of_terms, "too many terms"
         for line in one.deposits:
             captured = self.hand.truth.get(line.deposit_id) is DepositState.CAPTURED
             assert captured or not line.captured, "counts on a deposit that was never captured"

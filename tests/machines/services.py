@@ -13,6 +13,7 @@ from deposit_svc import usecases as deposit_usecases
 from deposit_svc.provider import Provider
 from dinemesh.kit.inbox import Inbox
 from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.quota import Quota
 from history_svc import handlers as history_handlers
 from history_svc import persistence as history_persistence
 from history_svc.usecases import Timeline
@@ -40,6 +41,9 @@ RULES = Rules(
     attempts=1000,
     held_seats=1000,
     unpaid_free=1000,
+    # Low, so that a machine gets there.
+    priced_modifications=3,
+    changes_of_terms=6,
 )
 LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10, queue=4)
 DEPOSIT_LIMITS = deposit_usecases.Limits(
@@ -104,7 +108,8 @@ class RestaurantService(Process):
     def __init__(self, time: Time) -> None:
         super().__init__(time, "restaurant_svc")
         outbox = Outbox(restaurant_persistence.outbox, restaurant_messages.encode_event, "restaurant")
-        self.restaurants = Restaurants(self.store, outbox, changed=lambda _: None)
+        unlimited = Quota(at_once=10_000, per_second=1e9, burst=1e9)  # it counts by the real clock
+        self.restaurants = Restaurants(self.store, outbox, lambda _: None, unlimited)
         subscription = restaurant_handlers.subscription(self.restaurants)
         inbox = Inbox(self.store, restaurant_persistence.inbox, subscription)
         self.inboxes: Mapping[str, Inbox] = {subscription.queue: inbox}

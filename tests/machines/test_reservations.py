@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 from sqlalchemy import bindparam, update
 
-from reservation_svc.domain import BookingNews, Move, Reservation
+from reservation_svc.domain import BookingNews, Move, Reservation, Rules
 from reservation_svc.persistence import allotment
 from reservation_svc.persistence.tables import slots
 from tests.machines.play import finds, play
@@ -43,6 +43,15 @@ def test_the_machine_finds_a_seat_that_is_sold_twice(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(allotment, "_HOLD", unguarded)
     monkeypatch.setattr("reservation_svc.usecases.reserve.check_slot", lambda *_: None)
     assert "oversold" in finds(Reservations, PLAYS)
+
+
+def test_the_machine_finds_a_booking_that_is_changed_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlimited(self: Reservation, difference: int, rules: Rules) -> int:
+        return self.priced_modifications + bool(difference)
+
+    monkeypatch.setattr(Reservation, "_count_change", unlimited)
+    said = finds(Reservations, PLAYS)
+    assert "too often" in said or "than there may be" in said or "too many terms" in said, said
 
 
 def test_the_machine_finds_a_stray_capture_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:

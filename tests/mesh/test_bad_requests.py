@@ -136,6 +136,18 @@ def slots(name: str, fields: str, by: str = "staff", **change: object) -> Bad:
     return Bad(f"slots: {name}", "restaurant", "OpenSlots", request, tuple(fields.split()), by=by)
 
 
+def closing(name: str, fields: str, **change: object) -> Bad:
+    def request(standing: Standing) -> Message:
+        wish: dict[str, object] = {
+            "restaurant_id": standing.place.id,
+            "first_date": Date(year=2027, month=5, day=1),
+            "last_date": Date(year=2027, month=5, day=2),
+        }
+        return restaurant.CloseSlotsRequest(**wish | change)  # type: ignore[arg-type]
+
+    return Bad(f"closing: {name}", "restaurant", "CloseSlots", request, tuple(fields.split()), by="staff")
+
+
 def found(case: str, fields: str, terms: restaurant_pb2.Policy | None = None, **change: object) -> Bad:
     def request(_: Standing) -> Message:
         wish: dict[str, object] = {
@@ -408,6 +420,10 @@ BAD: list[Bad] = [
     slots("off the grid", "times", times=[TimeOfDay(hours=18, minutes=7)]),
     slots("25 o'clock", "times", times=[TimeOfDay(hours=25)]),
     slots("no times", "times", times=None),
+    slots("more times than a day has minutes", "times", times=[TimeOfDay(hours=18)] * 1441),
+    closing("neither times nor all of them", "times all_times"),
+    closing("times and all of them", "times all_times", times=[TimeOfDay(hours=18)], all_times=True),
+    closing("25 o'clock", "times", times=[TimeOfDay(hours=25)]),
     slots("no capacity", "capacity", capacity=None),
     slots("capacity below nothing", "capacity", capacity=-1),
     slots("no first_date", "first_date", first_date=None),

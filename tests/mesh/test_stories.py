@@ -497,7 +497,9 @@ async def test_closed_slots_sell_no_more_and_keep_what_was_sold(city: City) -> N
     local = place.slots[0].astimezone(place.zone)
     day = Date(year=local.year, month=local.month, day=local.day)
     await city.doors.restaurant.CloseSlots(
-        restaurant_service_pb2.CloseSlotsRequest(restaurant_id=place.id, first_date=day, last_date=day),
+        restaurant_service_pb2.CloseSlotsRequest(
+            restaurant_id=place.id, first_date=day, last_date=day, all_times=True
+        ),
         metadata=place.metadata,
         timeout=5,
     )

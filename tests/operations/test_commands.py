@@ -146,7 +146,10 @@ async def test_dead_letters_are_listed_sent_back_and_taken_once(
         assert "delivery_limit" in listed and f"{datetime.now(UTC):%Y-%m-%d}" in listed
 
         listener.sick = False
-        assert await run("redrive", "--amqp", amqp_url) == 0
+        assert await run("redrive", "--amqp", amqp_url) == 2
+        assert "say --all" in capsys.readouterr().err
+        assert await listener.count() == 0, "what is not named is not meant"
+        assert await run("redrive", "--amqp", amqp_url, "--all") == 0
         assert f"{QUEUE}: 2 sent back" in capsys.readouterr().out
 
         async def taken() -> bool:
@@ -240,8 +243,8 @@ async def test_what_cannot_be_done_is_said_and_ends_with_two(
     monkeypatch.setattr("operations.broker.CONNECT_SECONDS", 0.5)
     (nowhere,) = free_ports(1)
     amqp_url = f"amqp://guest:guest@127.0.0.1:{nowhere}/"
-    for command in ("dead-letters", "redrive"):
-        assert await run(command, "--amqp", amqp_url) == 2
+    for command in (("dead-letters",), ("redrive", "--all")):
+        assert await run(*command, "--amqp", amqp_url) == 2
         assert "the broker was not reached" in capsys.readouterr().err
     assert await run("replay", "--deposit-db", "sqlite:////nowhere/deposit.db") == 2
     assert "there is no such file" in capsys.readouterr().err

@@ -200,6 +200,11 @@ class Pod:
         assert slot is not None
         return slot.sold
 
+    async def capacity(self, at: datetime) -> int | None:
+        """Of a slot that is known."""
+        slot = await self.store.read(lambda tx: allotment.slot(tx, RESTAURANT.restaurant_id, at))
+        return None if slot is None else slot.capacity
+
     async def events(self, reservation: Reservation) -> Sequence[str]:
         """The types of the events about it, in order."""
         query = (
@@ -225,8 +230,8 @@ class Pod:
             assert found is not None
             seats.update(found.seats)
             for line in found.deposits:
-                assert 0 <= found.held(line) <= line.amount
-                kept[line.deposit_id] = found.held(line)
+                assert 0 <= found.held[line.deposit_id] <= line.amount
+                kept[line.deposit_id] = found.held[line.deposit_id]
         slots = await self.store.read(
             lambda tx: tx.execute(select(tables.slots.c.dine_time, tables.slots.c.sold)).all()
         )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, time, timedelta
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +21,11 @@ from reservation_svc.domain import (
     BookingState,
     By,
     Captured,
+    Cause,
     Declined,
+    DepositLine,
     DepositOutcome,
+    DepositState,
     Happened,
     Kind,
     Move,
@@ -33,6 +40,7 @@ from reservation_svc.domain import (
     Wish,
     hold_table,
 )
+from reservation_svc.messages import to_reservation
 from tests.reservation.conftest import DINNER, LATER, NOW, POLICY, RESTAURANT, RULES, new_id
 
 AUTO = replace(POLICY, acceptance=Acceptance.AUTO)
@@ -253,7 +261,7 @@ def test_whatever_happens_the_price_is_held_until_the_end_and_nothing_after_it(
         if accept:
             reservation = heard(reservation, BookingState.ACCEPTED)
         assert reservation.held_total == reservation.terms.price
-        assert all(reservation.held(line) >= 0 for line in reservation.deposits)
+        assert all(reservation.held[line.deposit_id] >= 0 for line in reservation.deposits)
     before = reservation.held_total
     after = ENDS[end](reservation)
     assert after.held_total == 0
@@ -272,3 +280,50 @@ def test_what_has_ended_cannot_be_cancelled_and_says_how_it_ended() -> None:
         assert caught.value.reason == "RESERVATION_NOT_CANCELLABLE"
     with pytest.raises(Refusal):
         heard(placed(), BookingState.DECLINED).cancel(By.RESTAURANT, NOW)
+
+
+def test_what_is_turned_away_by_load_counts_for_nothing_and_leaves_no_end_of_deposits() -> None:
+    booking = confirmed(2)
+    for _ in range(RULES.deposit_lines - 1):
+        booking = amended(booking, 3, outcome=NotCharged())
+    assert (booking.priced_modifications, len(booking.deposits)) == (0, RULES.deposit_lines)
+    with pytest.raises(Refusal) as caught:
+        amended(booking, 3)
+    assert caught.value.reason == "TOO_MANY_MODIFICATIONS"
+    cheaper = amended(booking, 1)  # which leaves no deposit
+    assert done(cheaper.cancel(By.CUSTOMER, NOW)).ordered(Kind.REFUND, Cause.CANCELLED) == 1000
+
+
+def test_what_is_held_is_counted_once_for_all_deposits() -> None:
+    """A booking from before there was a limit can have thousands: to read, pay back or keep them takes no
+    time that grows with their square."""
+
+    def counted(lines: int) -> int:
+        booking = replace(
+            confirmed(), deposits=tuple(DepositLine(new_id(), 10, captured=True) for _ in range(lines))
+        )
+        orders = [
+            booking._instruction(Kind.REFUND, line.deposit_id, 4, Cause.MODIFIED) for line in booking.deposits
+        ]
+        booking = replace(booking, instructions=tuple(orders))
+        steps = 0
+
+        def count(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+            nonlocal steps
+            steps += event == "line"
+            return count
+
+        sys.settrace(count)
+        try:
+            assert booking.held_total == 6 * lines
+            cancelled = done(booking.cancel(By.CUSTOMER, NOW))
+            kept = done(booking.cancel(By.CUSTOMER, DINNER))
+            to_reservation(booking)
+        finally:
+            sys.settrace(None)
+        assert cancelled.held_total == kept.held_total == 0
+        assert {line.state for line in cancelled.deposits} == {DepositState.REFUNDING}
+        assert {line.state for line in kept.deposits} == {DepositState.FORFEITED}
+        return steps
+
+    assert counted(400) < 5 * counted(100), "four times as many, and much more than four times the work"

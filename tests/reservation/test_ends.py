@@ -7,14 +7,20 @@ import asyncio
 import itertools
 import threading
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
 from sqlalchemy import func, select
 
+from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit import wire
+from dinemesh.kit.inbox import Inbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Transaction
+from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
+from dinemesh.restaurant.v1 import restaurant_pb2
+from reservation_svc import handlers
 from reservation_svc.domain import (
     Acceptance,
     BookingNews,
@@ -303,6 +309,43 @@ async def test_news_of_reservations_that_are_not_known_have_no_effect(pod: Pod) 
         lambda tx: hear.hear_booking(pod.desk, tx, unknown, BookingNews(BookingState.ACCEPTED, 1))
     )
     assert (await pod.see(stranger)).state is State.PENDING_ACCEPTANCE
+
+
+def slots_changed(number: int, *slots: tuple[datetime, int, int]) -> bytes:
+    """An event about slots of one day, as restaurant publishes it: dine time, capacity, version."""
+    message = restaurant_events.SlotsChanged(
+        restaurant_id=RESTAURANT.restaurant_id,
+        slots=[
+            restaurant_pb2.Slot(dine_time=wire.to_timestamp(at), capacity=capacity, version=version)
+            for at, capacity, version in slots
+        ],
+    )
+    return envelope_pb2.Envelope(
+        event_id=new_id(),
+        type=message.DESCRIPTOR.full_name,
+        source="restaurant",
+        aggregate_id=f"{RESTAURANT.restaurant_id}/{slots[0][0].date()}",
+        aggregate_version=number,
+        payload=message.SerializeToString(),
+    ).SerializeToString()
+
+
+async def test_each_event_about_slots_counts_for_the_slots_that_it_names_in_any_order(pod: Pod) -> None:
+    inbox = Inbox(pod.store, tables.inbox, handlers.restaurants(pod.desk))
+    for number in range(24):
+        at = DINNER + timedelta(days=number + 20)
+        six, seven, eight = (at + timedelta(hours=hour) for hour in range(3))
+        events = [
+            slots_changed(1, (six, 10, 1), (seven, 10, 1)),
+            slots_changed(2, (seven, 0, 2)),
+            slots_changed(3, (eight, 5, 1)),
+            slots_changed(4, (six, 7, 2), (seven, 4, 3)),
+        ]
+        order = list(itertools.permutations(events))[number]
+        for body in (*order, *order):
+            await inbox.take(inbox.decode(body))
+        now = [await pod.capacity(when) for when in (six, seven, eight)]
+        assert now == [7, 4, 5]
 
 
 async def test_slots_are_set_in_any_order_and_the_newest_version_stands(pod: Pod) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -21,7 +22,17 @@ from reservation_svc.domain import (
     State,
 )
 from reservation_svc.persistence import allotment
-from tests.reservation.conftest import DINNER, LATER, POLICY, RESTAURANT, OpenPod, Pod, new_id, with_time_left
+from tests.reservation.conftest import (
+    DINNER,
+    LATER,
+    POLICY,
+    RESTAURANT,
+    RULES,
+    OpenPod,
+    Pod,
+    new_id,
+    with_time_left,
+)
 from tests.reservation.races import HEAD_STARTS, race
 from tests.reservation.refusals import refused
 
@@ -243,6 +254,64 @@ async def test_the_same_modification_twice_is_one(pod: Pod) -> None:
     assert await pod.modify(cheaper, party=6, request_id=dearer_id) == dearer
     assert dearer.terms.revision == 3
     assert [charge.amount for charge in pod.deposits.asked] == [4000, 4000]
+
+
+async def one_too_many(pod: Pod, call: Awaitable[Reservation]) -> None:
+    asked = len(pod.deposits.asked)
+    said = await refused("TOO_MANY_MODIFICATIONS", call)
+    assert (said.metadata["limit"], said.retry_after) == (str(RULES.priced_modifications), None)
+    assert len(pod.deposits.asked) == asked, "nobody is charged for what is refused"
+
+
+async def test_a_reservation_is_made_dearer_or_cheaper_so_often_and_no_more(pod: Pod) -> None:
+    """A card that declines, and an answer that is lost, are no way round; a deposit that is busy is nobody's
+    fault."""
+    booked, declined_id, cheaper_id = await pod.book(4), new_id(), new_id()
+    await refused("CARD_DECLINED", pod.modify(booked, party=6, card="tok_declined", request_id=declined_id))
+    await refused("TRY_AGAIN_LATER", pod.modify(booked, party=6, card="tok_unknown"))
+    await refused("TRY_AGAIN_LATER", pod.modify(booked, party=6, card="tok_overloaded"))
+    cheaper = await pod.modify(booked, party=3, request_id=cheaper_id)
+    left = RULES.priced_modifications - 3
+    at_most = cheaper
+    for n in range(left):
+        assert at_most.priced_modifications == 3 + n
+        at_most = await pod.modify(at_most, party=5 if n % 2 == 0 else 4)
+    assert await pod.see(at_most) == at_most
+    for party in (9, 1):
+        await one_too_many(pod, pod.modify(at_most, party=party))
+    # What does not touch the price goes on, and what was asked before is answered as before.
+    moved = await pod.modify(at_most, at=LATER)
+    noted = await pod.modify(moved, note="window")
+    assert await pod.modify(booked, party=3, request_id=cheaper_id) == noted
+    await refused("CARD_DECLINED", pod.modify(booked, party=6, card="tok_declined", request_id=declined_id))
+    await refused("REQUEST_ID_REUSED", pod.modify(booked, party=2, request_id=cheaper_id))
+    cancelled = await pod.cancel(noted)
+    assert cancelled.refunded == noted.terms.price
+    assert cancelled.reservation.held_total == 0
+
+
+@pytest.mark.parametrize("end", [BookingState.DECLINED, BookingState.SEATED, BookingState.NO_SHOW])
+async def test_a_booking_at_the_limit_ends_like_any_other(pod: Pod, end: BookingState) -> None:
+    booked = await pod.book(2)
+    for n in range(RULES.priced_modifications):
+        booked = await pod.modify(booked, party=3 if n % 2 == 0 else 2)
+    await pod.hear_booking(booked, end)
+    after = await pod.see(booked)
+    assert after.state.value == end.value
+    assert after.held_total == 0
+
+
+async def test_the_terms_are_changed_so_often_and_no_more_whatever_the_price(pod: Pod) -> None:
+    booked = await pod.book(2)
+    for n in range(RULES.changes_of_terms):
+        booked = await pod.modify(booked, at=LATER if n % 2 == 0 else DINNER, card="")
+    said = await refused("TOO_MANY_MODIFICATIONS", pod.modify(booked, at=LATER))
+    assert said.metadata["limit"] == str(RULES.changes_of_terms)
+    await refused("TOO_MANY_MODIFICATIONS", pod.modify(booked, party=1))
+    assert (await pod.modify(booked, note="window")).note == "window"
+    events = await pod.events(booked)
+    assert events.count("Modified") == RULES.changes_of_terms
+    assert (await pod.cancel(booked)).refunded == 2000
 
 
 async def test_a_stale_etag_is_refused(pod: Pod) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.quota import Quota
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.restaurant.v1 import events_pb2
 from restaurant_svc import messages, persistence
@@ -48,8 +49,12 @@ _EVENTS = {
 }
 
 
-def service(store: Store, changed: Callable[[str], None] = lambda _: None) -> Restaurants:
-    return Restaurants(store, Outbox(persistence.outbox, messages.encode_event, "restaurant"), changed)
+def service(
+    store: Store, changed: Callable[[str], None] = lambda _: None, quota: Quota | None = None
+) -> Restaurants:
+    """Without a limit on what one restaurant may change."""
+    outbox = Outbox(persistence.outbox, messages.encode_event, "restaurant")
+    return Restaurants(store, outbox, changed, quota or Quota(at_once=10_000, per_second=1e9, burst=1e9))
 
 
 def new_id() -> str:

@@ -20,12 +20,10 @@ from restaurant_svc.domain import (
     BookingReceived,
     BookingState,
     BookingWithdrawn,
-    Day,
     Heard,
     Policy,
     ReservationState,
     Restaurant,
-    Slot,
     Span,
     Terms,
 )
@@ -150,7 +148,7 @@ def test_repeated_times_are_one_slot() -> None:
         (Span(date(2026, 3, 2), date(2026, 3, 1), (time(18),)), "last_date"),
         (Span(date(2026, 3, 1), date(2027, 3, 2), (time(18),)), "last_date"),
         (Span(date(2026, 2, 27), date(2026, 3, 1), (time(18),)), "first_date"),
-        (Span(date.min, date.max), "last_date"),
+        (Span(date.min, date.max, None), "last_date"),
         (Span(date(2028, 4, 1), date(2028, 4, 1), (time(18),)), "last_date"),
         (Span(date(2026, 3, 1), date(2027, 3, 1), tuple(time(hour, 15) for hour in range(24)) * 2), "times"),
     ],
@@ -166,34 +164,17 @@ def test_a_year_of_evenings_is_one_span() -> None:
     domain.check_span(Span(date(2026, 3, 1), date(2027, 3, 1), times), date(2026, 3, 1))
 
 
-# --- the slots of a day
-
-SIX, SEVEN = datetime(2026, 3, 10, 17, tzinfo=UTC), datetime(2026, 3, 10, 18, tzinfo=UTC)
-EMPTY = Day("r-1", date(2026, 3, 10), 0, ())
-
-
-def test_each_slot_counts_its_own_changes() -> None:
-    day = domain.opened(domain.opened(EMPTY, [SEVEN, SIX], 20), [SEVEN], 30)
-    assert day.slots == (Slot(SIX, 20, 1), Slot(SEVEN, 30, 2))
-    assert day.version == 2
-
-
-def test_opening_what_is_open_changes_nothing() -> None:
-    day = domain.opened(EMPTY, [SIX], 20)
-    assert domain.opened(day, [SIX], 20) is day
-
-
-def test_closing_passes_over_what_is_not_open() -> None:
-    day = domain.opened(EMPTY, [SIX], 20)
-    assert domain.closed(day, {SEVEN}) is day
-    assert domain.closed(EMPTY, None) is EMPTY
-    assert domain.closed(day, {SIX, SEVEN}).slots == (Slot(SIX, 0, 2),)
-
-
-def test_closing_without_times_closes_the_day() -> None:
-    day = domain.closed(domain.opened(EMPTY, [SIX, SEVEN], 20), None)
-    assert [slot.capacity for slot in day.slots] == [0, 0]
-    assert domain.closed(day, None) is day
+def test_a_call_is_cut_into_groups_that_hold_the_writer_for_a_moment_only() -> None:
+    first, size = datetime(2026, 3, 10, tzinfo=UTC), domain.SLOTS_AT_ONCE
+    days = {
+        date(2026, 3, 10) + timedelta(days=n): [first + timedelta(days=n, minutes=at) for at in range(count)]
+        for n, count in enumerate((0, 3, 2 * size, 1, size - 1))
+    }
+    cut = list(domain.groups(days))
+    assert [sum(map(len, part.values())) for part in cut] == [size, size, size, 3]
+    put_together = [(day, at) for part in cut for day, moments in part.items() for at in moments]
+    assert put_together == [(day, at) for day, moments in days.items() for at in moments]
+    assert list(domain.groups({})) == []
 
 
 # --- restaurants

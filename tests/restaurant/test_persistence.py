@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dinemesh.kit.store import Store, Transaction
 from restaurant_svc import domain, persistence
-from restaurant_svc.domain import OPEN_STATES, Booking, BookingFilter, BookingState, Day, ReservationState
+from restaurant_svc.domain import OPEN_STATES, Booking, BookingFilter, BookingState, ReservationState, Slot
 from tests.restaurant.fixtures import in_days, new_id, reservation
 from tests.support.plans import enters, plans
 
@@ -67,19 +67,25 @@ async def test_a_booking_moves_only_from_where_it_was_seen(store: Store, field: 
     assert await store.read(lambda tx: persistence.booking(tx, booking.reservation_id)) == declined
 
 
-async def test_a_day_changes_only_from_where_it_was_seen(store: Store) -> None:
-    key, local_date = new_id(), in_days(1)
-    six = datetime.now(UTC).replace(microsecond=0)
-    empty = await store.read(lambda tx: persistence.day(tx, key, local_date))
-    assert empty == Day(key, local_date, 0, ())
-    first = domain.opened(empty, [six], 10)
-    assert await store.write(lambda tx: persistence.replace_day(tx, empty, first))
-    late = domain.opened(empty, [six, six + timedelta(hours=1)], 99)
-    assert not await store.write(lambda tx: persistence.replace_day(tx, empty, late))
-    second = domain.opened(first, [six], 12)
-    assert await store.write(lambda tx: persistence.replace_day(tx, first, second))
-    assert not await store.write(lambda tx: persistence.replace_day(tx, first, second))
-    assert await store.read(lambda tx: persistence.day(tx, key, local_date)) == second
+async def test_each_slot_counts_its_own_changes_and_only_what_changed_is_returned(store: Store) -> None:
+    key, day = new_id(), in_days(1)
+    six, seven = (datetime.now(UTC).replace(microsecond=0) + timedelta(hours=n) for n in range(2))
+
+    async def opened(*times: datetime, capacity: int) -> list[Slot]:
+        return await store.write(lambda tx: persistence.set_capacity(tx, key, day, times, capacity))
+
+    async def closed(*times: datetime) -> list[Slot]:
+        return await store.write(lambda tx: persistence.close(tx, key, times))
+
+    assert await opened(seven, six, capacity=20) == [Slot(six, 20, 1), Slot(seven, 20, 1)]
+    assert await opened(six, capacity=20) == []
+    assert await opened(six, seven, capacity=30) == [Slot(six, 30, 2), Slot(seven, 30, 2)]
+    assert await closed(six, six + timedelta(minutes=7)) == [Slot(six, 0, 3)]
+    assert await closed(six) == []
+    assert await opened(six, seven, capacity=30) == [Slot(six, 30, 4)]
+    standing = await store.read(lambda tx: persistence.standing(tx, key, [seven, six]))
+    assert standing == [Slot(six, 30, 4), Slot(seven, 30, 2)]
+    assert await store.read(lambda tx: persistence.standing(tx, new_id(), [six])) == []
 
 
 BROKEN: dict[str, Callable[[Transaction], object]] = {

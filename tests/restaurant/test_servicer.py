@@ -151,6 +151,13 @@ def day(value: date) -> Date:
     return Date(year=value.year, month=value.month, day=value.day)
 
 
+def closing(key: str, **changes: Any) -> pb.CloseSlotsRequest:
+    """All slots of two days if nothing else is said."""
+    days = {"first_date": day(in_days(2)), "last_date": day(in_days(3)), "restaurant_id": key}
+    which = {} if "times" in changes else {"all_times": True}
+    return pb.CloseSlotsRequest(**days | which | changes)  # type: ignore[arg-type]
+
+
 def opening(key: str, **changes: Any) -> pb.OpenSlotsRequest:
     values: dict[str, Any] = {
         "restaurant_id": key,
@@ -327,11 +334,42 @@ async def test_slots_are_opened_and_closed_for_local_times(client: Client) -> No
     assert [one.dine_time.ToDatetime().hour for one in slots] == [9, 10, 9, 10]
     assert {(one.capacity, one.version) for one in slots} == {(20, 1)}
     assert (await client.call("OpenSlots", request, client.operator())).slots == slots
-    close = pb.CloseSlotsRequest(
-        restaurant_id=key, first_date=request.first_date, last_date=request.first_date
-    )
+    close = closing(key, first_date=request.first_date, last_date=request.first_date, times=[SEVEN])
+    closed = (await client.call("CloseSlots", close, client.staff(key))).slots
+    assert [(one.capacity, one.version) for one in closed] == [(0, 2)]
+    close = closing(key, first_date=request.first_date, last_date=request.first_date)
     closed = (await client.call("CloseSlots", close, client.staff(key))).slots
     assert [(one.capacity, one.version) for one in closed] == [(0, 2), (0, 2)]
+
+
+async def test_a_list_of_times_that_is_empty_closes_nothing(client: Client) -> None:
+    """Whatever became of it on the way: "all" is said by a word of its own, and by that alone."""
+    key = (await client.restaurant()).restaurant_id
+    slots = (await client.call("OpenSlots", opening(key), client.staff(key))).slots
+    for changes in ({"all_times": False}, {"all_times": True, "times": [SEVEN]}):
+        told = await client.refused("CloseSlots", closing(key, **changes), client.staff(key))
+        assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert told.fields == ("times", "all_times")
+        assert "unless all_times is true" in told.message
+    assert (await client.call("OpenSlots", opening(key), client.staff(key))).slots == slots
+
+
+async def test_staff_who_change_slots_without_end_are_told_when_to_come_back(client: Client) -> None:
+    key, other = [(await client.restaurant()).restaurant_id for _ in range(2)]
+    told: Refused | None = None
+    for seats in range(1, 1000):
+        try:
+            await client.call("OpenSlots", opening(key, capacity=seats), client.staff(key))
+        except grpc.aio.AioRpcError as error:
+            told = refusal(error)
+            break
+    assert told is not None and (told.code, told.reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TRY_AGAIN_LATER",
+    )
+    assert told.retry_after is not None and told.retry_after > 0
+    assert (await client.refused("OpenSlots", opening(key), client.operator())).reason == "TRY_AGAIN_LATER"
+    await client.call("OpenSlots", opening(other), client.staff(other))
 
 
 async def test_a_year_of_evenings_is_opened_at_once(client: Client) -> None:
@@ -492,14 +530,11 @@ def valid_request(method: str, restaurant_id: str) -> Any:
     """A request with which only the caller can be wrong."""
     if method in STAFF_CALLS:
         return STAFF_CALLS[method](restaurant_id=restaurant_id, reservation_id=new_id(), revision=1)
-    tomorrow = day(in_days(1))
     requests: dict[str, Any] = {
         "CreateRestaurant": creation(),
         "UpdateRestaurant": pb.UpdateRestaurantRequest(restaurant_id=restaurant_id, etag="1", name="Mine"),
         "OpenSlots": opening(restaurant_id),
-        "CloseSlots": pb.CloseSlotsRequest(
-            restaurant_id=restaurant_id, first_date=tomorrow, last_date=tomorrow
-        ),
+        "CloseSlots": closing(restaurant_id),
         "ListBookings": pb.ListBookingsRequest(restaurant_id=restaurant_id),
     }
     return requests[method]
@@ -612,6 +647,7 @@ BAD_OPENINGS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("times", {"times": []}),
     ("times", {"times": [TimeOfDay(hours=n // 60, minutes=n % 60) for n in range(1440)] * 7}),
+    ("times", {"times": [TimeOfDay(hours=n // 4, minutes=n % 4 * 15) for n in range(96)] * 16}),
     ("times[0]", {"times": [TimeOfDay(hours=24)]}),
     ("times[1]", {"times": [SEVEN, TimeOfDay(hours=-1)]}),
     ("times[1]", {"times": [SEVEN, TimeOfDay(hours=19, minutes=1)]}),

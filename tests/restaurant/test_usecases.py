@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import permutations
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from dinemesh.kit.quota import Quota
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
 from restaurant_svc import domain, persistence
@@ -23,12 +25,14 @@ from restaurant_svc.domain import (
     Heard,
     ReservationState,
     Restaurant,
+    Span,
 )
 from restaurant_svc.usecases import WATCH_BATCH, BookingFeed, Restaurants
 from tests.restaurant.fixtures import (
     POLICY,
     booking,
     evening,
+    in_days,
     new_id,
     reservation,
     service,
@@ -163,9 +167,16 @@ async def test_restaurants_are_listed_by_name_page_by_page(restaurants: Restaura
 # --- slots
 
 
-async def test_a_day_of_slots_is_told_whole_with_a_version_for_each(
-    store: Store, restaurants: Restaurants
-) -> None:
+async def slots_told(store: Store) -> list[tuple[str, list[tuple[int, int]]]]:
+    """The events about slots: aggregate, and (capacity, version) of each slot that is named."""
+    return [
+        (envelope.aggregate_id, [(one.capacity, one.version) for one in event.slots])
+        for envelope, event in await told(store)
+        if envelope.type.endswith("SlotsChanged")
+    ]
+
+
+async def test_what_changed_is_told_and_nothing_else(store: Store, restaurants: Restaurants) -> None:
     restaurant = await opened(restaurants)
     key = restaurant.restaurant_id
     slots = await restaurants.open_slots(key, evening(), 20)
@@ -173,16 +184,82 @@ async def test_a_day_of_slots_is_told_whole_with_a_version_for_each(
     assert await restaurants.open_slots(key, evening(), 20) == slots
     (wider,) = await restaurants.open_slots(key, evening(3, time(19)), 30)
     assert (wider.capacity, wider.version) == (30, 2)
-    events = [
-        (envelope, event) for envelope, event in await told(store) if envelope.type.endswith("SlotsChanged")
-    ]
-    assert [envelope.aggregate_version for envelope, _ in events] == [1, 2]
-    envelope, last = events[-1]
-    assert envelope.aggregate_id == f"{key}/{evening().first_date.isoformat()}"
-    assert [(one.capacity, one.version) for one in last.slots] == [(20, 1), (30, 2)]
-    assert [one.dine_time.ToDatetime() for one in last.slots] == [
-        wanted.dine_time.replace(tzinfo=None) for wanted in slots
-    ]
+    day = f"{key}/{evening().first_date.isoformat()}"
+    assert await slots_told(store) == [(f"{day}/1", [(20, 1), (20, 1)]), (f"{day}/2", [(30, 2)])]
+    (_, _, (envelope, last)) = await told(store)
+    assert [one.dine_time.ToDatetime(UTC) for one in last.slots] == [wider.dine_time]
+    assert envelope.aggregate_version == 1, "no later event replaces it"
+
+
+async def test_a_change_of_many_slots_is_made_and_told_in_parts(
+    store: Store, restaurants: Restaurants
+) -> None:
+    key = (await opened(restaurants)).restaurant_id
+    quarters = [time(n // 4, n % 4 * 15) for n in range(96)]
+    whole_days = Span(in_days(3), in_days(4), tuple(quarters))
+    slots = await restaurants.open_slots(key, whole_days, 10)
+    assert len(slots) == 2 * 96 and slots == sorted(slots, key=lambda one: one.dine_time)
+    told_of = await slots_told(store)
+    assert sum(len(named) for _, named in told_of) == 2 * 96
+    assert max(len(named) for _, named in told_of) <= domain.SLOTS_AT_ONCE
+    assert len({aggregate for aggregate, _ in told_of}) == len(told_of) > 2
+    closed = await restaurants.close_slots(key, replace(whole_days, times=None))
+    assert [one.dine_time for one in closed] == [one.dine_time for one in slots]
+    assert {(one.capacity, one.version) for one in closed} == {(0, 2)}
+
+
+async def test_a_day_has_so_many_slots_and_no_more(
+    store: Store, restaurants: Restaurants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (await opened(restaurants)).restaurant_id
+    monkeypatch.setattr(domain, "MAX_SLOTS_OF_DAY", 3)
+    await restaurants.open_slots(key, evening(3, time(18), time(19), time(20)), 10)
+    with pytest.raises(Refusal) as refused:
+        await restaurants.open_slots(key, evening(2, time(20), time(21), last=3), 10)
+    assert [one.field for one in refused.value.violations] == ["times"]
+    assert len(await slots_told(store)) == 1, "nothing is half done"
+    await restaurants.close_slots(key, evening(3, time(18)))
+    with pytest.raises(Refusal):
+        await restaurants.open_slots(key, evening(3, time(21)), 10)
+    # A day that has more, from before there was a limit, keeps them, and can be opened and closed.
+    monkeypatch.setattr(domain, "MAX_SLOTS_OF_DAY", 2)
+    assert len(await restaurants.open_slots(key, evening(3, time(18), time(19)), 12)) == 2
+    assert len(await restaurants.close_slots(key, replace(evening(3), times=None))) == 3
+
+
+async def test_two_calls_that_together_open_too_many_slots_are_not_both_taken(
+    store: Store, restaurants: Restaurants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is looked at again where the day is held: what was read before may have changed."""
+    key = (await opened(restaurants)).restaurant_id
+    monkeypatch.setattr(domain, "MAX_SLOTS_OF_DAY", 3)
+    monkeypatch.setattr(persistence, "slots_by_day", _none_at_first(persistence.slots_by_day))
+    await restaurants.open_slots(key, evening(3, time(18), time(19)), 10)
+    with pytest.raises(Refusal) as refused:
+        await restaurants.open_slots(key, evening(3, time(20), time(21)), 10)
+    assert refused.value.violations[0].field == "times"
+    assert [len(named) for _, named in await slots_told(store)] == [2]
+
+
+def _none_at_first(count: Callable[..., dict[date, int]]) -> Callable[..., dict[date, int]]:
+    """As a plan sees a day on which another call is about to open slots."""
+
+    def counted(tx: Transaction, *arguments: Any) -> dict[date, int]:
+        return {} if tx._read_only else count(tx, *arguments)
+
+    return counted
+
+
+async def test_all_slots_of_a_day_means_those_of_ten_thousand_at_most(
+    restaurants: Restaurants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (await opened(restaurants)).restaurant_id
+    await restaurants.open_slots(key, evening(3, last=4), 10)
+    monkeypatch.setattr(domain, "MAX_SLOTS", 3)
+    with pytest.raises(Refusal) as refused:
+        await restaurants.close_slots(key, replace(evening(3, last=4), times=None))
+    assert refused.value.violations[0].field == "last_date"
+    assert len(await restaurants.close_slots(key, replace(evening(3), times=None))) == 2
 
 
 async def test_each_day_of_a_span_is_an_event_of_its_own(store: Store, restaurants: Restaurants) -> None:
@@ -201,9 +278,10 @@ async def test_closing_takes_off_what_is_open_and_passes_over_the_rest(
     (closed,) = await restaurants.close_slots(key, evening(3, time(18), time(21), time(20, 7), last=5))
     assert (closed.capacity, closed.version) == (0, 2)
     assert (await told_types(store)).count("SlotsChanged") == 2
-    rest = await restaurants.close_slots(key, replace(evening(), times=()))
+    rest = await restaurants.close_slots(key, replace(evening(), times=None))
     assert [one.capacity for one in rest] == [0, 0]
-    assert await restaurants.close_slots(key, replace(evening(), times=())) == rest
+    assert await restaurants.close_slots(key, replace(evening(), times=None)) == rest
+    assert await restaurants.close_slots(key, replace(evening(), times=())) == []
     assert (await told_types(store)).count("SlotsChanged") == 3
 
 
@@ -222,8 +300,50 @@ async def test_openings_at_the_same_time_lose_nothing(store: Store, restaurants:
     key = restaurant.restaurant_id
     quarters = [time(hour, minute) for hour in (18, 19) for minute in (0, 15, 30, 45)]
     await asyncio.gather(*(restaurants.open_slots(key, evening(3, at), 10) for at in quarters))
-    _, event = (await told(store))[-1]
-    assert len(event.slots) == 8
+    assert [named for _, named in await slots_told(store)] == [[(10, 1)]] * 8
+    assert len(await restaurants.close_slots(key, replace(evening(3), times=None))) == 8
+
+
+# --- what one restaurant may cost
+
+
+async def test_a_restaurant_that_changes_too_much_waits_and_the_others_do_not(store: Store) -> None:
+    clock = 100.0
+    quota = Quota(at_once=4, per_second=10, burst=50, clock=lambda: clock)
+    restaurants = service(store, quota=quota)
+    busy, other = [(await opened(restaurants)).restaurant_id for _ in range(2)]
+    seats = 0
+    with pytest.raises(Refusal) as refused:
+        for seats in range(1, 100):
+            await restaurants.open_slots(busy, evening(), seats)
+    # Each call costs 5, 2 for its slots and 15 for its event; the one that empties the bucket is still done.
+    assert (refused.value.reason, seats) == ("TRY_AGAIN_LATER", 4)
+    assert refused.value.retry_after is not None and refused.value.retry_after >= (66 - 50) / 10
+    for again in (
+        restaurants.close_slots(busy, evening()),
+        restaurants.update(busy, "1", "Anker", None),
+        restaurants.open_slots(busy, evening(), 99),
+    ):
+        with pytest.raises(Refusal):
+            await again
+    assert {one.capacity for one in await restaurants.open_slots(other, evening(), 7)} == {7}
+    assert {one.capacity for one in await restaurants.open_slots(other, evening(), 8)} == {8}
+    clock += refused.value.retry_after
+    assert {one.version for one in await restaurants.open_slots(busy, evening(), 99)} == {4}
+
+
+async def test_calls_of_one_restaurant_take_their_turns_and_few_of_them_wait(store: Store) -> None:
+    restaurants = service(store, quota=Quota(at_once=3, per_second=1e9, burst=1e9))
+    key = (await opened(restaurants)).restaurant_id
+    outcomes = await asyncio.gather(
+        *(restaurants.open_slots(key, evening(3, time(hour)), 10) for hour in range(10, 20)),
+        return_exceptions=True,
+    )
+    refusals = [one for one in outcomes if isinstance(one, Refusal)]
+    assert len(refusals) == 7
+    assert {one.reason for one in refusals} == {"TRY_AGAIN_LATER"}
+    assert all(one.retry_after is not None for one in refusals)
+    assert len(await restaurants.open_slots(key, evening(3, time(10)), 10)) == 1
 
 
 # --- bookings: what is heard
@@ -584,12 +704,11 @@ async def test_two_processes_opening_slots_of_one_day_lose_none(postgres: Postgr
         await asyncio.gather(
             *(services[n % 2].open_slots(key, evening(3, at), 10) for n, at in enumerate(quarters))
         )
-        versions = [
-            (envelope.aggregate_version, len(event.slots))
-            for envelope, event in await told(stores[0])
-            if envelope.type.endswith("SlotsChanged")
+        events = await slots_told(stores[0])
+        assert sorted(int(aggregate.rpartition("/")[2]) for aggregate, _ in events) == [
+            *range(1, len(quarters) + 1)
         ]
-        assert sorted(versions) == [(n, n) for n in range(1, len(quarters) + 1)]
+        assert [named for _, named in events] == [[(10, 1)]] * len(quarters)
     finally:
         for store in stores:
             await store.close()

@@ -264,7 +264,8 @@ class Load:
         return str(answer.reservation.reservation_id)
 
     async def _serve(self, way: Way) -> None:
-        """The restaurant's staff: look at it and its bookings, and open slots that are open."""
+        """The restaurant's staff: look at it and its bookings, and open slots that are open, as often as one
+        restaurant may."""
         local = self._place.slots[-1].astimezone(self._place.zone)
         day = Date(year=local.year, month=local.month, day=local.day)
         opening = restaurant_service_pb2.OpenSlotsRequest(
@@ -274,16 +275,15 @@ class Load:
             times=[TimeOfDay(hours=local.hour, minutes=local.minute)],
             capacity=1000,
         )
-        calls: list[tuple[str, Message]] = [
+        looks: list[tuple[str, Message]] = [
             ("GetRestaurant", restaurant_service_pb2.GetRestaurantRequest(restaurant_id=self._place.id)),
             ("ListRestaurants", restaurant_service_pb2.ListRestaurantsRequest(page_size=5)),
             (
                 "ListBookings",
                 restaurant_service_pb2.ListBookingsRequest(restaurant_id=self._place.id, page_size=20),
             ),
-            ("OpenSlots", opening),
         ]
-        await self._repeat(way, calls, self._staff)
+        await self._repeat(way, [*looks * 5, ("OpenSlots", opening)], self._staff)
 
     async def _look(self, way: Way, token: str) -> None:
         """A guest who cannot wait: looks at deposits and timeline again and again."""

@@ -235,7 +235,7 @@ class _Run:
         report: Report | None = None
         while time.monotonic() < begin + REST_SECONDS:
             await self._town.city.doors.sandbox.LiftRefundBlock(
-                sandbox_pb2.LiftRefundBlockRequest(), timeout=10
+                sandbox_pb2.LiftRefundBlockRequest(all_charges=True), timeout=10
             )
             await self._retry_refunds()
             report = await audit_once(self._sources, Limits(timedelta(0), timedelta(0)))

@@ -16,7 +16,16 @@ LIVE = frozenset({"PENDING_DEPOSIT", "PENDING_ACCEPTANCE", "CONFIRMED", "SEATED"
 ENDED = frozenset({"COMPLETED", "NO_SHOW", "FAILED", "DECLINED", "CANCELLED"})
 _BOOKED = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED"})
 # Refusals after which a client may not come back with the same request, and the one that stores nothing.
-FINAL = frozenset({"CARD_DECLINED", "SLOT_UNAVAILABLE", "RESTAURANT_CLOSED", "INVALID_ARGUMENT", "NOT_FOUND"})
+FINAL = frozenset(
+    {
+        "CARD_DECLINED",
+        "SLOT_UNAVAILABLE",
+        "RESTAURANT_CLOSED",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "TOO_MANY_MODIFICATIONS",
+    }
+)
 _NOTHING_STAYS = FINAL | {"TRY_AGAIN_LATER", "DEADLINE_TOO_SHORT"}
 _NAMES_A_TIME = frozenset(
     {

@@ -124,6 +124,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     it could be cancelled free of charge, ErrorInfo.metadata["free_cancel_time"], RFC 3339 in UTC.
     Remedy: show the customer the new terms (ListAvailableSlots), and repeat with the new policy_etag if they agree.
     """
+    REASON_TOO_MANY_MODIFICATIONS: _Reason.ValueType  # 27
+    """The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
+    100 times in all. Nothing was changed or charged; the reservation stands as it was.
+    ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
+    ever, and other terms need a new reservation.
+    """
     REASON_CARD_DECLINED: _Reason.ValueType  # 30
     """The payment provider refused the charge. Nothing was captured and no seat is held.
     ErrorInfo.metadata["decline_code"] tells the provider's code. The refusal is stored: the same request_id gets
@@ -295,6 +301,12 @@ charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["po
 party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
 it could be cancelled free of charge, ErrorInfo.metadata["free_cancel_time"], RFC 3339 in UTC.
 Remedy: show the customer the new terms (ListAvailableSlots), and repeat with the new policy_etag if they agree.
+"""
+REASON_TOO_MANY_MODIFICATIONS: Reason.ValueType  # 27
+"""The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
+100 times in all. Nothing was changed or charged; the reservation stands as it was.
+ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
+ever, and other terms need a new reservation.
 """
 REASON_CARD_DECLINED: Reason.ValueType  # 30
 """The payment provider refused the charge. Nothing was captured and no seat is held.

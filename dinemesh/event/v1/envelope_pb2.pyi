@@ -5,7 +5,7 @@ The envelope in which every event of Dinemesh travels.
 
 The events themselves are messages of the publisher's package (`events.proto`). Each carries the option
 `routing_key` and the whole state of its aggregate after the change, so that a consumer needs only the highest
-version that it has seen.
+version that it has seen. (Slots of restaurants have versions of their own: see restaurant's SlotsChanged.)
 """
 
 from google.protobuf import descriptor as _descriptor

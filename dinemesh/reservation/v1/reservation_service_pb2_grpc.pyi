@@ -71,8 +71,12 @@ class ReservationServiceStub:
     Idempotent by request_id, per customer (one id cannot serve for a reservation and for a modification): a
     repetition gets the reservation as it now stands, though its etag has changed, or the same CARD_DECLINED.
 
-    Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, MODIFICATION_IN_PROGRESS
-    (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
+    Terms cannot be changed for ever: a reservation takes 20 changes that make it dearer or cheaper, those whose charge
+    was declined or stayed unknown counted, and 100 changes of terms in all. After that TOO_MANY_MODIFICATIONS; the
+    reservation stands, can be cancelled as ever, and its note can be changed.
+
+    Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, TOO_MANY_MODIFICATIONS,
+    MODIFICATION_IN_PROGRESS (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
     REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo), DEADLINE_TOO_SHORT; INVALID_ARGUMENT also when nothing
     is to be changed, and on payment_token when it gets dearer and there is none.
     """
@@ -135,8 +139,12 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     Idempotent by request_id, per customer (one id cannot serve for a reservation and for a modification): a
     repetition gets the reservation as it now stands, though its etag has changed, or the same CARD_DECLINED.
 
-    Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, MODIFICATION_IN_PROGRESS
-    (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
+    Terms cannot be changed for ever: a reservation takes 20 changes that make it dearer or cheaper, those whose charge
+    was declined or stayed unknown counted, and 100 changes of terms in all. After that TOO_MANY_MODIFICATIONS; the
+    reservation stands, can be cancelled as ever, and its note can be changed.
+
+    Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, TOO_MANY_MODIFICATIONS,
+    MODIFICATION_IN_PROGRESS (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
     REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo), DEADLINE_TOO_SHORT; INVALID_ARGUMENT also when nothing
     is to be changed, and on payment_token when it gets dearer and there is none.
     """
@@ -220,8 +228,12 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent by request_id, per customer (one id cannot serve for a reservation and for a modification): a
         repetition gets the reservation as it now stands, though its etag has changed, or the same CARD_DECLINED.
 
-        Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, MODIFICATION_IN_PROGRESS
-        (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
+        Terms cannot be changed for ever: a reservation takes 20 changes that make it dearer or cheaper, those whose charge
+        was declined or stayed unknown counted, and 100 changes of terms in all. After that TOO_MANY_MODIFICATIONS; the
+        reservation stands, can be cancelled as ever, and its note can be changed.
+
+        Reasons: NOT_FOUND, ETAG_MISMATCH, RESERVATION_NOT_MODIFIABLE, MODIFICATION_CLOSED, TOO_MANY_MODIFICATIONS,
+        MODIFICATION_IN_PROGRESS (with RetryInfo), SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo),
         REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo), DEADLINE_TOO_SHORT; INVALID_ARGUMENT also when nothing
         is to be changed, and on payment_token when it gets dearer and there is none.
         """

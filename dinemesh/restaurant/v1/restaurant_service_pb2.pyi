@@ -273,8 +273,8 @@ class OpenSlotsRequest(_message.Message):
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
-        """Local times of day, on the grid of the policy (slot_interval_seconds), without fractions of a second. At
-        least one.
+        """Local times of day, on the grid of the policy (slot_interval_seconds), without fractions of a second. At least
+        one. At most 1440 entries (one a minute). Nothing stands for "all of them".
         """
 
     def __init__(
@@ -328,8 +328,11 @@ class CloseSlotsRequest(_message.Message):
     FIRST_DATE_FIELD_NUMBER: _builtins.int
     LAST_DATE_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    ALL_TIMES_FIELD_NUMBER: _builtins.int
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
+    all_times: _builtins.bool
+    """All slots of the days, whatever their times. Without it, `times` needs at least one; with it, none may be named."""
     @_builtins.property
     def first_date(self) -> _date_pb2.Date:
         """First day, in the restaurant's time zone; yesterday at the earliest. Required."""
@@ -340,7 +343,9 @@ class CloseSlotsRequest(_message.Message):
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
-        """Local times of day, without fractions of a second. Empty: all of the days."""
+        """Local times of day, without fractions of a second. At most 1440 entries. Empty only with `all_times`: a list that is
+        lost on its way closes nothing.
+        """
 
     def __init__(
         self,
@@ -349,10 +354,11 @@ class CloseSlotsRequest(_message.Message):
         first_date: _date_pb2.Date | None = ...,
         last_date: _date_pb2.Date | None = ...,
         times: _abc.Iterable[_timeofday_pb2.TimeOfDay] | None = ...,
+        all_times: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_date", b"first_date", "last_date", b"last_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_date", b"first_date", "last_date", b"last_date", "restaurant_id", b"restaurant_id", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_times", b"all_times", "first_date", b"first_date", "last_date", b"last_date", "restaurant_id", b"restaurant_id", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -141,7 +141,8 @@ class RestaurantServiceServicer:
     def UpdateRestaurant(self, request, context):
         """Changes name or policy. For operators, and staff of that restaurant. Reservations keep the policy under which
         they were made. Not idempotent by itself: the etag makes a repetition harmless.
-        Reasons: NOT_FOUND, ETAG_MISMATCH.
+        Reasons: NOT_FOUND, ETAG_MISMATCH; TRY_AGAIN_LATER also when this restaurant changes more, and faster, than one
+        restaurant may (see OpenSlots).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,9 +150,16 @@ class RestaurantServiceServicer:
 
     def OpenSlots(self, request, context):
         """Sets the capacity of slots, absolutely: all given times on all days from first_date to last_date. For staff and
-        operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation.
-        Reasons: NOT_FOUND; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that daylight
-        saving skips on one of the days (an ambiguous one is the first of the two), and for more than 10000 slots.
+        operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation. Of many slots
+        some are set after the others; a call that is cut off in the middle is completed by a repetition.
+
+        What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
+        four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
+        beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
+
+        Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
+        daylight saving skips on one of the days (an ambiguous one is the first of the two), for more than 10000 slots in
+        one call, and for a new slot on a day that has 1440 already, closed ones counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +167,8 @@ class RestaurantServiceServicer:
 
     def CloseSlots(self, request, context):
         """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-        Times at which nothing is open are passed over. Reasons: NOT_FOUND.
+        Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+        Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,17 +50,26 @@ class RestaurantServiceStub:
     UpdateRestaurant: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.UpdateRestaurantRequest, _restaurant_service_pb2.UpdateRestaurantResponse]
     """Changes name or policy. For operators, and staff of that restaurant. Reservations keep the policy under which
     they were made. Not idempotent by itself: the etag makes a repetition harmless.
-    Reasons: NOT_FOUND, ETAG_MISMATCH.
+    Reasons: NOT_FOUND, ETAG_MISMATCH; TRY_AGAIN_LATER also when this restaurant changes more, and faster, than one
+    restaurant may (see OpenSlots).
     """
     OpenSlots: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.OpenSlotsRequest, _restaurant_service_pb2.OpenSlotsResponse]
     """Sets the capacity of slots, absolutely: all given times on all days from first_date to last_date. For staff and
-    operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation.
-    Reasons: NOT_FOUND; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that daylight
-    saving skips on one of the days (an ambiguous one is the first of the two), and for more than 10000 slots.
+    operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation. Of many slots
+    some are set after the others; a call that is cut off in the middle is completed by a repetition.
+
+    What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
+    four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
+    beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
+
+    Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
+    daylight saving skips on one of the days (an ambiguous one is the first of the two), for more than 10000 slots in
+    one call, and for a new slot on a day that has 1440 already, closed ones counted.
     """
     CloseSlots: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.CloseSlotsRequest, _restaurant_service_pb2.CloseSlotsResponse]
     """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-    Times at which nothing is open are passed over. Reasons: NOT_FOUND.
+    Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+    Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
     """
     ListBookings: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.ListBookingsRequest, _restaurant_service_pb2.ListBookingsResponse]
     """Lists the restaurant's bookings by dine_time, then reservation_id. For staff. Reasons: NOT_FOUND."""
@@ -120,17 +129,26 @@ class RestaurantServiceAsyncStub(RestaurantServiceStub):
     UpdateRestaurant: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.UpdateRestaurantRequest, _restaurant_service_pb2.UpdateRestaurantResponse]  # type: ignore[assignment]
     """Changes name or policy. For operators, and staff of that restaurant. Reservations keep the policy under which
     they were made. Not idempotent by itself: the etag makes a repetition harmless.
-    Reasons: NOT_FOUND, ETAG_MISMATCH.
+    Reasons: NOT_FOUND, ETAG_MISMATCH; TRY_AGAIN_LATER also when this restaurant changes more, and faster, than one
+    restaurant may (see OpenSlots).
     """
     OpenSlots: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.OpenSlotsRequest, _restaurant_service_pb2.OpenSlotsResponse]  # type: ignore[assignment]
     """Sets the capacity of slots, absolutely: all given times on all days from first_date to last_date. For staff and
-    operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation.
-    Reasons: NOT_FOUND; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that daylight
-    saving skips on one of the days (an ambiguous one is the first of the two), and for more than 10000 slots.
+    operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation. Of many slots
+    some are set after the others; a call that is cut off in the middle is completed by a repetition.
+
+    What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
+    four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
+    beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
+
+    Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
+    daylight saving skips on one of the days (an ambiguous one is the first of the two), for more than 10000 slots in
+    one call, and for a new slot on a day that has 1440 already, closed ones counted.
     """
     CloseSlots: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.CloseSlotsRequest, _restaurant_service_pb2.CloseSlotsResponse]  # type: ignore[assignment]
     """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-    Times at which nothing is open are passed over. Reasons: NOT_FOUND.
+    Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+    Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
     """
     ListBookings: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.ListBookingsRequest, _restaurant_service_pb2.ListBookingsResponse]  # type: ignore[assignment]
     """Lists the restaurant's bookings by dine_time, then reservation_id. For staff. Reasons: NOT_FOUND."""
@@ -211,7 +229,8 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_restaurant_service_pb2.UpdateRestaurantResponse, _abc.Awaitable[_restaurant_service_pb2.UpdateRestaurantResponse]]:
         """Changes name or policy. For operators, and staff of that restaurant. Reservations keep the policy under which
         they were made. Not idempotent by itself: the etag makes a repetition harmless.
-        Reasons: NOT_FOUND, ETAG_MISMATCH.
+        Reasons: NOT_FOUND, ETAG_MISMATCH; TRY_AGAIN_LATER also when this restaurant changes more, and faster, than one
+        restaurant may (see OpenSlots).
         """
 
     @_abc_1.abstractmethod
@@ -221,9 +240,16 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_restaurant_service_pb2.OpenSlotsResponse, _abc.Awaitable[_restaurant_service_pb2.OpenSlotsResponse]]:
         """Sets the capacity of slots, absolutely: all given times on all days from first_date to last_date. For staff and
-        operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation.
-        Reasons: NOT_FOUND; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that daylight
-        saving skips on one of the days (an ambiguous one is the first of the two), and for more than 10000 slots.
+        operators. Idempotent. A capacity below what is sold stops further sale and breaks no reservation. Of many slots
+        some are set after the others; a call that is cut off in the middle is completed by a repetition.
+
+        What one restaurant changes may not hold up the others: calls for it are worked off one after the other, at most
+        four wait, and in the long run some 5 calls of one slot, or 70 slots, a second are taken (by each instance). What goes
+        beyond is refused with TRY_AGAIN_LATER, before anything is changed; RetryInfo says when to come back.
+
+        Reasons: NOT_FOUND, TRY_AGAIN_LATER; INVALID_ARGUMENT also for a time off the policy's grid, for a local time that
+        daylight saving skips on one of the days (an ambiguous one is the first of the two), for more than 10000 slots in
+        one call, and for a new slot on a day that has 1440 already, closed ones counted.
         """
 
     @_abc_1.abstractmethod
@@ -233,7 +259,8 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_restaurant_service_pb2.CloseSlotsResponse, _abc.Awaitable[_restaurant_service_pb2.CloseSlotsResponse]]:
         """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-        Times at which nothing is open are passed over. Reasons: NOT_FOUND.
+        Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+        Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
         """
 
     @_abc_1.abstractmethod

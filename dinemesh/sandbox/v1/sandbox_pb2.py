@@ -26,17 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!dinemesh/sandbox/v1/sandbox.proto\x12\x13\x64inemesh.sandbox.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xdf\x01\n\x06\x43harge\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .dinemesh.sandbox.v1.ChargeState\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0c\x64\x65\x63line_code\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07refunds\x18\x06 \x03(\x0b\x32\x1b.dinemesh.sandbox.v1.Refund\"\xc5\x01\n\x06Refund\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\ncharge_key\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .dinemesh.sandbox.v1.RefundState\x12\x14\n\x0crefusal_code\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x13\x43reateChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x15\n\rpayment_token\x18\x03 \x01(\t\"C\n\x14\x43reateChargeResponse\x12+\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\" \n\x11\x46indChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"A\n\x12\x46indChargeResponse\x12+\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\"!\n\x12\x43loseChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"B\n\x13\x43loseChargeResponse\x12+\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\"Z\n\x13\x43reateRefundRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\ncharge_key\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\"C\n\x14\x43reateRefundResponse\x12+\n\x06refund\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Refund\",\n\x16LiftRefundBlockRequest\x12\x12\n\ncharge_key\x18\x01 \x01(\t\"/\n\x17LiftRefundBlockResponse\x12\x14\n\x0clifted_count\x18\x01 \x01(\x05\";\n\x12ListChargesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListChargesResponse\x12,\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*z\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43HARGE_STATE_CAPTURED\x10\x01\x12\x19\n\x15\x43HARGE_STATE_DECLINED\x10\x02\x12\x17\n\x13\x43HARGE_STATE_CLOSED\x10\x03*a\n\x0bRefundState\x12\x1c\n\x18REFUND_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUND_STATE_SUCCEEDED\x10\x01\x12\x18\n\x14REFUND_STATE_REFUSED\x10\x02\x32\xeb\x04\n\x0eSandboxService\x12\x63\n\x0c\x43reateCharge\x12(.dinemesh.sandbox.v1.CreateChargeRequest\x1a).dinemesh.sandbox.v1.CreateChargeResponse\x12]\n\nFindCharge\x12&.dinemesh.sandbox.v1.FindChargeRequest\x1a\'.dinemesh.sandbox.v1.FindChargeResponse\x12`\n\x0b\x43loseCharge\x12\'.dinemesh.sandbox.v1.CloseChargeRequest\x1a(.dinemesh.sandbox.v1.CloseChargeResponse\x12\x63\n\x0c\x43reateRefund\x12(.dinemesh.sandbox.v1.CreateRefundRequest\x1a).dinemesh.sandbox.v1.CreateRefundResponse\x12l\n\x0fLiftRefundBlock\x12+.dinemesh.sandbox.v1.LiftRefundBlockRequest\x1a,.dinemesh.sandbox.v1.LiftRefundBlockResponse\x12`\n\x0bListCharges\x12\'.dinemesh.sandbox.v1.ListChargesRequest\x1a(.dinemesh.sandbox.v1.ListChargesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!dinemesh/sandbox/v1/sandbox.proto\x12\x13\x64inemesh.sandbox.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xdf\x01\n\x06\x43harge\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .dinemesh.sandbox.v1.ChargeState\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0c\x64\x65\x63line_code\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07refunds\x18\x06 \x03(\x0b\x32\x1b.dinemesh.sandbox.v1.Refund\"\xc5\x01\n\x06Refund\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\ncharge_key\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .dinemesh.sandbox.v1.RefundState\x12\x14\n\x0crefusal_code\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x13\x43reateChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x15\n\rpayment_token\x18\x03 \x01(\t\"C\n\x14\x43reateChargeResponse\x12+\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\" \n\x11\x46indChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"A\n\x12\x46indChargeResponse\x12+\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\"!\n\x12\x43loseChargeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"B\n\x13\x43loseChargeResponse\x12+\n\x06\x63harge\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\"Z\n\x13\x43reateRefundRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\ncharge_key\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\"C\n\x14\x43reateRefundResponse\x12+\n\x06refund\x18\x01 \x01(\x0b\x32\x1b.dinemesh.sandbox.v1.Refund\"A\n\x16LiftRefundBlockRequest\x12\x12\n\ncharge_key\x18\x01 \x01(\t\x12\x13\n\x0b\x61ll_charges\x18\x02 \x01(\x08\"/\n\x17LiftRefundBlockResponse\x12\x14\n\x0clifted_count\x18\x01 \x01(\x05\";\n\x12ListChargesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListChargesResponse\x12,\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1b.dinemesh.sandbox.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*z\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43HARGE_STATE_CAPTURED\x10\x01\x12\x19\n\x15\x43HARGE_STATE_DECLINED\x10\x02\x12\x17\n\x13\x43HARGE_STATE_CLOSED\x10\x03*a\n\x0bRefundState\x12\x1c\n\x18REFUND_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUND_STATE_SUCCEEDED\x10\x01\x12\x18\n\x14REFUND_STATE_REFUSED\x10\x02\x32\xeb\x04\n\x0eSandboxService\x12\x63\n\x0c\x43reateCharge\x12(.dinemesh.sandbox.v1.CreateChargeRequest\x1a).dinemesh.sandbox.v1.CreateChargeResponse\x12]\n\nFindCharge\x12&.dinemesh.sandbox.v1.FindChargeRequest\x1a\'.dinemesh.sandbox.v1.FindChargeResponse\x12`\n\x0b\x43loseCharge\x12\'.dinemesh.sandbox.v1.CloseChargeRequest\x1a(.dinemesh.sandbox.v1.CloseChargeResponse\x12\x63\n\x0c\x43reateRefund\x12(.dinemesh.sandbox.v1.CreateRefundRequest\x1a).dinemesh.sandbox.v1.CreateRefundResponse\x12l\n\x0fLiftRefundBlock\x12+.dinemesh.sandbox.v1.LiftRefundBlockRequest\x1a,.dinemesh.sandbox.v1.LiftRefundBlockResponse\x12`\n\x0bListCharges\x12\'.dinemesh.sandbox.v1.ListChargesRequest\x1a(.dinemesh.sandbox.v1.ListChargesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dinemesh.sandbox.v1.sandbox_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHARGESTATE']._serialized_start=1321
-  _globals['_CHARGESTATE']._serialized_end=1443
-  _globals['_REFUNDSTATE']._serialized_start=1445
-  _globals['_REFUNDSTATE']._serialized_end=1542
+  _globals['_CHARGESTATE']._serialized_start=1342
+  _globals['_CHARGESTATE']._serialized_end=1464
+  _globals['_REFUNDSTATE']._serialized_start=1466
+  _globals['_REFUNDSTATE']._serialized_end=1563
   _globals['_CHARGE']._serialized_start=117
   _globals['_CHARGE']._serialized_end=340
   _globals['_REFUND']._serialized_start=343
@@ -58,13 +58,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEREFUNDRESPONSE']._serialized_start=1002
   _globals['_CREATEREFUNDRESPONSE']._serialized_end=1069
   _globals['_LIFTREFUNDBLOCKREQUEST']._serialized_start=1071
-  _globals['_LIFTREFUNDBLOCKREQUEST']._serialized_end=1115
-  _globals['_LIFTREFUNDBLOCKRESPONSE']._serialized_start=1117
-  _globals['_LIFTREFUNDBLOCKRESPONSE']._serialized_end=1164
-  _globals['_LISTCHARGESREQUEST']._serialized_start=1166
-  _globals['_LISTCHARGESREQUEST']._serialized_end=1225
-  _globals['_LISTCHARGESRESPONSE']._serialized_start=1227
-  _globals['_LISTCHARGESRESPONSE']._serialized_end=1319
-  _globals['_SANDBOXSERVICE']._serialized_start=1545
-  _globals['_SANDBOXSERVICE']._serialized_end=2164
+  _globals['_LIFTREFUNDBLOCKREQUEST']._serialized_end=1136
+  _globals['_LIFTREFUNDBLOCKRESPONSE']._serialized_start=1138
+  _globals['_LIFTREFUNDBLOCKRESPONSE']._serialized_end=1185
+  _globals['_LISTCHARGESREQUEST']._serialized_start=1187
+  _globals['_LISTCHARGESREQUEST']._serialized_end=1246
+  _globals['_LISTCHARGESRESPONSE']._serialized_start=1248
+  _globals['_LISTCHARGESRESPONSE']._serialized_end=1340
+  _globals['_SANDBOXSERVICE']._serialized_start=1566
+  _globals['_SANDBOXSERVICE']._serialized_end=2185
 # @@protoc_insertion_point(module_scope)

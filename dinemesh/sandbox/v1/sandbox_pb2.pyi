@@ -378,16 +378,20 @@ class LiftRefundBlockRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHARGE_KEY_FIELD_NUMBER: _builtins.int
+    ALL_CHARGES_FIELD_NUMBER: _builtins.int
     charge_key: _builtins.str
-    """Key of the charge whose refunds may succeed again; empty for all charges made so far."""
+    """Key of the charge whose refunds may succeed again. Empty only with `all_charges`."""
+    all_charges: _builtins.bool
+    """All charges made so far. Without it, `charge_key` is required; with it, none may be named."""
     def __init__(
         self,
         *,
         charge_key: _builtins.str = ...,
+        all_charges: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_key", b"charge_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_charges", b"all_charges", "charge_key", b"charge_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

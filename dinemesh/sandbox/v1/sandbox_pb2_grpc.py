@@ -137,7 +137,8 @@ class SandboxServiceServicer:
 
     def LiftRefundBlock(self, request, context):
         """Lifts what `tok_refundFail` caused: later refunds of the charge succeed. Refusals given stay as they are.
-        Idempotent. Errors: NOT_FOUND when `charge_key` is given and unknown.
+        Exactly one of `charge_key` and `all_charges` says of which charges. Idempotent.
+        Errors: INVALID_ARGUMENT (neither or both), NOT_FOUND when `charge_key` is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,7 +68,8 @@ class SandboxServiceStub:
     """
     LiftRefundBlock: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.LiftRefundBlockRequest, _sandbox_pb2.LiftRefundBlockResponse]
     """Lifts what `tok_refundFail` caused: later refunds of the charge succeed. Refusals given stay as they are.
-    Idempotent. Errors: NOT_FOUND when `charge_key` is given and unknown.
+    Exactly one of `charge_key` and `all_charges` says of which charges. Idempotent.
+    Errors: INVALID_ARGUMENT (neither or both), NOT_FOUND when `charge_key` is unknown.
     """
     ListCharges: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ListChargesRequest, _sandbox_pb2.ListChargesResponse]
     """Lists every key ever seen, with its refunds, in the order of first sight: the provider's own record, to be
@@ -115,7 +116,8 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     """
     LiftRefundBlock: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.LiftRefundBlockRequest, _sandbox_pb2.LiftRefundBlockResponse]  # type: ignore[assignment]
     """Lifts what `tok_refundFail` caused: later refunds of the charge succeed. Refusals given stay as they are.
-    Idempotent. Errors: NOT_FOUND when `charge_key` is given and unknown.
+    Exactly one of `charge_key` and `all_charges` says of which charges. Idempotent.
+    Errors: INVALID_ARGUMENT (neither or both), NOT_FOUND when `charge_key` is unknown.
     """
     ListCharges: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ListChargesRequest, _sandbox_pb2.ListChargesResponse]  # type: ignore[assignment]
     """Lists every key ever seen, with its refunds, in the order of first sight: the provider's own record, to be
@@ -189,7 +191,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.LiftRefundBlockResponse, _abc.Awaitable[_sandbox_pb2.LiftRefundBlockResponse]]:
         """Lifts what `tok_refundFail` caused: later refunds of the charge succeed. Refusals given stay as they are.
-        Idempotent. Errors: NOT_FOUND when `charge_key` is given and unknown.
+        Exactly one of `charge_key` and `all_charges` says of which charges. Idempotent.
+        Errors: INVALID_ARGUMENT (neither or both), NOT_FOUND when `charge_key` is unknown.
         """
 
     @_abc_1.abstractmethod

@@ -119,6 +119,25 @@ GUARDS = (
         ),
     ),
     Guard(
+        "modifications-have-an-end",
+        (9,),
+        "A reservation is made dearer or cheaper so often and no more: to read it stays cheap for all.",
+        (
+            Edit(
+                RESERVATIONS,
+                "if difference and self.priced_modifications >= limit:",
+                "if difference and limit < 0:",
+            ),
+        ),
+        (
+            Witness(
+                _MODIFY + "test_a_reservation_is_made_dearer_or_cheaper_so_often_and_no_more[sqlite]",
+                'await refused("TOO_MANY_MODIFICATIONS", call)',
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
         "guests-who-are-here",
         (3, 4),
         "Guests who were seated stay seated in the terms that were on their way meanwhile.",

@@ -122,4 +122,23 @@ GUARDS = (
             ),
         ),
     ),
+    Guard(
+        "slots-one-by-one",
+        (3, 4),
+        "An event about some slots of a day takes effect whatever was heard of the others.",
+        (
+            Edit(
+                "reservation_svc.handlers",
+                "each_once=frozenset({restaurant_events.SlotsChanged}),",
+                "each_once=frozenset(),",
+            ),
+        ),
+        (
+            Witness(
+                _ENDS + "test_each_event_about_slots_counts_for_the_slots_that_it_names_in_any_order[sqlite]",
+                "assert now == [7, 4, 5]",
+            ),
+        ),
+        quick=True,
+    ),
 )

@@ -8,6 +8,7 @@ INTERCEPTORS = "dinemesh.kit.interceptors"
 _INTERCEPTORS = "tests/kit/test_interceptors.py::"
 PAGING = "dinemesh.kit.paging"
 _PAGING = "tests/kit/test_paging.py::"
+_SLOTS = "tests/restaurant/test_usecases.py::"
 
 GUARDS = (
     Guard(
@@ -318,5 +319,36 @@ GUARDS = (
             ),
         ),
         quick=True,
+    ),
+    Guard(
+        "quota-of-a-restaurant",
+        (9,),
+        "One restaurant's staff change so much, and then wait; the others go on.",
+        (Edit("dinemesh.kit.quota", "if account.units <= 0:", "if self._burst <= 0:"),),
+        (
+            Witness(
+                _SLOTS + "test_a_restaurant_that_changes_too_much_waits_and_the_others_do_not[sqlite]",
+                "DID NOT RAISE",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "all-in-words",
+        (9,),
+        "A list of times that was lost on its way closes nothing: all slots have a word of their own.",
+        (
+            Edit(
+                "restaurant_svc.messages",
+                "if bool(request.times) == request.all_times:",
+                "if request.times and request.all_times:",
+            ),
+        ),
+        (
+            Witness(
+                "tests/restaurant/test_servicer.py::test_a_list_of_times_that_is_empty_closes_nothing[sqlite]",
+                "this should have been refused",
+            ),
+        ),
     ),
 )
