@@ -117,7 +117,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
     Remedy: read the reservation after that time, and decide again.
     """
-    REASON_POLICY_CHANGED: _Reason.ValueType  # 26
+    REASON_POLICY_CHANGED: _Reason.ValueType  # 27
     """The restaurant's policy is not the one that the customer was shown (policy_etag). Nothing was stored, held or
     charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["policy_etag"]; the deposit of this
     party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
@@ -289,7 +289,7 @@ REASON_MODIFICATION_IN_PROGRESS: Reason.ValueType  # 25
 """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
 Remedy: read the reservation after that time, and decide again.
 """
-REASON_POLICY_CHANGED: Reason.ValueType  # 26
+REASON_POLICY_CHANGED: Reason.ValueType  # 27
 """The restaurant's policy is not the one that the customer was shown (policy_etag). Nothing was stored, held or
 charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["policy_etag"]; the deposit of this
 party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
