@@ -117,18 +117,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
     Remedy: read the reservation after that time, and decide again.
     """
-    REASON_POLICY_CHANGED: _Reason.ValueType  # 26
+    REASON_TOO_MANY_MODIFICATIONS: _Reason.ValueType  # 26
+    """The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
+    100 times in all. Nothing was changed or charged; the reservation stands as it was.
+    ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
+    ever, and other terms need a new reservation.
+    """
+    REASON_POLICY_CHANGED: _Reason.ValueType  # 27
     """The restaurant's policy is not the one that the customer was shown (policy_etag). Nothing was stored, held or
     charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["policy_etag"]; the deposit of this
     party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
     it could be cancelled free of charge, ErrorInfo.metadata["free_cancel_time"], RFC 3339 in UTC.
     Remedy: show the customer the new terms (ListAvailableSlots), and repeat with the new policy_etag if they agree.
-    """
-    REASON_TOO_MANY_MODIFICATIONS: _Reason.ValueType  # 27
-    """The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
-    100 times in all. Nothing was changed or charged; the reservation stands as it was.
-    ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
-    ever, and other terms need a new reservation.
     """
     REASON_CARD_DECLINED: _Reason.ValueType  # 30
     """The payment provider refused the charge. Nothing was captured and no seat is held.
@@ -295,18 +295,18 @@ REASON_MODIFICATION_IN_PROGRESS: Reason.ValueType  # 25
 """Another modification of the same reservation is waiting for its deposit. Comes with RetryInfo.
 Remedy: read the reservation after that time, and decide again.
 """
-REASON_POLICY_CHANGED: Reason.ValueType  # 26
+REASON_TOO_MANY_MODIFICATIONS: Reason.ValueType  # 26
+"""The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
+100 times in all. Nothing was changed or charged; the reservation stands as it was.
+ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
+ever, and other terms need a new reservation.
+"""
+REASON_POLICY_CHANGED: Reason.ValueType  # 27
 """The restaurant's policy is not the one that the customer was shown (policy_etag). Nothing was stored, held or
 charged, and the request_id stays unused. What holds now: ErrorInfo.metadata["policy_etag"]; the deposit of this
 party as a decimal number in ErrorInfo.metadata["deposit"], in ErrorInfo.metadata["currency_code"]; and until when
 it could be cancelled free of charge, ErrorInfo.metadata["free_cancel_time"], RFC 3339 in UTC.
 Remedy: show the customer the new terms (ListAvailableSlots), and repeat with the new policy_etag if they agree.
-"""
-REASON_TOO_MANY_MODIFICATIONS: Reason.ValueType  # 27
-"""The reservation has been changed as often as one can be: 20 times dearer or cheaper, those counted that failed, or
-100 times in all. Nothing was changed or charged; the reservation stands as it was.
-ErrorInfo.metadata["limit"] tells the number that was reached. Remedy: none by this call; cancelling is possible as
-ever, and other terms need a new reservation.
 """
 REASON_CARD_DECLINED: Reason.ValueType  # 30
 """The payment provider refused the charge. Nothing was captured and no seat is held.
