@@ -86,6 +86,13 @@ def test_files_include_one_another_and_lists_spread(tmp_path: Path) -> None:
     }
 
 
+def test_files_are_one_text_in_the_order_in_which_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "first.lua").write_text("local a = 1\n")
+    (tmp_path / "second.lua").write_text("return a\n")
+    source = files(tmp_path, main="{script: !text [first.lua, second.lua]}")
+    assert configuration.load(source, {}) == {"script": "local a = 1\nreturn a\n"}
+
+
 def test_what_is_rendered_reads_back_the_same(tmp_path: Path) -> None:
     given = values(tmp_path).as_mapping()
     assert yaml.safe_load(configuration.render(edge.EDGE, given)) == configuration.load(edge.EDGE, given)
@@ -97,6 +104,7 @@ def test_what_is_rendered_reads_back_the_same(tmp_path: Path) -> None:
         ("{a: !value port}", {}, "there is no value 'port'"),
         ("{a: 1}", {"port": 1}, "never ask for: port"),
         ("{a: !include nowhere.yaml}", {}, "includes nowhere.yaml: No such file"),
+        ("{a: !text [nowhere.lua]}", {}, "includes nowhere.lua: No such file"),
         ("{a: [}", {}, "cannot be read"),
         ("[1]", {}, "is not a mapping"),
         ("", {}, "is empty"),
