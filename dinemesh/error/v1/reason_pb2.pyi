@@ -77,8 +77,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: after that time read the resource again, or repeat with the same request_id, which never acts twice.
     """
     REASON_TRY_AGAIN_LATER: _Reason.ValueType  # 11
-    """The system is busy, is starting, or cannot take a deposit at the moment. Of this call nothing stays reserved, and
-    in the end nothing stays charged; what an earlier call with the same request_id did, stands. Comes with RetryInfo.
+    """The system is busy, is starting, or cannot take a deposit at the moment; or one customer, or the staff of one
+    restaurant, asks for more at once than is theirs. Of this call nothing stays reserved, and in the end nothing stays
+    charged; what an earlier call with the same request_id did, stands. Comes with RetryInfo, whose time varies a little
+    so that not all come back at once.
     Remedy: repeat with the same request_id after that time.
     """
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 12
@@ -255,8 +257,10 @@ REASON_OUTCOME_UNKNOWN: Reason.ValueType  # 10
 Remedy: after that time read the resource again, or repeat with the same request_id, which never acts twice.
 """
 REASON_TRY_AGAIN_LATER: Reason.ValueType  # 11
-"""The system is busy, is starting, or cannot take a deposit at the moment. Of this call nothing stays reserved, and
-in the end nothing stays charged; what an earlier call with the same request_id did, stands. Comes with RetryInfo.
+"""The system is busy, is starting, or cannot take a deposit at the moment; or one customer, or the staff of one
+restaurant, asks for more at once than is theirs. Of this call nothing stays reserved, and in the end nothing stays
+charged; what an earlier call with the same request_id did, stands. Comes with RetryInfo, whose time varies a little
+so that not all come back at once.
 Remedy: repeat with the same request_id after that time.
 """
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 12

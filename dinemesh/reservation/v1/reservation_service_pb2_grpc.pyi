@@ -47,6 +47,11 @@ class ReservationServiceStub:
     After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
     own call, and an earlier one whose answer was lost may have reserved.
 
+    Who comes when many are being charged waits for a few seconds, within the call's deadline. One customer has a few
+    calls (4) being charged at once, which hold a few seats (40) together. After attempts that took no deposit (3 within
+    ten minutes, cancelled ones counted) the next one has to wait: 15 s, and twice as long with each further one.
+    Beyond each of these: TRY_AGAIN_LATER, with the time to wait for.
+
     The deposit is the present policy's, which must be the one that policy_etag names. A repetition whose earlier call
     reserved is answered whatever the policy is now; one that makes a new attempt is held against it like the first.
 
@@ -114,6 +119,11 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     once and charges at most once; a repetition gets the reservation as it now stands, or the same CARD_DECLINED.
     After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
     own call, and an earlier one whose answer was lost may have reserved.
+
+    Who comes when many are being charged waits for a few seconds, within the call's deadline. One customer has a few
+    calls (4) being charged at once, which hold a few seats (40) together. After attempts that took no deposit (3 within
+    ten minutes, cancelled ones counted) the next one has to wait: 15 s, and twice as long with each further one.
+    Beyond each of these: TRY_AGAIN_LATER, with the time to wait for.
 
     The deposit is the present policy's, which must be the one that policy_etag names. A repetition whose earlier call
     reserved is answered whatever the policy is now; one that makes a new attempt is held against it like the first.
@@ -185,6 +195,11 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         once and charges at most once; a repetition gets the reservation as it now stands, or the same CARD_DECLINED.
         After TRY_AGAIN_LATER, a lost connection or a deadline, repeat with the same request_id: a refusal speaks of its
         own call, and an earlier one whose answer was lost may have reserved.
+
+        Who comes when many are being charged waits for a few seconds, within the call's deadline. One customer has a few
+        calls (4) being charged at once, which hold a few seats (40) together. After attempts that took no deposit (3 within
+        ten minutes, cancelled ones counted) the next one has to wait: 15 s, and twice as long with each further one.
+        Beyond each of these: TRY_AGAIN_LATER, with the time to wait for.
 
         The deposit is the present policy's, which must be the one that policy_etag names. A repetition whose earlier call
         reserved is answered whatever the policy is now; one that makes a new attempt is held against it like the first.
