@@ -45,6 +45,7 @@ async def run() -> None:
         bulkhead,
         thresholds=Thresholds(
             window_seconds=settings.breaker_window_seconds,
+            window_calls=settings.breaker_window_calls,
             failures=settings.breaker_failures,
             customers=settings.breaker_customers,
             share=settings.breaker_share,

@@ -56,6 +56,8 @@ class ReservationSettings(ServiceSettings):
     """After this an attempt that came to nothing is forgotten; also the longest pause."""
     breaker_window_seconds: Seconds = Field(default=30, gt=0)
     """What the breaker looks back on: longer than five charges in a row that nobody answers (4 s each)."""
+    breaker_window_calls: int = Field(default=20, ge=1)
+    """... and no further than this many answers of deposit, so that it notices within as many calls."""
     breaker_failures: int = Field(default=5, ge=1)
     """Failures of deposit itself within the window that open the breaker although deposit says that it is
     well; if it does not say so, one is enough."""

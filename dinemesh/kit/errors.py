@@ -28,8 +28,9 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _MAX_MESSAGE = 500
 _MAX_DETAILS = 3_000
 
-# Whoever was refused at one moment must not come back at one moment.
+# Whoever was refused at one moment must not come back at one moment: a quarter later, or some seconds.
 _SPREAD = 0.25
+_MOST_SPREAD_SECONDS = 5.0
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -52,8 +53,8 @@ def code_of(reason: str) -> grpc.StatusCode:
 
 
 def spread(seconds: float) -> float:
-    """A retry time as it is told: up to a quarter later than meant, each time another one."""
-    return seconds * random.uniform(1, 1 + _SPREAD)
+    """A retry time as it is told, in seconds: a little later than meant, each time another one."""
+    return seconds + random.uniform(0, min(seconds * _SPREAD, _MOST_SPREAD_SECONDS))
 
 
 def to_status(refusal: Refusal, retry_after: float | None = None) -> status_pb2.Status:

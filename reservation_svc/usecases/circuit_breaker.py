@@ -36,17 +36,14 @@ class Verdict(Enum):
 @dataclass(frozen=True)
 class Thresholds:
     """When the breaker opens: at a failure, if deposit_svc's own health agrees; without it, at `failures` or
-    more within `window_seconds`, seen by `customers` or more, and a `share` or more of all that was heard of
-    deposit_svc. What one customer sees, he alone may have caused."""
+    more, seen by `customers` or more, and a `share` or more of what was heard of deposit_svc: the latest
+    `window_calls` answers of the last `window_seconds`. What one customer sees, he alone may have caused."""
 
     window_seconds: float = 30.0
+    window_calls: int = 20
     failures: int = 5
     customers: int = 3
     share: float = 0.5
-
-
-# What is remembered of the window: half a minute of what a process can charge.
-_MOST_REMEMBERED = 8192
 
 
 class CircuitBreaker:
@@ -137,9 +134,8 @@ class CircuitBreaker:
         self._heard.append((now, customer_id, failed))
         if failed:
             self._failures_of[customer_id] += 1
-        while (
-            self._heard[0][0] < now - self._thresholds.window_seconds or len(self._heard) > _MOST_REMEMBERED
-        ):
+        begin, most = now - self._thresholds.window_seconds, self._thresholds.window_calls
+        while self._heard[0][0] < begin or len(self._heard) > most:
             _, earlier, had_failed = self._heard.popleft()
             if had_failed:
                 self._failures_of[earlier] -= 1

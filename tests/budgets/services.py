@@ -41,6 +41,7 @@ def _every() -> Numbers:
         "service.ask": constant("dinemesh.kit.health", "ASK_SECONDS"),
         "service.set_up_retry": constant("dinemesh.kit.service", "SET_UP_RETRY_SECONDS"),
         "service.broker_wait": constant("dinemesh.kit.service", "BROKER_SECONDS"),
+        "service.retry_spread": constant("dinemesh.kit.errors", "_MOST_SPREAD_SECONDS"),
         "service.dead_letter_count": constant("dinemesh.kit.service", "DEAD_LETTER_COUNT_SECONDS"),
         "service.ping_allowed": constant("dinemesh.kit.service", "PING_INTERVAL_MS") / 1000,
         "service.watcher_ping": served["grpc.keepalive_time_ms"] / 1000,
@@ -79,9 +80,7 @@ def _reservation() -> Numbers:
         "reservation.breaker_failures": setting(RESERVATION, "breaker_failures"),
         "reservation.breaker_customers": setting(RESERVATION, "breaker_customers"),
         "reservation.breaker_share": setting(RESERVATION, "breaker_share"),
-        "reservation.breaker_memory": constant(
-            "reservation_svc.usecases.circuit_breaker", "_MOST_REMEMBERED"
-        ),
+        "reservation.breaker_calls": setting(RESERVATION, "breaker_window_calls"),
         "reservation.breaker_rest": setting(RESERVATION, "breaker_rest_seconds"),
         "reservation.breaker_longest_rest": setting(RESERVATION, "breaker_longest_rest_seconds"),
         "reservation.health_timeout": constant("reservation_svc.clients.deposit", "HEALTH_SECONDS"),

@@ -199,8 +199,9 @@ class Fuzz:
                 assert answer.status_code in (400, 404, 405, 413, 431), "another verb was taken"
                 return
             case.validate_response(answer, checks=self._checks)
-            if answer.headers.get("connection") == "close":
-                # Envoy could not read it as a request at all; it has no id yet.
+            if answer.headers.get("connection") == "close" and answer.status_code != 413:
+                # Envoy could not read it as a request at all; it has no id yet. Of a body that is too large
+                # it reads no more.
                 assert answer.status_code in (400, 408, 431)
             else:
                 assert answer.headers.get("x-correlation-id") == correlation, "the correlation id is lost"

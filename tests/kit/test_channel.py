@@ -72,7 +72,8 @@ async def test_what_another_service_refused_is_understood(tmp_path: Path) -> Non
     said = errors.from_call(failed.value)
     assert said is not None
     assert (said.code, said.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CARD_DECLINED")
-    assert (said.message, said.retry_after, said.overloaded) == ("no", 1.5, False)
+    assert (said.message, said.overloaded) == ("no", False)
+    assert said.retry_after is not None and 1.5 <= said.retry_after <= 1.875
     assert said.metadata == {"decline_code": "stolen"}
 
 

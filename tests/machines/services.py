@@ -42,8 +42,8 @@ RULES = Rules(
     held_seats=1000,
     unpaid_free=1000,
     # Low, so that a machine gets there.
-    priced_modifications=3,
-    changes_of_terms=6,
+    priced_modifications=2,
+    changes_of_terms=4,
 )
 LIMITS = Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10, queue=4)
 DEPOSIT_LIMITS = deposit_usecases.Limits(

@@ -70,9 +70,9 @@ async def test_another_card_under_the_same_request_id_is_refused(city: City) -> 
 
 
 async def test_declined_cards_do_not_make_deposit_look_sick(city: City) -> None:
-    place, alice = await city.place(), city.customer()
+    place, people = await city.place(), [city.customer() for _ in range(10)]
     declined = await asyncio.gather(
-        *(refused(alice.reserve(place, card="tok_chargeDeclined")) for _ in range(10))
+        *(refused(one.reserve(place, card="tok_chargeDeclined")) for one in people)
     )
     assert {said.reason for said in declined} == {"CARD_DECLINED"}
-    await alice.book(place)
+    await people[0].book(place)
