@@ -91,7 +91,8 @@ class Bulkhead:
         """Refuses all who wait."""
         for waiters in self._queue.values():
             for waiter in waiters:
-                waiter.set_exception(refusal)
+                if not waiter.done():
+                    waiter.set_exception(refusal)
         self._queue.clear()
         self._waiting = 0
         self._show()
@@ -111,24 +112,28 @@ class Bulkhead:
             raise
 
     def _give_up(self, customer_id: str, waiter: asyncio.Future[None]) -> None:
-        if waiter.cancelled():
-            waiters = self._queue[customer_id]
+        if not waiter.cancelled():
+            if waiter.exception() is None:  # the place came in the moment in which we gave up
+                self._inside -= 1
+                self._hand_out()
+            return
+        waiters = self._queue.get(customer_id, deque())
+        if waiter in waiters:  # else it was passed over already
             waiters.remove(waiter)
+            self._waiting -= 1
             if not waiters:
                 del self._queue[customer_id]
-            self._waiting -= 1
-        elif waiter.exception() is None:  # the place came in the moment in which we gave up
-            self._inside -= 1
-            self._hand_out()
 
     def _hand_out(self) -> None:
         while self._queue and self._inside < int(self._places):
             customer_id, waiters = self._queue.popitem(last=False)
-            waiters.popleft().set_result(None)
+            waiter = waiters.popleft()
             if waiters:
                 self._queue[customer_id] = waiters  # at the end: the others come first
             self._waiting -= 1
-            self._inside += 1
+            if not waiter.done():  # a timeout cancels it before whoever waits is told
+                self._inside += 1
+                waiter.set_result(None)
         self._show()
 
     def _forget(self, customer_id: str) -> None:

@@ -312,14 +312,30 @@ async def test_the_queue_has_an_end_and_a_customer_a_share_of_it() -> None:
         bulkhead.leave(await bulkhead.enter(name, 1))
 
 
-async def test_who_gives_up_in_the_moment_in_which_the_place_comes_hands_it_on() -> None:
+@pytest.mark.parametrize("first", ["the place comes", "ben gives up"])
+async def test_a_place_is_not_lost_with_who_gives_up_in_the_moment_in_which_it_comes(first: str) -> None:
     bulkhead = Bulkhead(places=1, queue_limit=10, per_customer=4)
     place = await bulkhead.enter("ann", 1)
     leaves, stays = await in_queue(bulkhead, "ben"), await in_queue(bulkhead, "cleo")
-    bulkhead.leave(place)  # the place is ben's now
-    leaves.cancel()
-    assert (await entered(stays)).customer_id == "cleo"
+    steps = [lambda: bulkhead.leave(place), leaves.cancel]
+    for step in steps if first == "the place comes" else reversed(steps):
+        step()  # nobody else has a turn between the two
+    got = await entered(stays)
+    assert got.customer_id == "cleo"
     assert leaves.cancelled()
+    bulkhead.leave(got)
+    assert not bulkhead.is_full and not bulkhead.waiting
+
+
+async def test_who_gives_up_when_the_breaker_opens_disturbs_nobody() -> None:
+    bulkhead = Bulkhead(places=1, queue_limit=10, per_customer=4)
+    place = await bulkhead.enter("ann", 1)
+    leaves, stays = await in_queue(bulkhead, "ben"), await in_queue(bulkhead, "cleo")
+    leaves.cancel()
+    bulkhead.turn_away(Refusal("TRY_AGAIN_LATER", "deposit is sick"))
+    await refused("TRY_AGAIN_LATER", stays)
+    bulkhead.leave(place)
+    assert not bulkhead.is_full and not bulkhead.waiting
 
 
 async def test_who_waits_when_the_breaker_opens_is_refused_at_once() -> None:
