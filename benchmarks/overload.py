@@ -124,9 +124,10 @@ def steadily(card: str, per_second: float) -> Attack:
     """One customer who sends at a rate and waits for no answer."""
 
     async def run(crowd: Crowd, found: Found) -> None:
+        name = _somebody()
         async with asyncio.TaskGroup() as calls:
             while True:
-                calls.create_task(crowd.book("attacker", card, found))
+                calls.create_task(crowd.book(name, card, found))
                 await asyncio.sleep(1 / per_second)
 
     return run
@@ -136,11 +137,17 @@ def in_bursts(count: int, every_seconds: float) -> Attack:
     """One customer who sends many at one instant, again and again."""
 
     async def run(crowd: Crowd, found: Found) -> None:
+        name = _somebody()
         while True:
-            burst = (crowd.book("attacker", "tok_visa", found) for _ in range(count))
+            burst = (crowd.book(name, "tok_visa", found) for _ in range(count))
             await asyncio.gather(*burst, asyncio.sleep(every_seconds))
 
     return run
+
+
+def _somebody() -> str:
+    """A customer who has a name of their own, so that no attack inherits the pauses of another."""
+    return f"customer-{uuid.uuid4().hex[:6]}"
 
 
 ATTACKS: dict[str, Attack] = {

@@ -4,7 +4,7 @@ no customer holds much that he does not pay for."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -317,7 +317,7 @@ async def test_a_place_is_not_lost_with_who_gives_up_in_the_moment_in_which_it_c
     bulkhead = Bulkhead(places=1, queue_limit=10, per_customer=4)
     place = await bulkhead.enter("ann", 1)
     leaves, stays = await in_queue(bulkhead, "ben"), await in_queue(bulkhead, "cleo")
-    steps = [lambda: bulkhead.leave(place), leaves.cancel]
+    steps: list[Callable[[], object]] = [lambda: bulkhead.leave(place), leaves.cancel]
     for step in steps if first == "the place comes" else reversed(steps):
         step()  # nobody else has a turn between the two
     got = await entered(stays)
