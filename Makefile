@@ -98,10 +98,11 @@ generate: dev
 openapi: dev
 	.venv/bin/python -m protos.openapi
 
-#? make bench                       measure what a reservation and the edge cost, on meshes of its own
+#? make bench                       measure what a reservation, the edge and too much of it cost, on meshes of its own
 bench: dev
 	.venv/bin/python -m benchmarks.mesh
 	.venv/bin/python -m benchmarks.edge
+	.venv/bin/python -m benchmarks.overload
 
 #? make tools                       build ghz and grpcurl into .cache/tools (needs Go)
 tools: runtime

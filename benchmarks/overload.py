@@ -14,7 +14,7 @@ import platform
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,18 +173,33 @@ def told(found: Found) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in found.answers.most_common())
 
 
-async def measure(mesh: Mesh, seconds: float, rounds: int) -> None:
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    seconds: float
+    """Of each row."""
+    rounds: int = 1
+    """Of all rows."""
+    guests: Sequence[int] = (PLACES, 2 * PLACES, 3 * PLACES, 5 * PLACES)
+    cards: Sequence[str] = ("tok_slow_50", "tok_slow_1000")
+    attacks: Sequence[str] = tuple(ATTACKS)
+
+
+TINY = Size(1, guests=(4,), cards=("tok_slow_50",), attacks=("declined cards, 19/s",))
+
+
+async def measure(mesh: Mesh, size: Size) -> None:
     restaurant = await own_mesh.open_restaurant(mesh)
     direct = Crowd(mesh, restaurant, mesh.settings.address("reservation"))
     edge = Crowd(mesh, restaurant, mesh.settings.address("edge"))
-    row("guests at once, each a customer", "of the places", "OK/s", "p50", "p99")
-    for number in range(rounds):
-        for card in ("tok_slow_50", "tok_slow_1000"):
-            for times in (1, 2, 3, 5):
-                found = await guests(direct, times * PLACES, card, seconds)
+    row("guests at once, each a customer", "OK/s", "p50", "p99")
+    for number in range(size.rounds):
+        for card in size.cards:
+            for count in size.guests:
+                found = await guests(direct, count, card, size.seconds)
                 row(
-                    f"round {number + 1}, {card}, {times * PLACES}",
-                    f"{times} x",
+                    f"round {number + 1}, {card}, {count}",
                     f"{found.per_second:.1f}",
                     milliseconds(found.times, 0.5, 0),
                     milliseconds(found.times, 0.99, 0),
@@ -192,14 +207,14 @@ async def measure(mesh: Mesh, seconds: float, rounds: int) -> None:
                 print(f"    {told(found)}", flush=True)
     print()
     row("bystanders, beside one customer with ...", "OK/s", "refused", "p50", "p99")
-    for number in range(rounds):
-        for name, attack in (("nothing", None), *ATTACKS.items()):
-            sent = Found(seconds)
+    for number in range(size.rounds):
+        for name in ("nothing", *size.attacks):
+            sent, attack = Found(size.seconds), ATTACKS.get(name)
             if attack is None:
-                found = await bystanders(edge, seconds)
+                found = await bystanders(edge, size.seconds)
             else:
                 async with beside(attack, edge, sent):
-                    found = await bystanders(edge, seconds)
+                    found = await bystanders(edge, size.seconds)
             row(
                 f"round {number + 1}, {name}",
                 f"{found.per_second:.1f}",
@@ -217,10 +232,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     arguments.add_argument("--seconds", type=float, default=15, help="of each row (%(default)s)")
     arguments.add_argument("--rounds", type=int, default=1, help="of all rows (%(default)s)")
+    arguments.add_argument("--tiny", action="store_true", help="hardly anything, to see that it runs")
+    arguments.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the mesh")
     given = arguments.parse_args()
     print(f"{processor()}, Python {platform.python_version()}, SQLite; all parts and the guests on it\n")
-    with own_mesh.running(SETTINGS) as mesh:
-        uvloop.run(measure(mesh, given.seconds, given.rounds))
+    with own_mesh.running({**SETTINGS, **dict(one.split("=", 1) for one in given.setting)}) as mesh:
+        uvloop.run(measure(mesh, TINY if given.tiny else Size(given.seconds, given.rounds)))
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ func TestTheEdgeWithACertificateDecidesAsTheOneWithout(t *testing.T) {
 	for _, one := range []struct{ document, old, new string }{
 		{edgeFilter, "path_with_escaped_slashes_action: REJECT_REQUEST", "path_with_escaped_slashes_action: KEEP_UNCHANGED"},
 		{edgeFilter, "prefix: x-envoy-", "prefix: x-nobody-"},
-		{edgeFilter, "request_headers_timeout: 5s", "request_headers_timeout: 50s"},
+		{edgeFilter, "request_headers_timeout: 2s", "request_headers_timeout: 20s"},
 		{originsFilter, "allow_methods: GET, POST, PATCH", "allow_methods: GET"},
 	} {
 		if bytes.Equal(plain, decisionsOfProd(t, from.edited(t, one.document, one.old, one.new))) {
