@@ -7,7 +7,6 @@ Usage:
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
-from protos.generate import ROOT, SOURCES, GenerationFailed, descriptor_set
+from protos.generate import ROOT, SOURCES, descriptor_set
 
 TARGET = ROOT / "envoy" / "edge" / "contract.lua"
 HEAD = """\
@@ -160,23 +159,7 @@ def _lua(value: object) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args(arguments)
-    try:
-        made = text()
-    except GenerationFailed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    if not options.check:
-        TARGET.write_text(made)
-        print(f"{TARGET.name} written")
-    elif not TARGET.exists() or TARGET.read_text() != made:
-        print(f"{TARGET.name} is not what the contracts say: run `python -m protos.bodies`", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_compare(TARGET, text, "protos.bodies", __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc_tools
@@ -111,6 +112,28 @@ def descriptor_set(sources: Path = SOURCES, *, source_info: bool = False) -> des
         names = contract_files(sources)
         run_protoc(sources, f"--descriptor_set_out={target}", "--include_imports", *extra, *names, *DETAILS)
         return descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+
+
+def write_or_compare(
+    target: Path, text: Callable[[], str], module: str, says: str | None, arguments: Sequence[str] | None
+) -> int:
+    """The command line of what writes one file out of the contracts, or compares it with `--check`. Returns
+    the exit code: 1 if it cannot be made, or is not what the contracts say."""
+    parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    options = parser.parse_args(arguments)
+    try:
+        made = text()
+    except GenerationFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    if not options.check:
+        target.write_text(made)
+        print(f"{target.name} written")
+    elif not target.exists() or target.read_text() != made:
+        print(f"{target.name} is not what the contracts say: run `python -m {module}`", file=sys.stderr)
+        return 1
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:

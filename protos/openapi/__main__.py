@@ -7,12 +7,11 @@ Usage:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from protos.generate import SOURCES, GenerationFailed
+from protos.generate import SOURCES, write_or_compare
 from protos.openapi.contracts import read
 from protos.openapi.document import document
 
@@ -25,23 +24,7 @@ def text(sources: Path = SOURCES) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args(arguments)
-    try:
-        made = text()
-    except GenerationFailed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    if not options.check:
-        TARGET.write_text(made)
-        print(f"{TARGET.name} written")
-    elif not TARGET.exists() or TARGET.read_text() != made:
-        print(f"{TARGET.name} is not what the contracts say: run `python -m protos.openapi`", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_compare(TARGET, text, "protos.openapi", __doc__, arguments)
 
 
 if __name__ == "__main__":
