@@ -17,7 +17,7 @@ from typing import Any
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
-from protos.generate import ROOT, SOURCES, descriptor_set
+from protos.generate import ROOT, SOURCES, descriptor_set, write_or_compare
 
 TARGET = ROOT / "envoy" / "edge" / "contract.lua"
 HEAD = """\
