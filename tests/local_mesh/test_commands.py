@@ -275,11 +275,15 @@ def test_clients_that_hold_every_connection_do_not_get_the_edge_killed(small: Lo
     before = small.part("edge").pid
     wait_until(lambda: small.part("edge").up_seconds > 6, "the watch has seen it answer")
     with contextlib.ExitStack() as held:
+        held_until = 0.0
 
         def hold() -> bool:
             """Connections without a call are closed after a while: there are new ones by then."""
-            for _ in range(30):
-                held.enter_context(socket.create_connection(("127.0.0.1", small.settings.port("edge"))))
+            nonlocal held_until
+            if time.monotonic() > held_until:
+                held_until = time.monotonic() + 3
+                for _ in range(30):
+                    held.enter_context(socket.create_connection(("127.0.0.1", small.settings.port("edge"))))
             return not small.is_ready("edge")
 
         wait_until(hold, "nobody else comes in")
