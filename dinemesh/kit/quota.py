@@ -7,7 +7,6 @@ One process counts for itself: of several pods each admits as much.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,8 +17,6 @@ from dinemesh.kit.refusal import Refusal
 # A key is forgotten when nothing of it is at work and its bucket is full; they are looked through at this
 # many.
 _REMEMBERED = 1000
-# Those who were refused together do not come back together.
-_JITTER = 0.25
 # A call that finds others at work comes back when one of them may be done.
 _BUSY_SECONDS = 1.0
 
@@ -109,6 +106,5 @@ class Quota:
 
 
 def _refusal(why: str, seconds: float) -> Refusal:
-    # Clients spread out; a limit is no secret, and no random number is needed that nobody can guess.
-    later = seconds * random.uniform(1, 1 + _JITTER)
-    return Refusal("TRY_AGAIN_LATER", f"{why} Nothing was done by this call.", retry_after=later)
+    # Those who were refused together do not come back together: the answer spreads its time (errors.spread).
+    return Refusal("TRY_AGAIN_LATER", f"{why} Nothing was done by this call.", retry_after=seconds)
