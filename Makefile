@@ -53,7 +53,7 @@ page: runtime
 # Two workers: half of a test is waiting. `WORKERS=0` runs them one after the other in one process.
 WORKERS ?= 2
 test: dev
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 #? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql]
 #?                                  a death at every crash point; then clients and faults out of one seed; then the books

@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -48,18 +49,25 @@ LONGEST = ("tests/crash/test_crash_points", "tests/torture/", "tests/mesh/", "te
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together when several workers share them (`make test`): those of one file, and all
-    stories of tests/mesh, since the audit after them looks at what they left behind."""
-    for item in items:
-        path = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("mesh" if path.startswith("tests/mesh/") else path))
-
     def place(item: pytest.Item) -> int:
         return next((n for n, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Which tests stay together when several workers share them (`make test`): those of one file, and all
+    stories of tests/mesh, since the audit after them looks at what they left behind."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "tests/mesh" if path.startswith("tests/mesh/") else path
+
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)

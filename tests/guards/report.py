@@ -13,11 +13,6 @@ import pytest
 VARIABLE = "GUARD_REPORT"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """The mark by which several workers share the tests; the plugin that knows it is not loaded here."""
-    config.addinivalue_line("markers", "xdist_group: which tests stay together")
-
-
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     outcome = yield

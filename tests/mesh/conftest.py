@@ -65,6 +65,7 @@ def mesh(request: pytest.FixtureRequest) -> RunningMesh:
 async def city(mesh: RunningMesh) -> AsyncIterator[City]:
     city = City(mesh)
     yield city
+    await city.come_to_rest()
     await city.close()
 
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
-import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -66,10 +65,7 @@ class Office:
 
     async def failed_refunds(self) -> float:
         """What the metric of deposit counts."""
-        url = f"http://127.0.0.1:{self._mesh.metrics_ports['deposit']}/metrics"
-        async with httpx.AsyncClient() as http:
-            lines = (await http.get(url, timeout=5)).text.splitlines()
-        return float(next(line for line in lines if line.startswith("dinemesh_refunds_failed ")).split()[1])
+        return await asyncio.to_thread(self._mesh.measured, "deposit", "dinemesh_refunds_failed")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc
+import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -266,6 +267,13 @@ class RunningMesh:
                 failed.append(str(error))
         if failed:
             raise NotHealthy("\n".join(failed))
+
+    def measured(self, service: str, metric: str) -> float:
+        """What a service shows of a metric without labels."""
+        answer = httpx.get(f"http://127.0.0.1:{self.metrics_ports[service]}/metrics", timeout=5)
+        answer.raise_for_status()
+        (line,) = (one for one in answer.text.splitlines() if one.startswith(f"{metric} "))
+        return float(line.split()[-1])
 
     def token(self, sub: str, role: str, restaurant_id: str | None = None) -> str:
         return self.keys.token(sub, role, restaurant_id)
