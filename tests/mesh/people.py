@@ -606,7 +606,7 @@ class City:
         return place
 
     async def come_to_rest(self) -> None:
-        """Leaves the mesh as the next story expects it: all parts up, and charges let in, also many at once."""
+        """Leaves the mesh as the next story expects it: all parts up, charges let in, also many at once."""
         for part in self.mesh.parts.values():
             if part.hangs:
                 part.resume()
