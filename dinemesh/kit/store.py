@@ -62,7 +62,7 @@ RETRY_AFTER_SECONDS = 1.0
 # pause of the process nothing has gone on either.
 LOOK_SECONDS = 0.25
 # The writer has not come a step further: what waits and what comes is refused. Readiness knows within 3 s.
-STALLED_LOOKS = 8
+STALLED_LOOKS = 7
 # Still not: its items are told how they stand, and its session is cut. Above the timeout of a statement.
 CUT_LOOKS = 24
 # A database that is down is tried this often.
@@ -70,7 +70,7 @@ TRY_SECONDS = 0.5
 # One change that fails for a reason of its own must not keep a whole service out for longer, at a time.
 REHEARSAL_SECONDS = 60.0
 # A writer that wrote so lately need not be asked whether it can.
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 0.5
 # Readers come back from a database that is away with one of them ahead, this often.
 READER_REST_SECONDS = 0.5
 
