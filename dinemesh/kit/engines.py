@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.sql.elements import TextClause
 
 from dinemesh.kit.store_errors import StoreInUse
 
@@ -223,7 +224,12 @@ _WAITS_FOR_STANDBY = text(
     " WHERE datname = current_database() AND usename = current_user AND wait_event = 'SyncRep'"
     " AND query_start < clock_timestamp() - interval '2 s'"
 )
-_NOT_ALLOWED = frozenset({"42501", "42883"})  # no right to call it, or no such function
+# As much as ROOM_BYTES, where the tables of this database are.
+_TAKES_ROOM = text(
+    "CREATE TEMPORARY TABLE dinemesh_room ON COMMIT DROP AS"
+    f" SELECT repeat(md5(n::text), 32) FROM generate_series(1, {ROOM_BYTES // 1024}) AS n"
+)
+_NOT_ALLOWED = frozenset({"42501", "42883"})  # no right to do so, or no such function
 
 
 def look(connection: Connection) -> None:
@@ -286,26 +292,44 @@ class Writer:
             # The server answers as if all were well when the wait for a standby is ended from outside.
             raise NotReplicated(self._warnings[0])
 
-    def prove(self) -> None:
-        """Writes and commits something that leaves nothing behind; raises where that fails."""
-        self.begin()
+    def prove(self, *, room: bool = False) -> None:
+        """Writes and commits something that leaves nothing behind; raises where that fails. With `room` it
+        fails also where the disk has no more than what the next change would take."""
         if self.connection.dialect.name == "sqlite":
-            version = self.connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            self.connection.exec_driver_sql(f"PRAGMA user_version = {version}")
-            self.commit()
-            _need_room_beside(Path(self.connection.engine.url.database or ""))
+            self._prove_on_sqlite(room)
             return
+        if room:
+            self._need_room()
+        self.begin()
         look(self.connection)
         if self.connection.execute(_WAITS_FOR_STANDBY).scalar_one():
             raise NotReplicated("commits wait for a standby")
+        if self._may(_LEAVES_NOTHING):
+            self.commit()
+
+    def _prove_on_sqlite(self, room: bool) -> None:
+        self.begin()
+        version = self.connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        self.connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+        self.commit()
+        if room:
+            _need_room_beside(Path(self.connection.engine.url.database or ""))
+
+    def _need_room(self) -> None:
+        self.begin()
+        self._may(_TAKES_ROOM)
+        self.connection.rollback()
+
+    def _may(self, statement: TextClause) -> bool:
+        """Runs it; False, and rolled back, where this role has no right to."""
         try:
-            self.connection.execute(_LEAVES_NOTHING)
+            self.connection.execute(statement)
         except DBAPIError as error:
+            self.connection.rollback()
             if _state(error) not in _NOT_ALLOWED:
                 raise
-            self.connection.rollback()
-        else:
-            self.commit()
+            return False
+        return True
 
     def cut(self) -> None:
         """From another thread: whatever the session waits for ends with an error."""
@@ -385,6 +409,13 @@ def is_lost(error: BaseException) -> bool:
         return True
     # psycopg has no state for a server that it never reached or lost.
     return isinstance(error, (OperationalError, InterfaceError)) and not _state(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk is."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return _state(error) == "53100" or _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def is_undone(error: BaseException) -> bool:

@@ -167,4 +167,16 @@ GUARDS = (
         ),
         quick=True,
     ),
+    Guard(
+        "migrations-take-their-time",
+        (8,),
+        "A migration takes the time that it takes, whatever timeouts the database has for changes.",
+        (Edit("dinemesh.kit.migrate", 'connection.execute(text(f"SET LOCAL {timeout} = 0"))', "pass"),),
+        (
+            Witness(
+                "tests/kit/test_migrate.py::test_a_migration_takes_the_time_that_it_takes", "QueryCanceled"
+            ),
+        ),
+        quick=True,
+    ),
 )
