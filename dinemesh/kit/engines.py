@@ -140,11 +140,21 @@ def _open_sqlite(url: URL, readers: int, *, exclusive: bool) -> Engines:
 
 
 def _open_postgresql(url: URL, readers: int, *, patient: bool) -> Engines:
+    # Not out of one pool: a session that has read is told "read and write" from then on, and would write to a
+    # database that its operators have made read-only.
+    writer = _postgresql_engine(url, 1, patient=patient)
+    reader = _postgresql_engine(url, readers, patient=patient)
+    return Engines(
+        writer, reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    )
+
+
+def _postgresql_engine(url: URL, sessions: int, *, patient: bool) -> Engine:
     engine = create_engine(
         url,
         # Notes of guests and payment tokens must not reach a log by way of an error.
         hide_parameters=True,
-        pool_size=readers + 1,
+        pool_size=sessions,
         max_overflow=0,
         # Every transaction of the store ends by an explicit commit or rollback: the reset would be one more
         # round trip per use.
@@ -157,8 +167,7 @@ def _open_postgresql(url: URL, readers: int, *, patient: bool) -> Engines:
         session.execute(_timeouts(0 if patient else READ_TIMEOUT_SECONDS))
         session.commit()
 
-    reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    return Engines(engine, reader)
+    return engine
 
 
 def _lock_beside(path: Path) -> IO[str]:
