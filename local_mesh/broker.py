@@ -7,6 +7,7 @@ and the tests run them.
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_mesh import broker_users
 from local_mesh.debian import Unpacked, unpack
 from local_mesh.failure import Failure
 
@@ -182,10 +184,20 @@ def answers(port: int, timeout_seconds: float = 1.0, host: str = "127.0.0.1") ->
         return False
 
 
+def as_user(url: str, user: str) -> str:
+    """A URL of `RunningBroker.fresh_url` for one of the mesh's users."""
+    return url.replace("://guest:guest@", f"://{user}:{user}@")
+
+
+def _erlang(text: str) -> str:
+    """As a string of Erlang."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 class RunningBroker:
     """A broker of one's own, child of this process and gone with it.
 
-    `node` and `configuration`: as `commands` takes them. Without `own_epmd` somebody else's runs on that port.
+    `node` and `configuration`: as `commands` takes them. Without `own_epmd` another's runs on that port.
     """
 
     def __init__(
@@ -245,10 +257,12 @@ class RunningBroker:
             time.sleep(0.05)
 
     def fresh_url(self) -> str:
-        """The URL of a new, empty virtual host: exchanges and queues that nobody else sees."""
+        """The URL of a new, empty virtual host: exchanges and queues that nobody else sees. Of a user who
+        may do everything there; `as_user` gives that of one of the mesh's."""
         name = f"v{uuid.uuid4().hex}"
+        known = broker_users.definitions({user: user for user in broker_users.USERS}, name)
         self.evaluate(
-            f'rabbit_vhost:add(<<"{name}">>, <<"local_mesh">>), '
+            f"rabbit_definitions:import_raw(<<{_erlang(json.dumps(known))}>>), "
             f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
             '<<".*">>, <<".*">>, <<".*">>, <<"local_mesh">>)'
         )

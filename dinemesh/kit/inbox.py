@@ -23,7 +23,15 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, crash, dead_letters, telemetry
-from dinemesh.kit.bus import BROKER_ERRORS, Bus, BusUnavailable, Deliveries, dead_letter_queue, deliveries
+from dinemesh.kit.bus import (
+    BROKER_ERRORS,
+    MARK_HEADER,
+    Bus,
+    BusUnavailable,
+    Deliveries,
+    deliveries,
+    is_own,
+)
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreUnavailable, Transaction
 
 log = logging.getLogger(__name__)
@@ -351,8 +359,7 @@ class Consumer:
             self._count(_FAILED)
             with call.working_on(_call_of(event)):
                 log.exception("an event of the log failed and becomes a dead letter")
-            dead = dead_letter_queue(self.subscription.queue)
-            await self._bus.publish_to_queue(body, dead, event_id=event.event_id)
+            await self._bus.publish_dead(body, self.subscription.queue, event_id=event.event_id)
 
     async def _take(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Commit the effects of a batch, then acknowledge it, at once where all went well."""
@@ -377,7 +384,11 @@ class Consumer:
             await asyncio.sleep(REQUEUE_PAUSE_SECONDS)
 
     async def _take_one(self, message: AbstractIncomingMessage) -> str:
+        if MARK_HEADER in message.headers:
+            return _TAKEN  # of somebody who reads the log; the subscriber is bound to everything
         try:
+            if not is_own(message):
+                raise Undecodable(f"{message.routing_key} of {message.exchange} may not say it")
             event = self._inbox.decode(message.body)
         except Undecodable as error:
             with call.working_on(call.Call(_correlation_of(message.body))):
