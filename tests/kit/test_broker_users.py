@@ -1,4 +1,4 @@
-"""Each user of the broker says and touches what is its own: held by a real broker, with the users of the mesh."""
+"""Each user of the broker says and touches what is its own: a real broker with the users of the mesh."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import aio_pika
 import pytest
@@ -148,7 +149,10 @@ async def by_a_further_key(channel: AbstractChannel) -> None:
 
 
 async def by_dead_letters(channel: AbstractChannel) -> None:
-    arguments = {"x-dead-letter-exchange": EXCHANGE, "x-dead-letter-routing-key": "reservation.v1.said"}
+    arguments: dict[str, Any] = {
+        "x-dead-letter-exchange": EXCHANGE,
+        "x-dead-letter-routing-key": "reservation.v1.said",
+    }
     queue = await channel.declare_queue("restaurant.bin", arguments={**arguments, "x-message-ttl": 1})
     await queue.bind(EXCHANGE, "restaurant.v1.bin")
     await publish(channel, EXCHANGE, "restaurant.v1.bin", aio_pika.Message(forged("dead letters")))
@@ -214,8 +218,8 @@ async def test_a_queue_of_an_earlier_version_is_used_as_it_is(broker: RunningBro
     async with running(bus):
         assert await bus.wait_connected(15)
         async with bus.channel(1) as channel:
-            arguments = {"x-queue-type": "quorum", "x-dead-letter-exchange": "dinemesh.dead"}
-            await channel.declare_queue(OWN, durable=True, arguments=arguments)
+            old: dict[str, Any] = {"x-queue-type": "quorum", "x-dead-letter-exchange": "dinemesh.dead"}
+            await channel.declare_queue(OWN, durable=True, arguments=old)
             await bus.declare_subscriber(channel, OWN, ["reservation.v1.*"])
             await bus.publish(b"word", "reservation.v1.said", event_id="e")
             message = await (await channel.get_queue(OWN, ensure=False)).get(timeout=10)
