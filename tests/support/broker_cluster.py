@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from local_mesh import broker_users
 from local_mesh.broker import BrokerPorts, RunningBroker, project_cache, unpack_broker
 from local_mesh.failure import Failure
 from tests.support.mesh import state_of
@@ -45,13 +47,16 @@ class RunningCluster:
             file = folder / ".erlang.cookie"
             file.write_text(cookie)
             file.chmod(0o400)
+            definitions = folder / "definitions.json"
+            definitions.write_text(broker_users.text(_definitions()))
+            told = f"{configuration(self.names)}load_definitions = {definitions}\n"
             self.nodes.append(
                 RunningBroker(
                     files,
                     folder,
                     BrokerPorts(ports[2 * place], ports[2 * place + 1], epmd),
                     node=name,
-                    configuration=configuration(self.names),
+                    configuration=told,
                     own_epmd=place == 0,
                 )
             )
@@ -79,12 +84,13 @@ class RunningCluster:
         return ",".join([first, *(url + host for url in rest)])
 
     def running(self) -> list[int]:
-        """The nodes that the first one that answers holds for running."""
+        """The largest group of nodes that are together, as one of them sees it."""
+        views: list[list[int]] = [[]]
         for node in self._awake():
             with suppress(Failure):
                 told = node.evaluate("rabbit_nodes:all_running()")
-                return [place for place, name in enumerate(self.names) if name in told]
-        return []
+                views.append([place for place, name in enumerate(self.names) if name in told])
+        return max(views, key=len)
 
     def wait_until_whole(self, seconds: float = START_SECONDS) -> None:
         """Wait until each node holds all of them for running."""
@@ -108,8 +114,11 @@ class RunningCluster:
         return {queue: self.names.index(node) for queue, node in found if node in self.names}
 
     def kill(self, place: int) -> None:
-        """kill -9 a node; `nodes[place].start()` brings it back with its data."""
+        """kill -9 a node; `start_again` brings it back with its data."""
         self.nodes[place].kill()
+
+    def start_again(self, place: int) -> None:
+        self.nodes[place].start(START_SECONDS)
 
     def pause(self, place: int) -> None:
         """SIGSTOP: the node hangs, its ports stay open."""
@@ -167,6 +176,15 @@ def configuration(names: Sequence[str]) -> str:
     return CLUSTER_CONF.read_text() + "".join(
         f"cluster_formation.classic_config.nodes.{place} = {name}\n" for place, name in enumerate(names, 1)
     )
+
+
+def _definitions() -> dict[str, Any]:
+    """The mesh's users, and one who may do everything in each virtual host that a test makes."""
+    known = broker_users.definitions({user: user for user in (*broker_users.USERS, "guest")})
+    all_of = {"configure": ".*", "write": ".*", "read": ".*"}
+    known["permissions"] = [one | (all_of if one["user"] == "guest" else {}) for one in known["permissions"]]
+    known["topic_permissions"] = [one for one in known["topic_permissions"] if one["user"] != "guest"]
+    return known
 
 
 @pytest.fixture(scope="module")
