@@ -21,4 +21,6 @@ def subscription(deposits: Deposits) -> Subscription:
         queue=QUEUE,
         bindings=("reservation.v1.*",),
         handlers=dict.fromkeys(messages.RESERVATION_EVENTS, on_reservation),
+        # Each instruction takes effect once by its id, and money that is owed waits for no version.
+        newest_only=False,
     )

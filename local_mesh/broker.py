@@ -7,6 +7,7 @@ and the tests run them.
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_mesh import broker_users
 from local_mesh.debian import Unpacked, unpack
 from local_mesh.failure import Failure
 
@@ -111,8 +113,13 @@ def _erlang_environment(files: Unpacked, home: Path) -> dict[str, str]:
     return environment
 
 
-def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Command]:
-    """How to start `epmd` and `rabbitmq`, in this order. `home` holds data, cookie and configuration."""
+def commands(
+    files: Unpacked, home: Path, ports: BrokerPorts, node: str = NODE, configuration: str = ""
+) -> dict[str, Command]:
+    """How to start `epmd` and `rabbitmq`, in this order. `home` holds data, cookie and configuration.
+
+    `node` is the broker's name in Erlang; `configuration` is what its rabbitmq.conf says besides.
+    """
     (home / "log").mkdir(parents=True, exist_ok=True)
     config = home / "rabbitmq.conf"
     config.write_text(
@@ -127,7 +134,7 @@ def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Comma
         f"log.dir = {home}/log\n"
         f"log.file = {LOG_FILE}\n"
         "log.file.level = info\n"
-        "log.file.formatter = json\n"
+        "log.file.formatter = json\n" + configuration
     )
     (home / "enabled_plugins").write_text("[].\n")
     server = next(files.root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"), None)
@@ -143,7 +150,7 @@ def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Comma
     }
     broker = shared | {
         "RABBITMQ_HOME": str(server),
-        "RABBITMQ_NODENAME": NODE,
+        "RABBITMQ_NODENAME": node,
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(ports.amqp),
         "RABBITMQ_DIST_PORT": str(ports.dist),
@@ -177,21 +184,50 @@ def answers(port: int, timeout_seconds: float = 1.0, host: str = "127.0.0.1") ->
         return False
 
 
-class RunningBroker:
-    """A broker of one's own, child of this process and gone with it."""
+def as_user(url: str, user: str) -> str:
+    """A URL of `RunningBroker.fresh_url` for one of the mesh's users."""
+    return url.replace("://guest:guest@", f"://{user}:{user}@")
 
-    def __init__(self, files: Unpacked, home: Path, ports: BrokerPorts) -> None:
+
+def _erlang(text: str) -> str:
+    """As a string of Erlang."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class RunningBroker:
+    """A broker of one's own, child of this process and gone with it.
+
+    `node` and `configuration`: as `commands` takes them. Without `own_epmd` another's runs on that port.
+    """
+
+    def __init__(
+        self,
+        files: Unpacked,
+        home: Path,
+        ports: BrokerPorts,
+        *,
+        node: str = NODE,
+        configuration: str = "",
+        own_epmd: bool = True,
+    ) -> None:
         self._files = files
         self.home = home
         self.ports = ports
+        self.node = node
         self.url = f"amqp://guest:guest@127.0.0.1:{ports.amqp}/"
-        self._commands = commands(files, home, ports)
+        self._commands = commands(files, home, ports, node, configuration)
+        self._parts = ("epmd", "rabbitmq") if own_epmd else ("rabbitmq",)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def pid(self) -> int:
         """Of the broker itself."""
         return self._processes["rabbitmq"].pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the broker's process is there; it may hang, or start only now."""
+        return "rabbitmq" in self._processes and self._processes["rabbitmq"].poll() is None
 
     @property
     def log(self) -> Path:
@@ -205,7 +241,7 @@ class RunningBroker:
 
     def spawn(self) -> None:
         """Start what does not run. It dies with the thread that does this."""
-        for name in self._commands:
+        for name in self._parts:
             if name not in self._processes or self._processes[name].poll() is not None:
                 self._processes[name] = self._spawn(name)
 
@@ -221,10 +257,12 @@ class RunningBroker:
             time.sleep(0.05)
 
     def fresh_url(self) -> str:
-        """The URL of a new, empty virtual host: exchanges and queues that nobody else sees."""
+        """The URL of a new, empty virtual host: exchanges and queues that nobody else sees. Of a user who
+        may do everything there; `as_user` gives that of one of the mesh's."""
         name = f"v{uuid.uuid4().hex}"
+        known = broker_users.definitions({user: user for user in broker_users.USERS}, name)
         self.evaluate(
-            f'rabbit_vhost:add(<<"{name}">>, <<"local_mesh">>), '
+            f"rabbit_definitions:import_raw(<<{_erlang(json.dumps(known))}>>), "
             f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
             '<<".*">>, <<".*">>, <<".*">>, <<"local_mesh">>)'
         )

@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from local_mesh import settings, tokens
+from local_mesh import broker_users, settings, tokens
 from local_mesh.places import Places
 from local_mesh.settings import BEHIND_THE_EDGE, PREFIX, ROOT
 
 NAMESPACE = "dinemesh"
 JWKS = ROOT / "k8s" / "overlays" / "dev" / "keys" / "jwks.json"
-ENDPOINTS = tuple(f"{PREFIX}{name}" for name in ("DATABASE_URL", "AMQP_URL"))
+AMQP_URL = f"{PREFIX}AMQP_URL"
+DEFINITIONS = "definitions.json"
+ENDPOINTS = (f"{PREFIX}DATABASE_URL", AMQP_URL)
 """Where a service's data lives, and with which password."""
 
 SECRETS: Mapping[str, tuple[str, ...]] = {
@@ -27,21 +29,24 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
     "reservation-token": ("token",),
     # In dev alone:
     "postgres": ("POSTGRES_PASSWORD", *(f"{service.upper()}_PASSWORD" for service in BEHIND_THE_EDGE)),
-    "rabbitmq": ("RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS"),
+    "rabbitmq": (DEFINITIONS,),
+    # Of no pod: for the operator's commands.
+    "operator-endpoints": (AMQP_URL,),
 }
-"""Every Secret that k8s/ refers to, with its keys."""
+"""Every Secret that k8s/ refers to or its README names, with its keys."""
 
 
 def values(token: str) -> dict[str, dict[str, str]]:
     """By Secret, what is in it. Other passwords each time."""
-    passwords = {service: secrets.token_urlsafe(24) for service in ("postgres", "rabbitmq", *BEHIND_THE_EDGE)}
-    amqp = f"amqp://dinemesh:{passwords['rabbitmq']}@rabbitmq:5672/"
+    passwords = {service: secrets.token_urlsafe(24) for service in ("postgres", *BEHIND_THE_EDGE)}
+    of_the_broker = {user: secrets.token_urlsafe(24) for user in broker_users.USERS}
+    amqp = {user: broker_users.url(user, word, "rabbitmq:5672") for user, word in of_the_broker.items()}
     found = {
         f"{service}-endpoints": {
             f"{PREFIX}DATABASE_URL": (
                 f"postgresql+psycopg://{service}:{passwords[service]}@postgres:5432/{service}"
             ),
-            f"{PREFIX}AMQP_URL": amqp,
+            AMQP_URL: amqp[service],
         }
         for service in BEHIND_THE_EDGE
     }
@@ -51,7 +56,8 @@ def values(token: str) -> dict[str, dict[str, str]]:
             "POSTGRES_PASSWORD": passwords["postgres"],
             **{f"{service.upper()}_PASSWORD": passwords[service] for service in BEHIND_THE_EDGE},
         },
-        "rabbitmq": {"RABBITMQ_DEFAULT_USER": "dinemesh", "RABBITMQ_DEFAULT_PASS": passwords["rabbitmq"]},
+        "rabbitmq": {DEFINITIONS: broker_users.text(broker_users.definitions(of_the_broker))},
+        "operator-endpoints": {AMQP_URL: amqp[broker_users.OPERATOR]},
     }
 
 

@@ -280,8 +280,9 @@ class Mesh:
 
     def _check_broker(self) -> None:
         """A broker of somebody else's must answer now; ours is waited for."""
-        url = urlsplit(self.settings.amqp_url)
-        if url.scheme == "amqp" and not broker.answers(url.port or 5672, 5.0, url.hostname or "localhost"):
+        urls = [urlsplit(one) for one in self.settings.amqp_url.split(",")]
+        asked = [(url.port or 5672, url.hostname or "localhost") for url in urls if url.scheme == "amqp"]
+        if asked and not any(broker.answers(port, 5.0, host) for port, host in asked):
             raise Failure(f"No broker answers at AMQP_URL={_without_password(self.settings.amqp_url)}")
 
     def _end(self) -> None:

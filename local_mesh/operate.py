@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from local_mesh import parts, tokens
+from local_mesh.broker_users import OPERATOR
 from local_mesh.commands import Mesh, say
 from local_mesh.failure import Failure
 from local_mesh.settings import PREFIX, ROOT
@@ -111,7 +112,7 @@ def _databases(started: Mapping[str, Mapping[str, str]], *services: str) -> dict
 
 
 def _broker(mesh: Mesh) -> dict[str, str]:
-    return {AMQP: mesh.settings.broker_url}
+    return {AMQP: parts.broker_url(mesh.settings, mesh.places, OPERATOR)}
 
 
 def _provider(mesh: Mesh) -> dict[str, str]:

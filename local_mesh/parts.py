@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -16,7 +17,7 @@ from urllib.parse import quote
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from local_mesh import broker
+from local_mesh import broker, broker_users
 from local_mesh.debian import Unpacked
 from local_mesh.envoy.edge import EdgeValues
 from local_mesh.envoy.policy import PolicyValues
@@ -76,7 +77,9 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
     found = []
     if broker_files is not None:
         numbers = broker.BrokerPorts(settings.rabbitmq_port, settings.rabbitmq_dist_port, settings.epmd_port)
-        for name, command in broker.commands(broker_files, places.rabbitmq, numbers).items():
+        users = _broker_users(places)
+        started = broker.commands(broker_files, places.rabbitmq, numbers, configuration=users)
+        for name, command in started.items():
             environment = command.environment | {MARK: str(settings.state_dir)}
             found.append(Part(name, _tied(command.arguments), environment))
     for service, module in MODULES.items():
@@ -95,6 +98,25 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
     return found
 
 
+def broker_url(settings: MeshSettings, places: Places, user: str) -> str:
+    """Where the broker is, with a user's password; on a broker that is not the mesh's, everybody's."""
+    if not settings.own_broker:
+        return settings.amqp_url
+    password = broker_users.passwords(places.broker_passwords)[user]
+    return broker_users.url(user, password, f"127.0.0.1:{settings.rabbitmq_port}")
+
+
+def _broker_users(places: Places) -> str:
+    """Write down who may do what on the mesh's own broker; what its configuration says of that."""
+    told = broker_users.passwords(places.broker_passwords)
+    # A state folder of an earlier version has RabbitMQ's own user, who might do everything, with a
+    # password that everybody knows.
+    known = broker_users.definitions(told | {"guest": secrets.token_urlsafe(24)})
+    places.rabbitmq.mkdir(parents=True, exist_ok=True)
+    broker_users.write_privately(places.broker_definitions, broker_users.text(known))
+    return f"load_definitions = {places.broker_definitions}\n"
+
+
 def _environment(service: str, part: str, settings: MeshSettings, places: Places) -> dict[str, str]:
     """Only what this service knows: it refuses to start with a setting that it does not. `part`: which of
     its instances."""
@@ -102,7 +124,8 @@ def _environment(service: str, part: str, settings: MeshSettings, places: Places
     if service != "sandbox":
         # The edge would notice within a second that a service drains, but has no other instance to turn to:
         # its callers would get the refusal that they get from a closed port, only later.
-        own |= {"AMQP_URL": settings.broker_url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
+        url = broker_url(settings, places, service)
+        own |= {"AMQP_URL": url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
     if service == "deposit":
         own |= {"SANDBOX_ADDRESS": settings.address("sandbox")}
         if settings.deposits > 1:

@@ -36,6 +36,16 @@ class Places:
         return self.state / "keys"
 
     @property
+    def broker_passwords(self) -> Path:
+        """Of the users of the mesh's own broker."""
+        return self.keys / "rabbitmq.json"
+
+    @property
+    def broker_definitions(self) -> Path:
+        """What the mesh's own broker is told of its users."""
+        return self.rabbitmq / "definitions.json"
+
+    @property
     def jwks(self) -> Path:
         """The public keys, which the services check tokens against."""
         return self.state / "jwks.json"

@@ -68,7 +68,8 @@ class MeshSettings:
     samples: bool = True
     """SAMPLES: whether sample restaurants are made and kept open for the next 30 days."""
     amqp_url: str = ""
-    """AMQP_URL: a broker that runs already. Empty: the mesh starts its own."""
+    """AMQP_URL: a broker that runs already, and everybody's user there; a service that has a user of its own
+    gets it by RESERVATION_AMQP_URL and the like. Empty: the mesh starts its own, with a user for each."""
     rabbitmq_port: int = 5673
     """RABBITMQ_PORT: AMQP of the mesh's own broker."""
     rabbitmq_dist_port: int = 25673
@@ -102,10 +103,6 @@ class MeshSettings:
     @property
     def own_broker(self) -> bool:
         return not self.amqp_url
-
-    @property
-    def broker_url(self) -> str:
-        return self.amqp_url or f"amqp://guest:guest@127.0.0.1:{self.rabbitmq_port}/"
 
     def port(self, part: str) -> int:
         """Where a service or the proxy before deposit listens for gRPC, and the edge for everything."""
@@ -371,8 +368,8 @@ def _origin(value: str) -> str:
 
 
 def _amqp(value: str) -> str:
-    if value and not value.startswith(("amqp://", "amqps://")):
-        raise ValueError("must start with amqp:// or amqps://")
+    if value and not all(one.startswith(("amqp://", "amqps://")) for one in value.split(",")):
+        raise ValueError("must start with amqp:// or amqps://; several with commas between")
     return value
 
 

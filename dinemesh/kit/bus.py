@@ -2,27 +2,43 @@
 
 Topology, declared by every service and idempotent: the topic exchange `dinemesh.events`, the stream queue
 `dinemesh.log` bound to everything, and per subscriber a quorum queue with a dead-letter queue of its own.
+
+Names begin with the service that they belong to (`deposit.instructions`): a user of the broker may touch and
+say what begins with its own name, and no more (local_mesh/broker_users.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelClosed,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
+from aiormq.exceptions import ChannelAccessRefused
+from google.protobuf.message import DecodeError
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
+
+from dinemesh.event.v1 import envelope_pb2
 
 log = logging.getLogger(__name__)
 
 EXCHANGE = "dinemesh.events"
 LOG_QUEUE = "dinemesh.log"
-DEAD_EXCHANGE = "dinemesh.dead"
+# Of what is no event: a reader of the log put it there to know where its end was.
+MARK_HEADER = "x-mark"
 # A delivery that failed this often is a dead letter; redeliveries after a consumer's death count too, so it
 # is far above what a few restarts use up.
 DELIVERY_LIMIT = 20
@@ -34,8 +50,31 @@ CONFIRM_TIMEOUT_SECONDS = 10.0
 # One round of reconnecting: 10 attempts, at most 2 s apart. Then a line in the log, and the next round.
 RECONNECT_ATTEMPTS = 10
 RECONNECT_MAX_SECONDS = 2.0
+# A user that may not do what it tries will not be allowed to a moment later: time to read the line about it.
+REFUSED_PAUSE_SECONDS = 5.0
 # Messages of the log in flight to a reader that catches up.
 LOG_PREFETCH = 500
+
+
+def is_own(message: AbstractIncomingMessage) -> bool:
+    """Whether a message tells of what its routing key stands for. What cannot be read is judged elsewhere.
+
+    The broker holds a user to its own routing keys, but not what stands inside, and not the other ways to
+    another's subscribers: further keys (CC), a queue whose dead letters go to `dinemesh.events`, an exchange
+    bound to it. What comes straight into a queue is an operator's: nobody else may do that.
+    """
+    if not message.exchange:
+        return True
+    if message.exchange != EXCHANGE or "x-death" in message.headers:
+        return False
+    try:
+        envelope = envelope_pb2.Envelope.FromString(message.body)
+    except DecodeError:
+        return True
+    publisher = (message.routing_key or "").partition(".")[0]
+    package, _, rest = envelope.type.partition(".")
+    types_of = rest.partition(".")[0] if package == "dinemesh" else publisher
+    return envelope.source in ("", publisher) and types_of == publisher
 
 
 class BusUnavailable(Exception):
@@ -51,16 +90,39 @@ def dead_letter_queue(queue: str) -> str:
     return f"{queue}.dead"
 
 
+def dead_exchange(queue: str) -> str:
+    """Where the dead letters of `queue` go first. Each service has its own: whoever may write into one that
+    all share could put into another's dead letters what an operator then gives to it."""
+    return f"{queue.partition('.')[0]}.dead"
+
+
+def nodes(url: str) -> list[str]:
+    """The URLs of a setting that names one node of the broker, or several with commas between."""
+    return re.split(r",(?=amqps?://)", url)
+
+
 class _Link:
-    """A connection that comes back. What needs it is told by `on_open`, and waits by `wait`."""
+    """A connection that comes back. What needs it is told by `on_open`, and waits by `wait`.
+
+    `url` may name several nodes: they are tried in turn, so that the one just lost comes last, and each
+    connection begins somewhere else.
+    """
 
     def __init__(self, url: str, name: str, on_open: Callable[[AbstractConnection], Awaitable[None]]) -> None:
-        self._url = url
+        known = nodes(url)
+        self._turns = itertools.cycle(random.sample(known, len(known)))
         self._name = name
         self._on_open = on_open
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
+        self._was_refused = False
+
+    def refused(self, error: ChannelAccessRefused) -> None:
+        """The broker's user may not do what was tried: said once, and tried again only after a pause."""
+        if not self._was_refused:
+            log.error("the broker refuses (%s): the user in DINEMESH_AMQP_URL may not: %s", self._name, error)
+        self._was_refused = True
 
     @property
     def up(self) -> bool:
@@ -72,6 +134,10 @@ class _Link:
             while True:
                 try:
                     await self._connect()
+                except ChannelAccessRefused as error:
+                    self.refused(error)
+                    await asyncio.sleep(REFUSED_PAUSE_SECONDS)
+                    continue
                 except BROKER_ERRORS as error:
                     log.warning("the broker cannot be reached (%s), still trying: %s", self._name, error)
                     continue
@@ -81,6 +147,9 @@ class _Link:
                 self._up.clear()
                 await self._connection.close()
                 log.warning("the connection to the broker is lost (%s)", self._name)
+                if self._was_refused:
+                    self._was_refused = False
+                    await asyncio.sleep(REFUSED_PAUSE_SECONDS)
         finally:
             self._up.clear()
             if self._connection is not None:
@@ -88,7 +157,7 @@ class _Link:
 
     async def _connect(self) -> None:
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(BROKER_ERRORS),
+            retry=retry_if_exception(_may_pass),
             wait=wait_random_exponential(multiplier=0.1, max=RECONNECT_MAX_SECONDS),
             stop=stop_after_attempt(RECONNECT_ATTEMPTS),
             before_sleep=before_sleep_log(log, logging.DEBUG),
@@ -96,7 +165,7 @@ class _Link:
         ):
             with attempt:
                 connection = await aio_pika.connect(
-                    self._url,
+                    next(self._turns),
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     heartbeat=HEARTBEAT_SECONDS,
                     client_properties={"connection_name": self._name},
@@ -128,6 +197,8 @@ class Bus:
         self._consuming = _Link(url, f"{name}.consume", self._declare_topology)
         self._exchange: aio_pika.abc.AbstractExchange | None = None
         self._default: aio_pika.abc.AbstractExchange | None = None
+        self._channel: AbstractChannel | None = None
+        self._mark_key = f"{name.partition('.')[0]}.log.mark"
 
     async def run(self) -> None:
         """Until cancelled: both connections, coming back whenever they are lost."""
@@ -160,6 +231,12 @@ class Bus:
         """Publish straight into one queue, past the exchange, and wait for the confirm."""
         await self._send(self._default, body, queue, event_id, headers or {})
 
+    async def publish_dead(self, body: bytes, queue: str, *, event_id: str) -> None:
+        """Put a message among the dead letters of a queue of this service, and wait for the confirm."""
+        channel = self._channel
+        exchange = await channel.get_exchange(dead_exchange(queue), ensure=False) if channel else None
+        await self._send(exchange, body, dead_letter_queue(queue), event_id, {})
+
     async def _send(
         self,
         exchange: aio_pika.abc.AbstractExchange | None,
@@ -181,6 +258,9 @@ class Bus:
             # The library returns normally for a message that no queue took, unless it is mandatory and
             # the channel raises returns.
             await exchange.publish(message, routing_key, mandatory=True, timeout=CONFIRM_TIMEOUT_SECONDS)
+        except ChannelAccessRefused as error:
+            self._publishing.refused(error)
+            raise BusUnavailable(f"refused: {error}") from error
         except BROKER_ERRORS as error:
             raise BusUnavailable(f"not confirmed: {error or type(error).__name__}") from error
 
@@ -212,24 +292,26 @@ class Bus:
     async def declare_subscriber(self, channel: AbstractChannel, queue: str, bindings: Sequence[str]) -> None:
         """A quorum queue with its dead letters, bound to the routing keys `bindings`."""
         dead = dead_letter_queue(queue)
-        dead_exchange = await channel.declare_exchange(
-            DEAD_EXCHANGE, aio_pika.ExchangeType.DIRECT, durable=True
+        exchange = await channel.declare_exchange(
+            dead_exchange(queue), aio_pika.ExchangeType.DIRECT, durable=True
         )
         dead_queue = await channel.declare_queue(dead, durable=True, arguments={"x-queue-type": "quorum"})
-        await dead_queue.bind(dead_exchange, routing_key=dead)
-        declared = await channel.declare_queue(
-            queue,
-            durable=True,
-            arguments={
-                "x-queue-type": "quorum",
-                "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": DEAD_EXCHANGE,
-                "x-dead-letter-routing-key": dead,
-                # At least once, which the broker silently gives up without reject-publish.
-                "x-dead-letter-strategy": "at-least-once",
-                "x-overflow": "reject-publish",
-            },
-        )
+        await dead_queue.bind(exchange, routing_key=dead)
+        arguments: dict[str, Any] = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": dead_exchange(queue),
+            "x-dead-letter-routing-key": dead,
+            # At least once, which the broker silently gives up without reject-publish.
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+        try:
+            async with self.channel(0) as own:  # a refusal closes its channel
+                await own.declare_queue(queue, durable=True, arguments=arguments)
+        except ChannelPreconditionFailed as error:
+            log.warning("queue %s is used as an earlier version declared it: %s", queue, error)
+        declared = await channel.get_queue(queue, ensure=False)
         for key in bindings:
             await declared.bind(EXCHANGE, routing_key=key)
 
@@ -240,20 +322,21 @@ class Bus:
             while (message := await arrived.get()) is not None:
                 if message.message_id == until:
                     return
-                if message.headers.get("x-mark") is None:
+                if message.headers.get(MARK_HEADER) is None and is_own(message):
                     yield message.body
                 await message.ack()
             raise BusUnavailable("the log was cut off")
 
     async def mark_log(self, mark_id: str) -> None:
         """Put a mark at the end of the log: whoever has read up to it has read all that came before."""
-        await self.publish_to_queue(b"", LOG_QUEUE, event_id=mark_id, headers={"x-mark": "end"})
+        await self._send(self._exchange, b"", self._mark_key, mark_id, {MARK_HEADER: "end"})
 
     async def _open_publisher(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         await _declare_topology(channel)
         self._exchange = await channel.get_exchange(EXCHANGE, ensure=False)
         self._default = channel.default_exchange
+        self._channel = channel
         # A publisher whose channel is closed by the broker starts again with a new connection.
         channel.close_callbacks.add(lambda *_: _close_soon(connection))
 
@@ -288,6 +371,10 @@ async def _declare_topology(channel: AbstractChannel) -> None:
     await stream.bind(exchange, routing_key="#")
 
 
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, BROKER_ERRORS) and not isinstance(error, ChannelAccessRefused)
+
+
 def _setter(event: asyncio.Event) -> Callable[..., None]:
     return lambda *_: event.set()
 
@@ -303,4 +390,13 @@ def _close_soon(connection: AbstractConnection) -> None:
     task.add_done_callback(_closing.discard)
 
 
-__all__ = ["BROKER_ERRORS", "Bus", "BusUnavailable", "ChannelClosed", "dead_letter_queue"]
+__all__ = [
+    "BROKER_ERRORS",
+    "Bus",
+    "BusUnavailable",
+    "ChannelClosed",
+    "dead_exchange",
+    "dead_letter_queue",
+    "is_own",
+    "nodes",
+]

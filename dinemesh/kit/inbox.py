@@ -18,12 +18,32 @@ from typing import Any, Generic, TypeVar
 import uuid_utils
 from aio_pika.abc import AbstractIncomingMessage
 from google.protobuf.message import DecodeError, Message
-from sqlalchemy import BigInteger, Boolean, Column, MetaData, Table, Text, and_, delete, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    select,
+)
 from sqlalchemy.sql.dml import UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, crash, dead_letters, telemetry
-from dinemesh.kit.bus import BROKER_ERRORS, Bus, BusUnavailable, Deliveries, dead_letter_queue, deliveries
+from dinemesh.kit.bus import (
+    BROKER_ERRORS,
+    MARK_HEADER,
+    Bus,
+    BusUnavailable,
+    Deliveries,
+    deliveries,
+    is_own,
+)
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreUnavailable, Transaction
 
 log = logging.getLogger(__name__)
@@ -35,6 +55,11 @@ PREFETCH = 200
 # Under load a moment of patience makes fuller batches, which cost less each (measured: up to 25 %).
 LINGER_SECONDS = 0.01
 LINGER_FROM = 3
+# A version further than this above the highest seen is none: taken for one, it would mute all that follow.
+# Far above what a subscriber can have missed of one aggregate.
+MOST_VERSIONS_AHEAD = 100_000
+# What every database and every language keeps exactly.
+HIGHEST_VERSION = 2**53
 # A database that is away is asked again this often; meanwhile nothing is taken and nothing given back.
 PAUSE_SECONDS = 0.5
 # A failing message goes round at most once in this time, so that it cannot occupy the service.
@@ -124,10 +149,11 @@ class _Statements:
 
     record: UpdateBase
     raise_version: UpdateBase
+    seen: Select[tuple[int]]
 
 
 class Undecodable(Exception):
-    """The bytes are no event: a dead letter at once."""
+    """The bytes are no event, or none that can be: a dead letter at once."""
 
 
 class Inbox:
@@ -153,6 +179,8 @@ class Inbox:
             raise Undecodable(str(error)) from error
         if not (envelope.event_id and envelope.type and envelope.aggregate_id):
             raise Undecodable("an event needs event_id, type and aggregate_id")
+        if not 0 <= envelope.aggregate_version <= HIGHEST_VERSION:
+            raise Undecodable(f"{envelope.aggregate_version} is no version")
         return Received(
             message=message,
             event_id=envelope.event_id,
@@ -202,6 +230,10 @@ class Inbox:
             "aggregate": f"{event.source}/{event.aggregate_id}",
             "version": event.aggregate_version,
         }
+        if event.aggregate_version > MOST_VERSIONS_AHEAD:
+            seen = tx.execute(statements.seen, row).scalar_one_or_none() or 0
+            if event.aggregate_version > seen + MOST_VERSIONS_AHEAD:
+                raise Undecodable(f"version {event.aggregate_version} cannot follow version {seen}")
         return tx.changed(statements.raise_version, row) == 1
 
     def _statements(self, tx: Transaction) -> _Statements:
@@ -213,8 +245,12 @@ class Inbox:
                 set_={"version": insert.excluded.version},
                 where=versions.c.version < insert.excluded.version,
             )
+            seen = select(versions.c.version).where(
+                versions.c.subscriber == bindparam("subscriber"),
+                versions.c.aggregate == bindparam("aggregate"),
+            )
             record = tx.insert(self._tables.inbox).on_conflict_do_nothing()
-            self._prepared = _Statements(record, raise_version)
+            self._prepared = _Statements(record, raise_version, seen)
         return self._prepared
 
     # Whether this subscriber has read what was said before its queue existed.
@@ -351,8 +387,7 @@ class Consumer:
             self._count(_FAILED)
             with call.working_on(_call_of(event)):
                 log.exception("an event of the log failed and becomes a dead letter")
-            dead = dead_letter_queue(self.subscription.queue)
-            await self._bus.publish_to_queue(body, dead, event_id=event.event_id)
+            await self._bus.publish_dead(body, self.subscription.queue, event_id=event.event_id)
 
     async def _take(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Commit the effects of a batch, then acknowledge it, at once where all went well."""
@@ -377,7 +412,11 @@ class Consumer:
             await asyncio.sleep(REQUEUE_PAUSE_SECONDS)
 
     async def _take_one(self, message: AbstractIncomingMessage) -> str:
+        if MARK_HEADER in message.headers:
+            return _TAKEN  # of somebody who reads the log; the subscriber is bound to everything
         try:
+            if not is_own(message):
+                raise Undecodable(f"{message.routing_key} of {message.exchange} may not say it")
             event = self._inbox.decode(message.body)
         except Undecodable as error:
             with call.working_on(call.Call(_correlation_of(message.body))):
@@ -388,6 +427,10 @@ class Consumer:
         while True:
             try:
                 first = await self._inbox.take(event)
+            except Undecodable as error:
+                with call.working_on(_call_of(event)):
+                    log.error("event %s becomes a dead letter: %s", event.event_id, error)
+                return self._count(_UNREADABLE)
             except (StoreUnavailable, CommitInDoubt):
                 # Stop consuming and keep the message: giving it back would use up its deliveries.
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -36,7 +36,7 @@ class ServiceSettings(BaseSettings):
     database_url: str = Field(repr=False)
     """SQLAlchemy URL; the scheme decides between SQLite and PostgreSQL."""
     amqp_url: str = Field(repr=False)
-    """URL of RabbitMQ."""
+    """URL of RabbitMQ; of several nodes with commas between. Its user is this service's own."""
     jwks_file: Path
     """File with the public keys (JWKS) that tokens are checked against; re-read when it changes."""
     token_file: Path | None = None

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from dinemesh.kit.settings import PREFIX, ServiceSettings
-from local_mesh import containers
+from local_mesh import broker_users, containers
 from local_mesh.envoy import wheels
+from local_mesh.settings import BEHIND_THE_EDGE
 from tests.compose import files
 from tests.k8s import rendered
 from tests.k8s.rules import SETTINGS
@@ -24,6 +25,8 @@ Rule = Callable[[Any], Iterator[str]]
 
 PROXIES = ("edge", "policy")
 OURS = (*SETTINGS, *PROXIES, "keys", "samples", "token")
+DEFINITIONS = "/etc/rabbitmq/dinemesh/definitions.json"
+RABBITMQ = files.ROOT / "k8s" / "components" / "rabbitmq"
 SIGN = {"keys", "samples", "token"}
 """Who may see the private keys."""
 
@@ -152,8 +155,24 @@ def is_what_the_cluster_runs(compose: Any) -> Iterator[str]:
         if name in ("postgres", "rabbitmq"):
             here, in_the_cluster = _mounted(compose["services"][name]), _configured(cluster, there)
             for path in sorted(here.keys() | in_the_cluster.keys()):
-                if here.get(path) != in_the_cluster.get(path):
+                if path != DEFINITIONS and here.get(path) != in_the_cluster.get(path):
                     yield f"{name}: {path} is another one than in the cluster"
+
+
+def has_the_users_of_the_table(compose: Any) -> Iterator[str]:
+    """The broker's, with the permissions that a cluster gives them; each service comes as its own."""
+    file = _mounted(compose["services"]["rabbitmq"]).get(DEFINITIONS)
+    if file is None or f"load_definitions = {DEFINITIONS}" not in (RABBITMQ / "rabbitmq.conf").read_text():
+        yield "rabbitmq: reads no definitions"
+        return
+    if file != broker_users.text(broker_users.compose()):
+        yield "rabbitmq: other users than python -m local_mesh.broker_users compose makes"
+    for name in BEHIND_THE_EDGE:
+        told = compose["services"][name]["environment"]["DINEMESH_AMQP_URL"]
+        if told != broker_users.url(name, name, "rabbitmq:5672"):
+            yield f"{name}: does not come to the broker as itself"
+    if any(key.startswith("RABBITMQ_DEFAULT") for key in compose["services"]["rabbitmq"]["environment"]):
+        yield "rabbitmq: has a user who may do everything"
 
 
 def _mounted(service: Any) -> dict[str, str]:
@@ -197,6 +216,7 @@ RULES: tuple[Rule, ...] = (
     is_told_what_it_knows,
     sends_to_whom_there_is,
     is_what_the_cluster_runs,
+    has_the_users_of_the_table,
     runs_once_or_for_ever,
 )
 
@@ -283,6 +303,18 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], Rule, str]] = {
         lambda c: service(c, "postgres")["environment"].update(DEPOSIT_PASSWORD="other"),
         is_told_what_it_knows,
         "deposit: its database",
+    ),
+    "another's user of the broker": (
+        lambda c: service(c, "history")["environment"].update(
+            DINEMESH_AMQP_URL=service(c, "deposit")["environment"]["DINEMESH_AMQP_URL"]
+        ),
+        has_the_users_of_the_table,
+        "history: does not come to the broker as itself",
+    ),
+    "a broker without users of the mesh": (
+        lambda c: service(c, "rabbitmq")["volumes"].pop(),
+        has_the_users_of_the_table,
+        "reads no definitions",
     ),
     "another's database": (
         lambda c: service(c, "history")["environment"].update(

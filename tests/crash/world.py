@@ -219,7 +219,7 @@ class World:
 
     async def dead_letters(self) -> int:
         """Events that a subscriber gave up."""
-        return len((await take(Sources(amqp=self.mesh.amqp_url))).dead_letters)
+        return len((await take(Sources(amqp=self.mesh.operators_amqp_url))).dead_letters)
 
     async def history_differs(self) -> str:
         """What is not the same after the timeline was dropped and built anew from the log of events. History

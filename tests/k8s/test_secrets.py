@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -55,7 +57,7 @@ def test_every_secret_that_the_overlays_refer_to_is_made(made: tuple[Path, list[
         for container in workload.containers
         for name in [*rules.secrets(container), *rules.mounted_secrets(workload)]
     }
-    assert referred == set(found)
+    assert referred == set(found) - {"operator-endpoints"}  # for the operator's commands
     for one in secrets:
         assert list(schemas.complaints(one)) == []
         assert one["metadata"]["namespace"] == "dinemesh"
@@ -66,6 +68,9 @@ def test_both_ends_have_the_same_password_and_everybody_another(
 ) -> None:
     _, secrets = made
     held = {one["metadata"]["name"]: one["stringData"] for one in secrets}
+    definitions = json.loads(held["rabbitmq"]["definitions.json"])
+    known = {one["name"]: one["password_hash"] for one in definitions["users"]}
+    assert known.keys() == {*SERVICES, "operator"}
     words = set()
     for service in SERVICES:
         url = make_url(held[f"{service}-endpoints"]["DINEMESH_DATABASE_URL"])
@@ -73,14 +78,22 @@ def test_both_ends_have_the_same_password_and_everybody_another(
         assert url.password == held["postgres"][f"{service.upper()}_PASSWORD"]
         words.add(url.password)
         broker = make_url(held[f"{service}-endpoints"]["DINEMESH_AMQP_URL"])
-        assert broker.host == "rabbitmq"
-        assert broker.username == held["rabbitmq"]["RABBITMQ_DEFAULT_USER"]
-        assert broker.password == held["rabbitmq"]["RABBITMQ_DEFAULT_PASS"]
-    words |= {held["postgres"]["POSTGRES_PASSWORD"], held["rabbitmq"]["RABBITMQ_DEFAULT_PASS"]}
-    assert len(words) == len(SERVICES) + 2
+        assert (broker.host, broker.username) == ("rabbitmq", service)
+        words.add(broker.password)
+        assert proves(known[service], str(broker.password))
+    operators = make_url(held["operator-endpoints"]["DINEMESH_AMQP_URL"])
+    assert operators.username == "operator" and proves(known["operator"], str(operators.password))
+    words |= {held["postgres"]["POSTGRES_PASSWORD"], operators.password}
+    assert len(words) == 2 * len(SERVICES) + 2
     assert all(word is not None and len(word) >= 32 for word in words)
     again = cluster.values("token")
     assert again["postgres"] != held["postgres"]
+
+
+def proves(stored: str, password: str) -> bool:
+    """As RabbitMQ asks: four bytes of salt, then the hash of the salt and the password."""
+    held = base64.b64decode(stored)
+    return held[4:] == hashlib.sha256(held[:4] + password.encode()).digest()
 
 
 def test_the_services_take_reservations_token_by_the_keys_that_go_with_it(

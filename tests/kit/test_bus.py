@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +37,7 @@ from tests.kit.words import (
     words,
 )
 from tests.support.mesh import state_of
+from tests.support.ports import free_ports
 
 T = TypeVar("T")
 
@@ -209,3 +211,18 @@ async def test_while_its_database_is_away_a_consumer_keeps_its_messages(
         assert await dead_letters.count_dead(bus, QUEUE) == 0
         fickle.away = False
         await until(hears(sqlite_store, "a", "b"))
+
+
+async def test_a_node_that_is_away_or_hangs_is_passed_over(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.bus.CONNECT_TIMEOUT_SECONDS", 1.0)
+    (nowhere,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # the kernel takes connections for it
+        silent = hangs.getsockname()[1]
+        away = [f"amqp://guest:guest@127.0.0.1:{port}/" for port in (nowhere, silent)]
+        urls = [*away, broker.fresh_url()]
+        for begin in range(3):
+            bus = Bus(",".join(urls[begin:] + urls[:begin]), "test")
+            async with running(bus):
+                assert await bus.wait_connected(20)

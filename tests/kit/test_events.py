@@ -14,7 +14,16 @@ from sqlalchemy import func, select, update
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters
 from dinemesh.kit.bus import LOG_QUEUE, Bus, BusUnavailable
-from dinemesh.kit.inbox import Consumer, Inbox, Received, Subscription, Undecodable, forget
+from dinemesh.kit.inbox import (
+    HIGHEST_VERSION,
+    MOST_VERSIONS_AHEAD,
+    Consumer,
+    Inbox,
+    Received,
+    Subscription,
+    Undecodable,
+    forget,
+)
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, mark_unsent
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
@@ -102,6 +111,22 @@ async def test_events_that_do_not_replace_one_another_all_have_their_effect(
         await inbox.take(event)
     assert await store.read(texts) == ["one", "two", "three"]
     assert await store.read(count(tables.versions)) == 0, "nothing is kept that nobody compares"
+
+
+async def test_a_version_that_cannot_be_mutes_no_later_one(store: Store, outbox: Outbox) -> None:
+    await say(store, outbox, "one", "two")
+    await say(store, outbox, "far", first=MOST_VERSIONS_AHEAD + 2)
+    await say(store, outbox, "farther", first=HIGHEST_VERSION + 1)
+    inbox = Inbox(store, tables, words(newest_only=True))
+    first, second, far, farther = await bodies(store)
+    await inbox.take(inbox.decode(first))
+    with pytest.raises(Undecodable):
+        await inbox.take(inbox.decode(far))
+    with pytest.raises(Undecodable):
+        inbox.decode(farther)
+    await inbox.take(inbox.decode(second))
+    assert await store.read(texts) == ["one", "two"]
+    await inbox.take(inbox.decode(far))  # by now it is not that far
 
 
 async def test_an_effect_and_its_record_are_one_transaction(store: Store, outbox: Outbox) -> None:

@@ -19,7 +19,7 @@ def sources(mesh: RunningMesh) -> Sources:
         restaurant_db=mesh.databases["restaurant"],
         history_db=mesh.databases["history"],
         provider=mesh["sandbox"].address,
-        amqp=mesh.amqp_url,
+        amqp=mesh.operators_amqp_url,
     )
 
 

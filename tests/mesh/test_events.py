@@ -276,6 +276,37 @@ async def test_deposit_returns_the_same_amounts_in_every_order_of_a_reservations
         assert sorted(cents(one.amount) for one in charges[deposit.deposit_id].refunds) == [1000, 1000, 2000]
 
 
+async def test_a_version_that_cannot_be_withholds_no_refund_and_mutes_nobody(
+    city: City, mesh: RunningMesh
+) -> None:
+    place, alice = await city.place(), city.customer()
+    booked = await alice.book(place)
+    async with on_the_bus(mesh) as bus:
+        envelope = next(
+            one
+            for one in map(envelope_pb2.Envelope.FromString, await whole_log(bus))
+            if one.reservation_id == booked.reservation_id and one.type.endswith(".ReservationConfirmed")
+        )
+        envelope.event_id = str(uuid.uuid4())
+        envelope.aggregate_version = 2**31
+        await bus.publish(
+            envelope.SerializeToString(), "reservation.v1.confirmed", event_id=envelope.event_id
+        )
+        try:
+
+            async def letters() -> list[dead_letters.DeadLetter]:
+                return await dead_letters.list_dead(bus, "restaurant.bookings")
+
+            assert [one.event_id for one in await until(letters, bool)] == [envelope.event_id]
+            await alice.cancel(booked)
+            await place.sees(booked, WITHDRAWN)
+            await until(alice.deposits, lambda found: {one.state for one in found} == {REFUNDED})
+        finally:
+            async with bus.channel(1) as channel:
+                dead = await channel.declare_queue("restaurant.bookings.dead", passive=True)
+                await dead.purge()
+
+
 @pytest.mark.parametrize("queue", QUEUES)
 async def test_an_unreadable_message_blocks_nothing_is_listed_and_can_be_redriven(
     city: City, mesh: RunningMesh, queue: str

@@ -52,7 +52,7 @@ class Office:
         return code, self._capsys.readouterr().out
 
     async def pending(self) -> tuple[int, str]:
-        return await self.run("pending", *self._databases, "--amqp", self._mesh.amqp_url)
+        return await self.run("pending", *self._databases, "--amqp", self._mesh.operators_amqp_url)
 
     async def retry(self, deposit_id: str) -> tuple[int, str]:
         address = f"--deposit-address={self._mesh['deposit'].address}"

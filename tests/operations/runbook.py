@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import httpx
 
 from dinemesh.kit.bus import dead_letter_queue
-from local_mesh import tokens
+from local_mesh import parts, tokens
+from local_mesh.broker_users import OPERATOR
 from operations.broker import connected
 from tests.local_mesh.running import LocalMesh, free_table, wait_until
 from tests.test_readme import ROOT, blocks, commands
@@ -69,7 +70,7 @@ class Trouble:
         """An event of reservation, among those that deposit could not take."""
         with sqlite3.connect(self.mesh.places.data / "reservation.sqlite") as books:
             event_id, envelope = books.execute("SELECT event_id, envelope FROM outbox LIMIT 1").fetchone()
-        async with connected(self.mesh.settings.broker_url) as bus:
+        async with connected(parts.broker_url(self.mesh.settings, self.mesh.places, OPERATOR)) as bus:
             await bus.publish_to_queue(envelope, dead_letter_queue(QUEUE), event_id=event_id)
 
     def shows(self) -> dict[str, Sequence[str]]:

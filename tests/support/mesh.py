@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jwt.algorithms import ECAlgorithm
 
+from local_mesh.broker import as_user
+from local_mesh.broker_users import OPERATOR
 from tests.guards import switch
 from tests.support.ports import free_ports
 from tests.support.process import ROOT, Child, NotHealthy, Process, spawn
@@ -198,7 +200,7 @@ class RunningMesh:
         launch: Launch = launch,
     ) -> None:
         """`databases`: SQLAlchemy URL by service, else a SQLite file in `folder`. `settings`: as FAST, which
-        they overrule."""
+        they overrule. `amqp_url`: of somebody who may do everything; each service gets its own user."""
         self.folder = folder
         self.amqp_url = amqp_url
         self.keys = Keys(folder)
@@ -218,7 +220,7 @@ class RunningMesh:
                 "PORT": str(ports[name]),
                 "METRICS_PORT": str(self.metrics_ports[name]),
                 "DATABASE_URL": self.databases[name],
-                "AMQP_URL": amqp_url,
+                "AMQP_URL": as_user(amqp_url, name),
                 "JWKS_FILE": str(self.keys.jwks_file),
             }
             if name == "reservation":
@@ -267,6 +269,11 @@ class RunningMesh:
                 failed.append(str(error))
         if failed:
             raise NotHealthy("\n".join(failed))
+
+    @property
+    def operators_amqp_url(self) -> str:
+        """For the operator's commands."""
+        return as_user(self.amqp_url, OPERATOR)
 
     def measured(self, service: str, metric: str) -> float:
         """What a service shows of a metric without labels."""

@@ -142,7 +142,7 @@ class _Run:
                 for name in ("reservation", "deposit", "restaurant", "history")
             },
             provider=mesh["sandbox"].address,
-            amqp=mesh.amqp_url,
+            amqp=mesh.operators_amqp_url,
         )
 
     @property
@@ -226,7 +226,7 @@ class _Run:
                 part.spawn()
         for part in self._mesh.parts.values():
             await asyncio.to_thread(part.wait_until_ready)
-        sent = await events.redrive(self._mesh.amqp_url, QUEUES)
+        sent = await events.redrive(self._mesh.operators_amqp_url, QUEUES)
         self._outcome.redriven = sum(sent.values())
 
     async def rest(self) -> None:

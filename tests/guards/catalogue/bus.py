@@ -7,8 +7,11 @@ from tests.guards.guard import Edit, Guard, Witness
 BUS = "dinemesh.kit.bus"
 INBOX = "dinemesh.kit.inbox"
 OUTBOX = "dinemesh.kit.outbox"
+USERS = "local_mesh.broker_users"
 _KIT = "tests/kit/test_events.py::"
 _BUS = "tests/kit/test_bus.py::"
+_USERS = "tests/kit/test_broker_users.py::"
+_MAY = 'pytest.fail(f"{user} may {what}")'
 
 GUARDS = (
     Guard(
@@ -178,7 +181,7 @@ GUARDS = (
         "delivery-limit",
         (5,),
         "What fails again and again becomes a dead letter.",
-        (Edit(BUS, '                "x-delivery-limit": DELIVERY_LIMIT,\n', ""),),
+        (Edit(BUS, '            "x-delivery-limit": DELIVERY_LIMIT,\n', ""),),
         (
             Witness(
                 _KIT + "test_a_message_that_always_fails_becomes_a_dead_letter"
@@ -192,9 +195,9 @@ GUARDS = (
         (5,),
         "What a subscriber rejects goes into a queue that is listed, not into nothing.",
         (
-            Edit(BUS, '                "x-dead-letter-exchange": DEAD_EXCHANGE,\n', ""),
-            Edit(BUS, '                "x-dead-letter-routing-key": dead,\n', ""),
-            Edit(BUS, '                "x-dead-letter-strategy": "at-least-once",\n', ""),
+            Edit(BUS, '            "x-dead-letter-exchange": dead_exchange(queue),\n', ""),
+            Edit(BUS, '            "x-dead-letter-routing-key": dead,\n', ""),
+            Edit(BUS, '            "x-dead-letter-strategy": "at-least-once",\n', ""),
         ),
         (
             Witness(
@@ -241,5 +244,84 @@ GUARDS = (
                 "assert await dead_letters.count_dead(bus, QUEUE) == 0",
             ),
         ),
+    ),
+    Guard(
+        "own-keys",
+        (1,),
+        "What a service's user may publish begins with its name.",
+        (Edit(USERS, 'says=rf"^{user}\\."', 'says=".*"'),),
+        (Witness(_USERS + "test_the_broker_refuses_what_is_not_ones_own", _MAY),),
+    ),
+    Guard(
+        "no-straight-way-into-a-queue",
+        (1,),
+        "A service's user cannot put anything into a queue past the exchange.",
+        (Edit(USERS, 'own = rf"^({_SHARED}|', 'own = rf"^(amq\\.default|{_SHARED}|'),),
+        (Witness(_USERS + "test_the_broker_refuses_what_is_not_ones_own", _MAY),),
+    ),
+    Guard(
+        "own-words-live",
+        (1,),
+        "An event that came under another's key, or by a detour, is a dead letter.",
+        (Edit(INBOX, "if not is_own(message):", "if not message:"),),
+        (
+            Witness(
+                _USERS + "test_what_gets_past_the_broker_is_a_dead_letter_live_and_no_event_in_the_log",
+                "await until(dead)",
+            ),
+        ),
+    ),
+    Guard(
+        "own-words-in-the-log",
+        (1,),
+        "Nor is it read from the log.",
+        (Edit(BUS, " is None and is_own(message):", " is None:"),),
+        (
+            Witness(
+                _USERS + "test_what_gets_past_the_broker_is_a_dead_letter_live_and_no_event_in_the_log",
+                "assert len(logged) == 1",
+            ),
+        ),
+    ),
+    Guard(
+        "who-may-not-does-not-hammer",
+        (6,),
+        "A user that may not publish is told once a pause, and the broker is left alone so long.",
+        (
+            Edit(
+                BUS,
+                "                if self._was_refused:\n",
+                "                if self._was_refused is None:\n",
+            ),
+        ),
+        (
+            Witness(
+                _USERS + "test_a_user_that_may_not_is_told_once_and_does_not_hammer_the_broker",
+                "await until(lambda: len(told()) == 2)",
+            ),
+        ),
+    ),
+    Guard(
+        "nodes-in-turn",
+        (6,),
+        "Of several nodes of the broker each is tried.",
+        (Edit(BUS, "random.sample(known, len(known))", "known[:1]"),),
+        (
+            Witness(
+                _BUS + "test_a_node_that_is_away_or_hangs_is_passed_over",
+                "assert await bus.wait_connected(",
+            ),
+        ),
+    ),
+    Guard(
+        "versions-that-cannot-be",
+        (4,),
+        "A version that cannot be mutes no later one.",
+        (
+            Edit(
+                INBOX, "if event.aggregate_version > MOST_VERSIONS_AHEAD:", "if event.aggregate_version < 0:"
+            ),
+        ),
+        (Witness(_KIT + "test_a_version_that_cannot_be_mutes_no_later_one", "DID NOT RAISE"),),
     ),
 )
