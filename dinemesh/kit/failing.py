@@ -34,8 +34,10 @@ def failures_table(metadata: MetaData) -> Table:
 
 def put_off(tx: Transaction, table: Table, subject: str, error: BaseException) -> timedelta:
     """Notes a failure. Answers how long `subject` now waits."""
-    known = tx.execute(select(table.c.tries).where(table.c.subject == subject)).scalar_one_or_none() or 0
-    pause = min(FIRST_PAUSE * 2 ** min(known, _MOST_DOUBLINGS), timedelta(seconds=LONGEST_PAUSE_SECONDS))
+    tries = select(table.c.tries).where(table.c.subject == subject)
+    known: int = tx.execute(tries).scalar_one_or_none() or 0
+    longest = timedelta(seconds=LONGEST_PAUSE_SECONDS)
+    pause: timedelta = min(FIRST_PAUSE * 2 ** min(known, _MOST_DOUBLINGS), longest)
     changing = {"tries": known + 1, "next_time": tx.now + pause, "error": told(error)}
     row = tx.insert(table).values(subject=subject, since_time=tx.now, **changing)
     tx.execute(row.on_conflict_do_update(index_elements=[table.c.subject], set_=changing))
