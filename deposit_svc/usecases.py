@@ -41,7 +41,9 @@ MOVE_ATTEMPTS = 5
 SETTLE_BATCH = 32
 # Of the places at the provider, what one kind may take: charges that hang leave refunds theirs.
 LARGEST_SHARE = 0.75
-# A place that is free waits so long for others, unless there are many: one statement then fills them all.
+# So many more are claimed than there are places, so that a place that gets free waits for no statement.
+AHEAD_SHARE = 0.25
+# Claims wait so long for others, unless many may be made: one statement then makes them all.
 REFILL_LINGER_SECONDS = 0.05
 REFILL_SHARE = 0.25
 # While something is at the provider: how often what has become due by the clock is looked for, and counted.
@@ -72,7 +74,7 @@ class Limits:
     charge_timeout_seconds: float
     pending_settle_seconds: float
     settle_lease_seconds: float
-    settle_at_once: int = 400
+    settle_at_once: int = 200
 
 
 class Deposits:
@@ -383,15 +385,16 @@ class Deposits:
             name = persistence.name_of(instruction)
             await self._put_off(name, instruction.deposit_id, error)
 
-    async def _settle_one(self, one: Open, on_answer: Callable[[], None]) -> None:
+    async def _settle_one(self, one: Open, place: _Place) -> None:
         """Whatever becomes of it, it stops nothing else; what is not on record comes back with its lease."""
         with _on_behalf_of(one.cause):
             try:
                 async with asyncio.timeout(self._limits.settle_lease_seconds):
+                    await place.take()
                     if isinstance(one, OpenCharge):
-                        await self._settle_charge(one, on_answer)
+                        await self._settle_charge(one, place.give_back)
                     else:
-                        await self._settle_refund(one, on_answer)
+                        await self._settle_refund(one, place.give_back)
             except (OutcomeUnknown, TimeoutError) as error:
                 pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
                 log.warning(
@@ -530,47 +533,67 @@ def _on_behalf_of(cause: Cause) -> AbstractContextManager[Call]:
     )
 
 
-class _Window:
-    """What is at the provider: so many at once, and of one kind never all. What was answered and is only
-    being written down takes no place, but there is a bound to that too: as many again."""
+class _Place:
+    """What one thing that is claimed needs to ask the provider: first come, first served."""
 
-    def __init__(self, places: int, on_free: Callable[[], None]) -> None:
+    def __init__(self, places: Sequence[asyncio.Semaphore], on_free: Callable[[], None]) -> None:
         self._places = places
-        self._largest = max(1, int(places * LARGEST_SHARE))
-        self._on_free = on_free
-        self._asking: Counter[type[Open]] = Counter()
+        self._held: list[asyncio.Semaphore] = []
+        self._on_free: Callable[[], None] | None = on_free
+
+    async def take(self) -> None:
+        for place in self._places:
+            await place.acquire()
+            self._held.append(place)
+
+    def give_back(self) -> None:
+        """The provider has answered; a second time is nothing."""
+        while self._held:
+            self._held.pop().release()
+        if self._on_free is not None:
+            self._on_free()
+            self._on_free = None
+
+
+class _Window:
+    """What is at the provider: so many at once, and of one kind never all. Some more are claimed, to take the
+    next free places. What was answered and is only being written down takes none, but is bounded too."""
+
+    def __init__(self, places: int, on_change: Callable[[], None]) -> None:
+        largest, ahead = max(1, int(places * LARGEST_SHARE)), int(places * AHEAD_SHARE)
+        self._all = asyncio.Semaphore(places)
+        self._of_kind = {kind: asyncio.Semaphore(largest) for kind in (OpenCharge, OpenRefund)}
+        self._most, self._most_of_kind = places + ahead, largest + ahead
+        self._on_change = on_change
+        self._claimed: Counter[type[Open]] = Counter()
         self.at_work: set[asyncio.Task[None]] = set()
 
     @property
     def free(self) -> int:
-        asking = self._asking.total()
-        return self._places - max(asking, len(self.at_work) - self._places)
+        """How many more may be claimed."""
+        return self._most - max(self._claimed.total(), len(self.at_work) - self._most)
 
     def room(self, kind: type[Open]) -> int:
-        """How many more of a kind there may be."""
-        return min(self.free, self._largest - self._asking[kind])
+        """... of a kind."""
+        return min(self.free, self._most_of_kind - self._claimed[kind])
 
-    def start(self, one: Open, work: Callable[[Open, Callable[[], None]], Coroutine[Any, Any, None]]) -> None:
-        """`work` is told what to call when the provider has answered."""
+    def start(self, one: Open, work: Callable[[Open, _Place], Coroutine[Any, Any, None]]) -> None:
         kind = type(one)
-        is_asking = True
 
         def answered() -> None:
-            nonlocal is_asking
-            if is_asking:
-                is_asking = False
-                self._asking[kind] -= 1
-                self._on_free()
+            self._claimed[kind] -= 1
+            self._on_change()
 
         def done(task: asyncio.Task[None]) -> None:
-            answered()
+            place.give_back()
             self.at_work.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("something open failed at the provider", exc_info=error)
-            self._on_free()
+            self._on_change()
 
-        self._asking[kind] += 1
-        task = asyncio.get_running_loop().create_task(work(one, answered))
+        self._claimed[kind] += 1
+        place = _Place((self._of_kind[kind], self._all), answered)
+        task = asyncio.get_running_loop().create_task(work(one, place))
         self.at_work.add(task)
         task.add_done_callback(done)
 

@@ -206,15 +206,15 @@ class Due:
 
 
 def due(tx: Transaction, now: datetime, most: int, bookings_until: datetime | None = None) -> list[Due]:
-    """What the clock has something to do with, the oldest first: bookings that were due by `bookings_until`,
+    """What the clock has something to do with, the oldest first: bookings due by `bookings_until` (now),
     attempts and modifications that are due now. Without those that failed and rest."""
-    parameters = {"now": now, "bookings_until": bookings_until, "most": most}
+    parameters = {"now": now, "bookings_until": bookings_until or now, "most": most}
     return [Due(row.reservation_id, row.tries or 0) for row in tx.execute(_DUE, parameters)]
 
 
 def lateness(tx: Transaction, now: datetime, bookings_until: datetime | None = None) -> timedelta:
     """How long the clock has had something to do that is not done, and does not fail."""
-    parameters = {"now": now, "bookings_until": bookings_until}
+    parameters = {"now": now, "bookings_until": bookings_until or now}
     first: datetime | None = tx.execute(_FIRST_DUE, parameters).scalar_one()
     return max(now - (first or now), timedelta(0))
 

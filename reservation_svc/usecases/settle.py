@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from functools import partial
 
 from dinemesh.kit import crash, failing, telemetry
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # One turn takes this many, so that a long outage is worked off in steps beside the calls.
 BATCH = 100
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 LATE = telemetry.gauge(
     "settling_late_seconds", "How long an attempt, deadline or unmarked booking has waited past its time."
@@ -35,10 +37,11 @@ async def settle(desk: Desk) -> None:
     """One turn of the settling task. Several pods may run it: every move is guarded."""
     while True:
         verdict = await _judge(desk)
+        until = verdict.until or _NEVER
         due, lateness, failed = await desk.store.read(
             lambda tx: (
-                reservations.due(tx, verdict.now, BATCH, verdict.until),  # noqa: B023  awaited at once
-                reservations.lateness(tx, verdict.now, verdict.until),  # noqa: B023
+                reservations.due(tx, verdict.now, BATCH, until),  # noqa: B023  awaited at once
+                reservations.lateness(tx, verdict.now, until),  # noqa: B023
                 failing.count(tx, failures),
             )
         )

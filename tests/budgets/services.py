@@ -114,6 +114,7 @@ def _deposit() -> Numbers:
         "deposit.settle_batch": constant(usecases, "SETTLE_BATCH"),
         "deposit.settle_at_once": setting(DEPOSIT, "settle_at_once"),
         "deposit.settle_share": constant(usecases, "LARGEST_SHARE"),
+        "deposit.ahead_share": constant(usecases, "AHEAD_SHARE"),
         "deposit.refill_rest": constant(usecases, "REFILL_LINGER_SECONDS"),
         "deposit.refill_share": constant(usecases, "REFILL_SHARE"),
         "deposit.settle_look": constant(usecases, "LOOK_SECONDS"),

@@ -138,7 +138,11 @@ GUARDS = (
         "places-by-kind",
         (1,),
         "Charges that hang never take all places at the provider, so that refunds go on.",
-        (Edit(USECASES, "return min(self.free, self._largest - self._asking[kind])", "return self.free"),),
+        (
+            Edit(
+                USECASES, "largest, ahead = max(1, int(places * LARGEST_SHARE)),", "largest, ahead = places,"
+            ),
+        ),
         (
             Witness(
                 _RECONCILE + "test_places_are_bounded_and_charges_that_hang_leave_some_to_refunds[sqlite]",
