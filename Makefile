@@ -13,7 +13,8 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 MAKEFLAGS += --no-print-directory
 
 RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token \
-	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block
+	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block \
+	let-lapse
 .PHONY: help runtime dev page test torture guards rolling check format generate openapi bench tools load \
 	mesh-truth mesh-goldens cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
@@ -41,6 +42,7 @@ help:
 #? make lift-refund-block DEPOSIT=id
 #?                                  the sandbox's switch: refunds that it blocks (tok_refundFail) go through again;
 #?                                  DEPOSIT=all: of every deposit
+#? make let-lapse UNTIL=time        the clock is right: bookings that were held back may end; `make pending` has the time
 #? make replay SERVICE=deposit      publish the events of a service again, after the loss of a broker; SERVICE=all
 #? make rebuild-history             drop the timeline and build it anew from the log of events
 $(RUNTIME_TARGETS): runtime

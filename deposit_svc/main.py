@@ -47,6 +47,7 @@ def _limits(settings: DepositSettings) -> Limits:
         charge_timeout_seconds=settings.charge_timeout_ms / 1000,
         pending_settle_seconds=settings.pending_settle_seconds,
         settle_lease_seconds=settings.settle_lease_seconds,
+        settle_at_once=settings.settle_at_once,
     )
 
 

@@ -23,10 +23,14 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     bindparam,
+    delete,
     func,
+    literal,
+    not_,
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from deposit_svc.domain import (
     POSTINGS,
@@ -47,6 +51,7 @@ from deposit_svc.domain import (
 )
 from dinemesh.kit import keyset
 from dinemesh.kit.call import current
+from dinemesh.kit.failing import failures_table, rests
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
 from dinemesh.kit.store import Instant, Transaction, insert_once
@@ -54,6 +59,7 @@ from dinemesh.kit.store import Instant, Transaction, insert_once
 metadata = MetaData()
 outbox = outbox_table(metadata)
 inbox = inbox_tables(metadata)
+failures = failures_table(metadata)
 
 
 def _one_of(column: str, names: Sequence[str]) -> str:
@@ -203,10 +209,57 @@ Index("ledger_entries_of_deposit", ledger_entries.c.deposit_id)
 _ADD = insert_once(deposits)
 _RECORD = insert_once(instructions)
 _FIND = select(deposits).where(deposits.c.deposit_id == bindparam("key"))
+_REFUNDS_OF, _FORFEITS_OF = (
+    select(table)
+    .where(table.c.deposit_id.in_(bindparam("captured", expanding=True)))
+    .order_by(table.c.position)
+    for table in (refunds, forfeits)
+)
 _MOVE = update(deposits).where(
     deposits.c.deposit_id == bindparam("key"),
     deposits.c.version == bindparam("version_before"),
     deposits.c.state == bindparam("state_before"),
+)
+
+
+def _claim(table: Table, key: Column[str], *more: ColumnElement[Any]) -> ReturningUpdate[Any]:
+    """One statement, however many it takes; what another pod is just taking is passed over."""
+    is_due = table.c.settle_time <= bindparam("now", type_=Instant)
+    first = select(key).where(is_due).order_by(table.c.settle_time).limit(bindparam("most"))
+    picked = first.with_for_update(skip_locked=True).cte("picked")
+    return (
+        update(table)
+        .where(key.in_(select(picked.c[key.name])), is_due)
+        .values(settle_time=bindparam("until", type_=Instant), settle_tries=table.c.settle_tries + 1)
+        .returning(table, *more)
+    )
+
+
+_CLAIM_CHARGES = _claim(deposits, deposits.c.deposit_id)
+_CLAIM_REFUNDS = _claim(
+    refunds,
+    refunds.c.refund_id,
+    select(deposits.c.currency)
+    .where(deposits.c.deposit_id == refunds.c.deposit_id)
+    .correlate(refunds)
+    .scalar_subquery()
+    .label("currency"),
+)
+_DUE = tuple(
+    select(literal(1)).where(table.c.settle_time <= bindparam("now", type_=Instant)).limit(1)
+    for table in (deposits, refunds)
+)
+_NOT_OPEN_ANY_MORE = delete(failures).where(
+    failures.c.subject.not_in(
+        select(literal("CHARGE/") + deposits.c.deposit_id)
+        .where(_open_deposits)
+        .union_all(
+            select(literal("REFUND/") + refunds.c.refund_id).where(_open_refunds),
+            select(literal("INSTRUCTION/") + instructions.c.kind + "/" + instructions.c.instruction_id).where(
+                _waiting
+            ),
+        )
+    )
 )
 
 
@@ -374,11 +427,17 @@ class Cause:
 
 
 def waiting(tx: Transaction, limit: int) -> list[tuple[Instruction, Cause]]:
-    """Instructions that waited for the outcome of a charge that is decided by now, oldest first."""
+    """Instructions that waited for the outcome of a charge that is decided by now, oldest first; without
+    those that failed and rest."""
+    name = literal("INSTRUCTION/") + instructions.c.kind + "/" + instructions.c.instruction_id
     query = (
         select(instructions)
         .join(deposits, deposits.c.deposit_id == instructions.c.deposit_id)
-        .where(_waiting, deposits.c.state.not_in([State.PENDING.value, State.VOIDING.value]))
+        .where(
+            _waiting,
+            deposits.c.state.not_in([State.PENDING.value, State.VOIDING.value]),
+            not_(rests(tx, failures, name)),
+        )
         .order_by(instructions.c.create_time, instructions.c.instruction_id)
         .limit(limit)
     )
@@ -394,9 +453,13 @@ class OpenCharge:
 
     deposit_id: str
     state: State
-    settle_time: datetime
     tries: int
     cause: Cause
+
+    @property
+    def name(self) -> str:
+        """Under which its failures are counted."""
+        return f"CHARGE/{self.deposit_id}"
 
 
 @dataclass(frozen=True)
@@ -405,48 +468,45 @@ class OpenRefund:
 
     deposit_id: str
     refund: Refund
-    settle_time: datetime
     tries: int
     cause: Cause
+
+    @property
+    def name(self) -> str:
+        """Under which its failures are counted."""
+        return f"REFUND/{self.refund.refund_id}"
 
 
 Open = OpenCharge | OpenRefund
 
 
-def due(tx: Transaction, limit: int) -> list[Open]:
-    """What is due by now, longest due first."""
-    charges = (
-        select(deposits).where(deposits.c.settle_time <= tx.now).order_by(deposits.c.settle_time).limit(limit)
-    )
-    returns = (
-        select(refunds, deposits.c.currency)
-        .join(deposits, deposits.c.deposit_id == refunds.c.deposit_id)
-        .where(refunds.c.settle_time <= tx.now)
-        .order_by(refunds.c.settle_time)
-        .limit(limit)
-    )
-    found: list[Open] = [
-        OpenCharge(row.deposit_id, State(row.state), row.settle_time, row.settle_tries, _cause_of(row))
-        for row in tx.execute(charges)
-    ]
-    found += [
-        OpenRefund(
-            row.deposit_id, _refund(row, row.currency), row.settle_time, row.settle_tries, _cause_of(row)
-        )
-        for row in tx.execute(returns)
-    ]
-    return sorted(found, key=lambda one: one.settle_time)[:limit]
+def is_due(tx: Transaction) -> bool:
+    """Whether there is anything to claim."""
+    now = {"now": tx.now}
+    return any(tx.execute(query, now).one_or_none() is not None for query in _DUE)
 
 
-def claim(tx: Transaction, one: Open, lease: timedelta) -> bool:
-    """Keeps other pods (and this one) off `one` for the time of the lease."""
-    table, own = _row_of(one)
-    claimed = (
-        update(table)
-        .where(own, table.c.settle_time == one.settle_time)
-        .values(settle_time=tx.now + lease, settle_tries=table.c.settle_tries + 1)
-    )
-    return tx.changed(claimed) == 1
+def claim_charges(tx: Transaction, most: int, lease: timedelta) -> list[OpenCharge]:
+    """Takes up to `most` undecided charges, those first that are due longest. Other pods, and this one, keep
+    off them for the time of the lease."""
+    rows = tx.execute(_CLAIM_CHARGES, {"now": tx.now, "until": tx.now + lease, "most": most})
+    return [
+        OpenCharge(row.deposit_id, State(row.state), row.settle_tries - 1, _cause_of(row)) for row in rows
+    ]
+
+
+def claim_refunds(tx: Transaction, most: int, lease: timedelta) -> list[OpenRefund]:
+    """The same of refunds."""
+    rows = tx.execute(_CLAIM_REFUNDS, {"now": tx.now, "until": tx.now + lease, "most": most})
+    return [
+        OpenRefund(row.deposit_id, _refund(row, row.currency), row.settle_tries - 1, _cause_of(row))
+        for row in rows
+    ]
+
+
+def forget_failures(tx: Transaction) -> None:
+    """Of what is not open any more."""
+    tx.execute(_NOT_OPEN_ANY_MORE)
 
 
 def postpone(tx: Transaction, one: Open, pause: timedelta) -> None:
@@ -524,6 +584,11 @@ def _key_of(instruction: Instruction) -> ColumnElement[bool]:
     )
 
 
+def name_of(instruction: Instruction) -> str:
+    """Under which its failures are counted."""
+    return f"INSTRUCTION/{_KINDS[type(instruction)]}/{instruction.instruction_id}"
+
+
 def _row_of(one: Open) -> tuple[Table, ColumnElement[bool]]:
     if isinstance(one, OpenCharge):
         return deposits, deposits.c.deposit_id == one.deposit_id
@@ -555,11 +620,9 @@ def _loaded(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Deposit]:
     returned: dict[str, list[Refund]] = {deposit_id: [] for deposit_id in captured}
     kept: dict[str, list[Forfeit]] = {deposit_id: [] for deposit_id in captured}
     if captured:
-        query = select(refunds).where(refunds.c.deposit_id.in_(captured)).order_by(refunds.c.position)
-        for row in tx.execute(query):
+        for row in tx.execute(_REFUNDS_OF, {"captured": list(captured)}):
             returned[row.deposit_id].append(_refund(row, captured[row.deposit_id]))
-        query = select(forfeits).where(forfeits.c.deposit_id.in_(captured)).order_by(forfeits.c.position)
-        for row in tx.execute(query):
+        for row in tx.execute(_FORFEITS_OF, {"captured": list(captured)}):
             amount = Money(row.amount_minor, captured[row.deposit_id])
             kept[row.deposit_id].append(Forfeit(row.forfeit_id, amount, row.create_time))
     return [

@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from deposit_svc import domain, persistence
 from deposit_svc.domain import Applied, Deposit, Instruction, Order, State, Step, VoidOrder
-from deposit_svc.persistence import Backlog, Cause, Open, OpenCharge, OpenRefund
+from deposit_svc.persistence import Cause, Open, OpenCharge, OpenRefund
 from deposit_svc.provider import Charged, ChargeOutcome, Declined, OutcomeUnknown, Provider, Returned
-from dinemesh.kit import crash, telemetry
+from dinemesh.kit import crash, failing, telemetry
 from dinemesh.kit.call import Call, current, time_left, working_on
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
@@ -37,8 +37,17 @@ SHORTEST_CHARGE_SECONDS = 0.1
 ANSWER_MARGIN_SECONDS = 0.1
 # A guarded update that lost to others so often gives up; on SQLite it cannot lose at all.
 MOVE_ATTEMPTS = 5
-# One batch of settling: all of it is at the provider at once, so that a silent one costs one time limit.
+# Instructions that waited for a charge, taken at a time.
 SETTLE_BATCH = 32
+# Of the places at the provider, what one kind may take: charges that hang leave refunds theirs.
+LARGEST_SHARE = 0.75
+# So many more are claimed than there are places, so that a place that gets free waits for no statement.
+AHEAD_SHARE = 0.25
+# Claims wait so long for others, unless many may be made: one statement then makes them all.
+REFILL_LINGER_SECONDS = 0.05
+REFILL_SHARE = 0.25
+# While something is at the provider: how often what has become due by the clock is looked for, and counted.
+LOOK_SECONDS = 1.0
 # Calls of one settling try to the provider; the next comes after a pause of 1 s, doubled up to a minute.
 PROVIDER_ATTEMPTS = 3
 PROVIDER_RETRY_MAX_SECONDS = 0.5
@@ -48,6 +57,7 @@ CHARGES_UNDER_WAY = telemetry.gauge("charges_under_way", "Charges that wait for 
 CHARGES_UNDECIDED = telemetry.gauge("charges_undecided", "Deposits whose charge is not decided.")
 REFUNDS_PENDING = telemetry.gauge("refunds_pending", "Refunds that the provider has not answered.")
 REFUNDS_FAILED = telemetry.gauge("refunds_failed", "Refunds refused for good that wait for an operator.")
+FAILING = telemetry.gauge("reconcile_failing_rows", "What fails while it is reconciled, and is tried again.")
 LONGEST_UNDECIDED = telemetry.gauge(
     "charges_undecided_longest_seconds", "How long the oldest undecided charge has stood as it does."
 )
@@ -64,6 +74,7 @@ class Limits:
     charge_timeout_seconds: float
     pending_settle_seconds: float
     settle_lease_seconds: float
+    settle_at_once: int = 200
 
 
 class Deposits:
@@ -83,11 +94,16 @@ class Deposits:
         self._background = background
         self._limits = limits
         self._under_way: Counter[str] = Counter()
-        self._wake_settling: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = lambda: None
+        self._something_new = asyncio.Event()
 
     def on_open(self, wake: Callable[[], None]) -> None:
         """`wake` is told after a commit that left something for settling."""
-        self._wake_settling = wake
+        self._wake = wake
+
+    def _wake_settling(self) -> None:
+        self._something_new.set()
+        self._wake()
 
     # CreateDeposit
 
@@ -274,51 +290,146 @@ class Deposits:
     # Settling
 
     async def settle(self) -> None:
-        """Brings on all that is due: charges without an outcome, voids, refunds, instructions that waited."""
-        while True:
-            ready, due, backlog = await self._store.read(_open)
-            CHARGES_UNDECIDED.set(backlog.undecided)
-            REFUNDS_PENDING.set(backlog.pending)
-            REFUNDS_FAILED.set(backlog.failed)
-            LONGEST_UNDECIDED.set(backlog.longest_undecided.total_seconds())
-            LONGEST_PENDING.set(backlog.longest_pending.total_seconds())
-            if not ready and not due:
-                return
-            await self._settle_batch(ready, due)
+        """Brings on all that is due: charges without an outcome, voids, refunds, instructions that waited.
 
-    async def _settle_batch(self, ready: Sequence[tuple[Instruction, Cause]], due: Sequence[Open]) -> None:
+        Up to `settle_at_once` are at the provider at a time; a place that gets free is taken by the next, so
+        that a slow or silent one holds up only itself. Ends when nothing is due and nothing at the provider.
+        """
+        window = _Window(self._limits.settle_at_once, self._something_new.set)
+        loop = asyncio.get_running_loop()
+        counted: float | None = None
+        try:
+            while True:
+                self._something_new.clear()
+                was_idle = (
+                    not window.at_work
+                )  # else what ends during this look has left something for the next
+                if was_idle or counted is None or loop.time() - counted >= LOOK_SECONDS:
+                    await self._count()
+                    counted = loop.time()
+                ready, is_due = await self._store.read(_open)
+                await asyncio.gather(*(self._apply_waiting(*one) for one in ready))
+                claimed = await self._claim(window) if is_due and window.free else []
+                for one in claimed:
+                    window.start(one, self._settle_one)
+                if was_idle and not claimed and not ready:
+                    return
+                if window.at_work:
+                    await self._until_something_changes(window)
+        except Exception:
+            await window.wait()
+            raise
+        finally:
+            await window.cancel()
+
+    async def _until_something_changes(self, window: _Window) -> None:
+        """A place has got free, something new is open, or it is time to look. What comes together is taken
+        together."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._something_new.wait()
+        except TimeoutError:
+            return
+        if window.at_work and window.free < self._limits.settle_at_once * REFILL_SHARE:
+            await asyncio.sleep(REFILL_LINGER_SECONDS)
+
+    async def _count(self) -> None:
+        backlog, failed = await self._store.read(
+            lambda tx: (persistence.backlog(tx), failing.count(tx, persistence.failures))
+        )
+        CHARGES_UNDECIDED.set(backlog.undecided)
+        REFUNDS_PENDING.set(backlog.pending)
+        REFUNDS_FAILED.set(backlog.failed)
+        LONGEST_UNDECIDED.set(backlog.longest_undecided.total_seconds())
+        LONGEST_PENDING.set(backlog.longest_pending.total_seconds())
+        if failed:
+            await self._store.write(persistence.forget_failures)
+            failed = await self._store.read(lambda tx: failing.count(tx, persistence.failures))
+        FAILING.set(failed)
+
+    async def _claim(self, window: _Window) -> Sequence[Open]:
+        """As many as there are places. The kind of which fewer are at work comes first, and none gets all."""
         lease = timedelta(seconds=self._limits.settle_lease_seconds)
+        charges, refunds = window.room(OpenCharge), window.room(OpenRefund)
 
         def claim(tx: Transaction) -> list[Open]:
-            for instruction, cause in ready:
-                if persistence.take_waiting(tx, instruction):
-                    with _on_behalf_of(cause):
-                        self._apply(tx, instruction)
-            return [one for one in due if persistence.claim(tx, one, lease)]
+            found: list[Open] = []
+            for kind in (OpenCharge, OpenRefund) if charges > refunds else (OpenRefund, OpenCharge):
+                most = min(charges if kind is OpenCharge else refunds, window.free - len(found))
+                if most > 0:
+                    found += (
+                        persistence.claim_charges(tx, most, lease)
+                        if kind is OpenCharge
+                        else persistence.claim_refunds(tx, most, lease)
+                    )
+            return found
 
         claimed = await self._store.write(claim)
         if __debug__:
             crash.point("settle.claimed")
-        results = await asyncio.gather(*map(self._settle_one, claimed), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        return claimed
 
-    async def _settle_one(self, one: Open) -> None:
+    async def _apply_waiting(self, instruction: Instruction, cause: Cause) -> None:
+        """One that fails is looked at again later, and holds up no other."""
+
+        def change(tx: Transaction) -> None:
+            if persistence.take_waiting(tx, instruction):
+                with _on_behalf_of(cause):
+                    self._apply(tx, instruction)
+
+        try:
+            await self._store.write(change)
+        except (StoreUnavailable, CommitInDoubt):
+            raise
+        except Exception as error:
+            name = persistence.name_of(instruction)
+            await self._put_off(name, instruction.deposit_id, error)
+
+    async def _settle_one(self, one: Open, place: _Place) -> None:
+        """Whatever becomes of it, it stops nothing else; what is not on record comes back with its lease."""
         with _on_behalf_of(one.cause):
             try:
-                if isinstance(one, OpenCharge):
-                    await self._settle_charge(one)
-                else:
-                    await self._settle_refund(one)
-            except OutcomeUnknown as error:
+                async with asyncio.timeout(self._limits.settle_lease_seconds):
+                    await place.take()
+                    if isinstance(one, OpenCharge):
+                        await self._settle_charge(one, place.give_back)
+                    else:
+                        await self._settle_refund(one, place.give_back)
+            except (OutcomeUnknown, TimeoutError) as error:
                 pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
                 log.warning(
-                    "still open, next try in %s: %s", pause, error, extra={"deposit_id": one.deposit_id}
+                    "still open, next try in %s: %r", pause, error, extra={"deposit_id": one.deposit_id}
                 )
-                await self._store.write(lambda tx: persistence.postpone(tx, one, pause))
+                await self._come_back(one, pause)
+            except (StoreUnavailable, CommitInDoubt) as error:
+                log.warning("what was settled is not on record yet: %r", error)
+            except Exception as error:
+                pause = await self._put_off(one.name, one.deposit_id, error)
+                await self._come_back(one, pause)
 
-    async def _settle_charge(self, one: OpenCharge) -> None:
+    async def _come_back(self, one: Open, pause: timedelta) -> None:
+        try:
+            await self._store.write(lambda tx: persistence.postpone(tx, one, pause))
+        except (StoreUnavailable, CommitInDoubt) as error:
+            log.warning("it comes back when its lease ends: %r", error)
+
+    async def _put_off(self, name: str, deposit_id: str, error: Exception) -> timedelta:
+        pause = timedelta(seconds=self._limits.settle_lease_seconds)
+        try:
+            pause = await self._store.write(lambda tx: failing.put_off(tx, persistence.failures, name, error))
+        except (StoreUnavailable, CommitInDoubt) as away:
+            log.warning("a failure is not on record: %r", away)
+        log.error(
+            "%s fails while it is reconciled, next try in %s: %s",
+            name,
+            pause,
+            failing.told(error),
+            exc_info=error if pause <= failing.FIRST_PAUSE else None,
+            extra={"deposit_id": deposit_id},
+        )
+        return pause
+
+    async def _settle_charge(self, one: OpenCharge, on_answer: Callable[[], None]) -> None:
         """A charge that may still come is looked for first; one that must not come is closed at once."""
         outcome: ChargeOutcome | None = None
         if one.state is State.PENDING:
@@ -333,10 +444,11 @@ class Deposits:
             outcome = await _patiently(lambda: self._provider.close(one.deposit_id))
             if __debug__:
                 crash.point("provider.close.after", type(outcome).__name__)
+        on_answer()
         settled = outcome
         await self._store.write(lambda tx: self._record_charge(tx, one.deposit_id, settled))
 
-    async def _settle_refund(self, one: OpenRefund) -> None:
+    async def _settle_refund(self, one: OpenRefund, on_answer: Callable[[], None]) -> None:
         refund = one.refund
         if __debug__:
             crash.point("provider.refund.before", f"attempt {refund.attempt}")
@@ -345,6 +457,8 @@ class Deposits:
         )
         if __debug__:
             crash.point("provider.refund.after", f"attempt {refund.attempt} {type(outcome).__name__}")
+
+        on_answer()
 
         def decide(tx: Transaction, deposit: Deposit) -> Step | None:
             if isinstance(outcome, Returned):
@@ -419,12 +533,85 @@ def _on_behalf_of(cause: Cause) -> AbstractContextManager[Call]:
     )
 
 
-def _open(tx: Transaction) -> tuple[list[tuple[Instruction, Cause]], list[Open], Backlog]:
-    return (
-        persistence.waiting(tx, SETTLE_BATCH),
-        persistence.due(tx, SETTLE_BATCH),
-        persistence.backlog(tx),
-    )
+class _Place:
+    """What one thing that is claimed needs to ask the provider: first come, first served."""
+
+    def __init__(self, places: Sequence[asyncio.Semaphore], on_free: Callable[[], None]) -> None:
+        self._places = places
+        self._held: list[asyncio.Semaphore] = []
+        self._on_free: Callable[[], None] | None = on_free
+
+    async def take(self) -> None:
+        for place in self._places:
+            await place.acquire()
+            self._held.append(place)
+
+    def give_back(self) -> None:
+        """The provider has answered; a second time is nothing."""
+        while self._held:
+            self._held.pop().release()
+        if self._on_free is not None:
+            self._on_free()
+            self._on_free = None
+
+
+class _Window:
+    """What is at the provider: so many at once, and of one kind never all. Some more are claimed, to take the
+    next free places. What was answered and is only being written down takes none, but is bounded too."""
+
+    def __init__(self, places: int, on_change: Callable[[], None]) -> None:
+        largest, ahead = max(1, int(places * LARGEST_SHARE)), int(places * AHEAD_SHARE)
+        self._all = asyncio.Semaphore(places)
+        self._of_kind = {kind: asyncio.Semaphore(largest) for kind in (OpenCharge, OpenRefund)}
+        self._most, self._most_of_kind = places + ahead, largest + ahead
+        self._on_change = on_change
+        self._claimed: Counter[type[Open]] = Counter()
+        self.at_work: set[asyncio.Task[None]] = set()
+
+    @property
+    def free(self) -> int:
+        """How many more may be claimed."""
+        return self._most - max(self._claimed.total(), len(self.at_work) - self._most)
+
+    def room(self, kind: type[Open]) -> int:
+        """... of a kind."""
+        return min(self.free, self._most_of_kind - self._claimed[kind])
+
+    def start(self, one: Open, work: Callable[[Open, _Place], Coroutine[Any, Any, None]]) -> None:
+        kind = type(one)
+
+        def answered() -> None:
+            self._claimed[kind] -= 1
+            self._on_change()
+
+        def done(task: asyncio.Task[None]) -> None:
+            place.give_back()
+            self.at_work.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("something open failed at the provider", exc_info=error)
+            self._on_change()
+
+        self._claimed[kind] += 1
+        place = _Place((self._of_kind[kind], self._all), answered)
+        task = asyncio.get_running_loop().create_task(work(one, place))
+        self.at_work.add(task)
+        task.add_done_callback(done)
+
+    async def wait(self) -> None:
+        """Until nothing is at work any more."""
+        while self.at_work:
+            await asyncio.wait(self.at_work)
+
+    async def cancel(self) -> None:
+        """Stops what is at work: it comes back with its lease."""
+        left = list(self.at_work)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def _open(tx: Transaction) -> tuple[list[tuple[Instruction, Cause]], bool]:
+    return persistence.waiting(tx, SETTLE_BATCH), persistence.is_due(tx)
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

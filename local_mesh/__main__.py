@@ -105,6 +105,7 @@ COMMANDS: dict[str, Callable[[Mesh], int]] = {
     "pending": lambda mesh: _call("local_mesh.operate", "pending", mesh),
     "retry-refund": lambda mesh: _call("local_mesh.operate", "retry_refund", mesh),
     "lift-refund-block": lambda mesh: _call("local_mesh.operate", "lift_refund_block", mesh),
+    "let-lapse": lambda mesh: _call("local_mesh.operate", "let_lapse", mesh),
     "dead-letters": lambda mesh: _call("local_mesh.operate", "dead_letters", mesh),
     "redrive": lambda mesh: _call("local_mesh.operate", "redrive", mesh),
     "replay": lambda mesh: _call("local_mesh.operate", "replay", mesh),

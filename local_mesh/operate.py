@@ -52,6 +52,15 @@ def lift_refund_block(mesh: Mesh) -> int:
     return _operations("lift-refund-block", [charge], mesh, _provider(mesh))
 
 
+def let_lapse(mesh: Mesh) -> int:
+    """An operator's word that the clock is right: bookings that were held back may end."""
+    until = mesh.word("UNTIL")
+    if not until:
+        raise Failure("Those due by when? `make pending` names the time: make let-lapse UNTIL=<time>")
+    started = _running(mesh)
+    return _operations("let-lapse", [f"--until={until}"], mesh, _databases(started, "reservation"))
+
+
 def dead_letters(mesh: Mesh) -> int:
     """List what a subscriber could not take."""
     _running(mesh)

@@ -11,9 +11,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from operations import events, picture, refunds, waiting
+from operations import events, lapses, picture, refunds, waiting
 from operations.addresses import AMQP, PROVIDER, TOKEN, database
 from operations.audit import PATIENCE_SECONDS, audit
 from operations.broker import NoBroker
@@ -74,6 +74,11 @@ async def _retry_refund(options: argparse.Namespace) -> int:
     outcome = await retry.run(options.deposit, options.wait)
     print(outcome)
     return EXIT_WRONG if outcome.refused else 0
+
+
+async def _let_lapse(options: argparse.Namespace) -> int:
+    print(await lapses.let_lapse(options.reservation_db, options.until))
+    return 0
 
 
 async def _lift_refund_block(options: argparse.Namespace) -> int:
@@ -164,6 +169,19 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--all", action="store_true", help="of all deposits")
     command.set_defaults(run=_lift_refund_block)
 
+    command = commands.add_parser(
+        "let-lapse", help="the clock is right: what reservation has held back may end (`pending` lists it)"
+    )
+    _add_database(command, "reservation")
+    command.add_argument(
+        "--until",
+        metavar="TIME",
+        type=_moment,
+        required=True,
+        help="what was due by then, as `pending` says it",
+    )
+    command.set_defaults(run=_let_lapse)
+
     command = commands.add_parser("dead-letters", help="list the events that could not be taken")
     _add_broker(command)
     command.set_defaults(run=_dead_letters)
@@ -247,6 +265,13 @@ def _some(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError("must end with Z or an offset")
+    return moment
 
 
 def _seconds(text: str) -> float:

@@ -47,7 +47,7 @@ async def replay(database_url: str, since_seconds: float | None = None) -> int:
 
     Subscribers have seen most of it: their inboxes let nothing in twice.
     """
-    name = _existing(database_url)
+    name = existing(database_url)
     # The service may be running: not exclusive. Each engine orders the two writers.
     store = Store.open(database_url, exclusive=False, readers=1, patient=True)
     since = None if since_seconds is None else datetime.now(UTC) - timedelta(seconds=since_seconds)
@@ -60,7 +60,7 @@ async def replay(database_url: str, since_seconds: float | None = None) -> int:
         await store.close()
 
 
-def _existing(database_url: str) -> str:
+def existing(database_url: str) -> str:
     """The URL as it may be shown. A SQLite file that is not there must not be made by looking for it."""
     url = make_url(database_url)
     name = url.render_as_string(hide_password=True)

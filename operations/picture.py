@@ -255,6 +255,29 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
+class Failing:
+    """What fails while a service reconciles it, and is looked at again at `next_time`."""
+
+    service: str
+    subject: str
+    tries: int
+    since_time: datetime
+    next_time: datetime
+    error: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """The clock of a database that is not trusted to end what became due after `trusted_time` (None:
+    anything): at `held_time` it would have ended so many bookings of those alive."""
+
+    trusted_time: datetime | None
+    held_time: datetime
+    held_count: int
+    alive_count: int
+
+
+@dataclass(frozen=True)
 class Told:
     """An entry of the timeline."""
 
@@ -306,6 +329,8 @@ class Picture:
     unbalanced: Sequence[Movement] = ()
     bookings: dict[str, Booking] = field(default_factory=dict)
     outgoing: Sequence[Outgoing] = ()
+    failing: Sequence[Failing] = ()
+    held: Held | None = None
     told: Sequence[Told] = ()
     taken: Mapping[str, Set[str]] = field(default_factory=dict)
     """Event ids by subscriber, of those whose inbox was read."""
@@ -341,6 +366,7 @@ async def take(sources: Sources, missing: list[str] | None = None) -> Picture:
     now = datetime.now(UTC)
     parts: dict[str, Any] = {}
     outgoing: list[Outgoing] = []
+    failing: list[Failing] = []
     taken: dict[str, Set[str]] = {}
     for url, read in (
         (sources.history_db, _history),
@@ -352,6 +378,7 @@ async def take(sources: Sources, missing: list[str] | None = None) -> Picture:
             if url is not None:
                 found = await asyncio.to_thread(_read, url, read)
                 outgoing += found.pop("outgoing", [])
+                failing += found.pop("failing", [])
                 taken |= found.pop("taken", {})
                 parts |= found
     with _tolerating(missing):
@@ -360,7 +387,7 @@ async def take(sources: Sources, missing: list[str] | None = None) -> Picture:
     with _tolerating(missing):
         if sources.amqp is not None:
             parts["dead_letters"] = await _dead_letters(sources.amqp, sources.queues)
-    return Picture(now, outgoing=outgoing, taken=taken, **parts)
+    return Picture(now, outgoing=outgoing, failing=failing, taken=taken, **parts)
 
 
 @contextmanager
@@ -393,6 +420,8 @@ def _reservation(connection: Connection) -> dict[str, Any]:
         "asked": {one.modification_id: one for one in _rows(connection, Asked, "modifications")},
         "requests": _rows(connection, Request, "requests"),
         "slots": _rows(connection, Slot, "slots"),
+        "held": next(iter(_rows(connection, Held, "reconcile_clock WHERE held_time IS NOT NULL")), None),
+        "failing": _failing(connection, "reservation"),
         "outgoing": _outgoing(connection, "reservation"),
         "taken": _taken(connection, "reservation"),
     }
@@ -409,6 +438,7 @@ def _deposit(connection: Connection) -> dict[str, Any]:
         "applied": _rows(connection, Applied, "instructions"),
         "balances": _rows(connection, Balance, f"({by_account}) AS sums"),
         "unbalanced": _rows(connection, Movement, f"({by_movement}) AS sums"),
+        "failing": _failing(connection, "deposit"),
         "outgoing": _outgoing(connection, "deposit"),
         "taken": _taken(connection, "deposit"),
     }
@@ -435,6 +465,12 @@ def _outgoing(connection: Connection, source: str) -> list[Outgoing]:
         Outgoing(source, row.event_id, row.routing_key, _instant(row.create_time), row.sent_time is not None)
         for row in connection.execute(query)
     ]
+
+
+def _failing(connection: Connection, service: str) -> list[Failing]:
+    return _rows(
+        connection, Failing, f"(SELECT '{service}' AS service, f.* FROM reconcile_failures f) AS named"
+    )
 
 
 def _taken(connection: Connection, service: str) -> dict[str, Set[str]]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from operations.limits import Limits
-from operations.picture import LISTENS, Outgoing, Picture
+from operations.picture import LISTENS, Outgoing, Picture, Reservation
 from operations.text import indented
 
 REFUND_FAILED = "REFUND FAILED"
+CLOCK_HELD = "CLOCK HELD"
 _RESTART = (
     "make logs SERVICE={0}; its settling task is stuck: make stop SERVICE={0}, then make start SERVICE={0}"
 )
@@ -52,11 +53,40 @@ def everything(picture: Picture, limits: Limits) -> Iterator[Waiting]:
 
 def bookings_and_money(picture: Picture, limits: Limits) -> Iterator[Waiting]:
     """Of reservation and deposit."""
+    yield from _held(picture)
+    yield from _failing(picture)
     yield from _reservations(picture, limits)
     yield from _modifications(picture, limits)
     yield from _deposits(picture, limits)
     yield from _refunds(picture, limits)
     yield from _instructions(picture, limits)
+
+
+def _held(picture: Picture) -> Iterator[Waiting]:
+    held = picture.held
+    if held is None:
+        return
+    trusted = "" if held.trusted_time is None else f", and is trusted until {_time(held.trusted_time)}"
+    what = (
+        f"{held.held_count} of {held.alive_count} bookings would end at once, so none does: the clock of"
+        f" reservation's database said {_time(held.held_time)}{trusted}"
+    )
+    until = held.held_time.isoformat().replace("+00:00", "Z")
+    remedy = (
+        "was it ever so late? If not, put that clock right, and they go on by themselves. If it was, after a"
+        f" long outage say, let them end: make let-lapse UNTIL={until}"
+    )
+    yield Waiting(CLOCK_HELD, "reservation", what, held.held_time, None, remedy)
+
+
+def _failing(picture: Picture) -> Iterator[Waiting]:
+    for one in picture.failing:
+        what = f"{one.service} fails at it ({one.tries} times, again at {_time(one.next_time)}): {one.error}"
+        remedy = (
+            f"put right what make logs SERVICE={one.service} complains of (a row changed by hand, a bug); it"
+            " is tried again by itself, at least every five minutes"
+        )
+        yield Waiting("FAILING", one.subject, what, one.since_time, one.since_time, remedy)
 
 
 def _reservations(picture: Picture, limits: Limits) -> Iterator[Waiting]:
@@ -76,10 +106,19 @@ def _reservations(picture: Picture, limits: Limits) -> Iterator[Waiting]:
             what = f"nobody said how it went; it ends by itself at {_time(until)}"
         else:
             continue
+        if one.state != "PENDING_DEPOSIT" and _is_held(picture, one):
+            continue  # it is among those that are listed together
         until += limits.on_the_way
         if one.due_time is None or (one.state == "PENDING_ACCEPTANCE" and one.accept_deadline is None):
             what, until = "its clock is not set: it would never end by itself", one.update_time
         yield Waiting(one.state, one.reservation_id, what, one.update_time, until, restart)
+
+
+def _is_held(picture: Picture, one: Reservation) -> bool:
+    held = picture.held
+    if held is None or one.due_time is None:
+        return False
+    return held.trusted_time is None or one.due_time > held.trusted_time
 
 
 def _time(moment: datetime) -> str:

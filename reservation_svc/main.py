@@ -93,6 +93,8 @@ def rules(settings: ReservationSettings) -> Rules:
         unpaid_free=settings.unpaid_attempts_free,
         unpaid_pause=timedelta(seconds=settings.unpaid_pause_seconds),
         unpaid_window=timedelta(seconds=settings.unpaid_window_seconds),
+        lapse_share=settings.lapse_share,
+        lapse_floor=settings.lapse_floor,
     )
 
 

@@ -36,6 +36,12 @@ class ReservationSettings(ServiceSettings):
     """How far ahead a table can be booked."""
     settle_interval_seconds: Seconds = Field(default=1, gt=0)
     """How often the settling task looks at deadlines."""
+    lapse_share: float = Field(default=0.2, gt=0, le=1)
+    """If more than this share of the bookings that are alive became due at once, as far as anybody watched,
+    the database's clock is taken for wrong: none is ended before an operator says so. Declines and
+    completions are counted each by themselves. Several times what becomes due in a minute's restart,"""
+    lapse_floor: int = Field(default=100, ge=0)
+    """... and so many end in any case: in a small house one evening may be all there is."""
     charges_at_once: int = Field(default=120, ge=1)
     """Charges in flight in this process: below what the proxy before deposit takes (128), which also serves
     health checks. With a card network's 1 s, as many bookings a second."""

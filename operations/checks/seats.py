@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from operations.limits import Limits
 from operations.picture import Picture
@@ -25,7 +25,7 @@ def check(picture: Picture, limits: Limits) -> Finding:
             NAME,
             _name(key),
             f"{sold.get(key, 0)} seats are sold, and its reservations hold {taken.get(key, 0)}",
-            "Nothing is lost for those who hold one. Correct `sold` of the slot with the service stopped.",
+            _remedy(key, taken.get(key, 0), key in sold),
         )
         for key in taken.keys() | sold.keys()
         if taken.get(key, 0) != sold.get(key, 0)
@@ -54,6 +54,19 @@ def _taken(picture: Picture) -> Mapping[_Key, int]:
         already = reservation.party_size if same_slot else 0
         seats[reservation.restaurant_id, wanted.dine_time] += max(0, wanted.party_size - already)
     return seats
+
+
+def _remedy(key: _Key, held: int, is_known: bool) -> str:
+    """With the statement that mends it, to be copied."""
+    kept = "Nobody who has a seat loses it, and refunds go on."
+    if not is_known:
+        return f"{kept} The slot is not on record: open it again."
+    restaurant_id, dine_time = key
+    micros = (dine_time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (
+        f"{kept} make stop SERVICE=reservation, then in its database: UPDATE slots SET sold = {held} WHERE"
+        f" restaurant_id = '{restaurant_id}' AND dine_time = {micros}; then make start SERVICE=reservation"
+    )
 
 
 def _name(key: _Key) -> str:

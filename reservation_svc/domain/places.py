@@ -51,6 +51,11 @@ class Rules:
     """How often its terms can be changed in all. A move at the same price leaves no money behind, but the
     restaurant is asked again, and each asking is some five events and entries of the timeline."""
 
+    lapse_share: float = 0.2
+    """More than this share of those alive is not ended by the clock at once: it may have jumped,"""
+    lapse_floor: int = 100
+    """... unless they are no more than this: a small house that closes early."""
+
     @property
     def deposit_lines(self) -> int:
         """Deposits of a reservation, those counted that deposit_svc turned away by its load: they count as no

@@ -472,8 +472,11 @@ class Reservation:
 
     # The restaurant. Whatever it says about other terms than the present ones has no effect.
 
-    def hear_restaurant(self, news: BookingNews, now: datetime) -> list[Move]:
-        """The moves that lead to what the restaurant says, whichever of its events came first."""
+    def hear_restaurant(
+        self, news: BookingNews, now: datetime, by_deadline: datetime | None = None
+    ) -> list[Move]:
+        """The moves that lead to what the restaurant says, whichever of its events came first. `by_deadline`:
+        the time that decides whether an acceptance is late, if the clock is not trusted."""
         if news.revision != self.terms.revision:
             return []
         if news.state is BookingState.DECLINED and self.state is State.PENDING_ACCEPTANCE:
@@ -484,14 +487,17 @@ class Reservation:
         for step in _STEPS.get(news.state, ()):
             current = moves[-1].after if moves else self
             if current.state is step.before:
-                moves.append(step.move(current, now))
+                late = step is _ACCEPT and current._is_late(by_deadline or now)
+                move = current._decline(DeclineCause.DEADLINE, now) if late else step.move(current, now)
+                moves.append(move)
             elif current.state in FINAL:
                 break
         return moves
 
+    def _is_late(self, now: datetime) -> bool:
+        return self.accept_deadline is not None and now >= self.accept_deadline
+
     def _accept(self, now: datetime) -> Move:
-        if self.accept_deadline is not None and now >= self.accept_deadline:
-            return self._decline(DeclineCause.DEADLINE, now)
         return Move(replace(self, state=State.CONFIRMED)._moved(now), Happened.CONFIRMED)
 
     def _decline(self, cause: DeclineCause, now: datetime) -> Move:
@@ -524,7 +530,7 @@ class Reservation:
             return self.conclude(self.deposits[-1].deposit_id, Unknown("the hold expired"), now, rules)
         if self.modification is not None and now >= self.modification.hold_expire_time:
             return self.conclude(self.modification.deposit_id, Unknown("the hold expired"), now, rules)
-        if self.state is State.PENDING_ACCEPTANCE and self.accept_deadline and now >= self.accept_deadline:
+        if self.state is State.PENDING_ACCEPTANCE and self._is_late(now):
             return self._decline(DeclineCause.DEADLINE, now)
         if self.state in (State.CONFIRMED, State.SEATED) and now >= self.unmarked_time(rules):
             return self._complete(now)

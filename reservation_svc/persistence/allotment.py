@@ -4,6 +4,7 @@ update."""
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
@@ -16,6 +17,8 @@ from dinemesh.kit.store import Instant, Transaction
 from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant, Slot, SlotNews
 from reservation_svc.persistence.tables import requests, restaurants, slots
 
+log = logging.getLogger(__name__)
+
 _AT = and_(
     slots.c.restaurant_id == bindparam("at_restaurant"),
     slots.c.dine_time == bindparam("at_time", type_=Instant),
@@ -25,7 +28,12 @@ _HOLD = (
     .where(_AT, slots.c.sold + bindparam("seats") <= slots.c.capacity)
     .values(sold=slots.c.sold + bindparam("seats"))
 )
-_RELEASE = update(slots).where(_AT).values(sold=slots.c.sold - bindparam("seats"))
+_RELEASE = (
+    update(slots)
+    .where(_AT, slots.c.sold >= bindparam("seats"))
+    .values(sold=slots.c.sold - bindparam("seats"))
+)
+_EMPTY = update(slots).where(_AT).values(sold=0)
 _LOOK = (
     select(
         restaurants.c.time_zone,
@@ -159,7 +167,15 @@ def hold(tx: Transaction, restaurant_id: str, dine_time: datetime, seats: int) -
 
 
 def release(tx: Transaction, restaurant_id: str, dine_time: datetime, seats: int) -> None:
-    tx.execute(_RELEASE, {"at_restaurant": restaurant_id, "at_time": dine_time, "seats": seats})
+    """Gives seats back. A counter that is too low for it, or is not there, stops nothing: what goes with the
+    seats is a guest's money, and the audit names the slot."""
+    at = {"at_restaurant": restaurant_id, "at_time": dine_time}
+    if tx.changed(_RELEASE, at | {"seats": seats}) == 0:
+        tx.execute(_EMPTY, at)
+        log.error(
+            "fewer seats were sold than are given back; the audit (seats) says how many are sold",
+            extra={"restaurant_id": restaurant_id, "dine_time": dine_time.isoformat(), "seats": seats},
+        )
 
 
 def is_open_between(tx: Transaction, restaurant_id: str, first: datetime, end: datetime) -> bool:

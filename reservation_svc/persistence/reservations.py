@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, Text, bindparam, func, select, update
+from sqlalchemy import Row, Text, and_, bindparam, delete, func, not_, or_, select, update
 
 from dinemesh.kit import keyset
 from dinemesh.kit.store import Instant, Transaction
@@ -29,8 +30,10 @@ from reservation_svc.domain import (
     Unpaid,
 )
 from reservation_svc.persistence.allotment import policy_text, read_policy
+from reservation_svc.persistence.clock import IS_BOOKED
 from reservation_svc.persistence.tables import (
     deposits,
+    failures,
     instructions,
     modifications,
     reservations,
@@ -99,13 +102,33 @@ _POSTPONE = (
     )
     .values(due_time=bindparam("new_due_time", type_=Instant))
 )
+_IS_DUE = and_(
+    reservations.c.due_time <= bindparam("now", type_=Instant),
+    or_(not_(IS_BOOKED), reservations.c.due_time <= bindparam("bookings_until", type_=Instant)),
+)
 _DUE = (
-    select(reservations.c.reservation_id)
-    .where(reservations.c.due_time <= bindparam("now", type_=Instant))
+    select(reservations.c.reservation_id, failures.c.tries)
+    .outerjoin(failures, failures.c.subject == reservations.c.reservation_id)
+    .where(
+        _IS_DUE, or_(failures.c.next_time.is_(None), failures.c.next_time <= bindparam("now", type_=Instant))
+    )
     .order_by(reservations.c.due_time)
     .limit(bindparam("most"))
 )
-_FIRST_DUE = select(func.min(reservations.c.due_time)).where(reservations.c.due_time.is_not(None))
+_FIRST_DUE = (
+    select(func.min(reservations.c.due_time))
+    .outerjoin(failures, failures.c.subject == reservations.c.reservation_id)
+    .where(_IS_DUE, failures.c.subject.is_(None))
+)
+# Such as were moved by somebody else meanwhile.
+_NOT_DUE_ANY_MORE = delete(failures).where(
+    failures.c.subject.not_in(
+        select(reservations.c.reservation_id).where(
+            reservations.c.reservation_id == failures.c.subject,
+            reservations.c.due_time <= bindparam("now", type_=Instant),
+        )
+    )
+)
 _VERSION = select(reservations.c.version).where(reservations.c.reservation_id == bindparam("wanted"))
 _OF_DEPOSIT = select(deposits.c.reservation_id).where(deposits.c.deposit_id == bindparam("wanted"))
 _PAGE = (
@@ -174,15 +197,31 @@ def page(
     return [by_id[one] for one in wanted]
 
 
-def due(tx: Transaction, now: datetime, most: int) -> list[str]:
-    """Ids of reservations that the clock has something to do with, the oldest first."""
-    return [row.reservation_id for row in tx.execute(_DUE, {"now": now, "most": most})]
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A reservation that the clock has something to do with; `tries`: how often that has failed."""
+
+    reservation_id: str
+    tries: int
 
 
-def lateness(tx: Transaction, now: datetime) -> timedelta:
-    """How long the clock has had something to do that is not done."""
-    first: datetime | None = tx.execute(_FIRST_DUE).scalar_one()
+def due(tx: Transaction, now: datetime, most: int, bookings_until: datetime | None = None) -> list[Due]:
+    """What the clock has something to do with, the oldest first: bookings due by `bookings_until` (now),
+    attempts and modifications that are due now. Without those that failed and rest."""
+    parameters = {"now": now, "bookings_until": bookings_until or now, "most": most}
+    return [Due(row.reservation_id, row.tries or 0) for row in tx.execute(_DUE, parameters)]
+
+
+def lateness(tx: Transaction, now: datetime, bookings_until: datetime | None = None) -> timedelta:
+    """How long the clock has had something to do that is not done, and does not fail."""
+    parameters = {"now": now, "bookings_until": bookings_until or now}
+    first: datetime | None = tx.execute(_FIRST_DUE, parameters).scalar_one()
     return max(now - (first or now), timedelta(0))
+
+
+def forget_failures(tx: Transaction) -> None:
+    """Of what is not due any more."""
+    tx.execute(_NOT_DUE_ANY_MORE, {"now": tx.now})
 
 
 def unpaid(tx: Transaction, customer_id: str, since: datetime) -> Unpaid:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     text,
 )
 
+from dinemesh.kit.failing import failures_table
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
 from dinemesh.kit.store import Instant
@@ -26,6 +27,7 @@ from reservation_svc import domain
 metadata = MetaData()
 outbox = outbox_table(metadata)
 inbox = inbox_tables(metadata)
+failures = failures_table(metadata)
 
 
 def _one_of(column: str, kind: type[StrEnum]) -> CheckConstraint:
@@ -183,4 +185,15 @@ requests = Table(
     Column("body_hash", Text, nullable=False),
     Column("reservation_id", Text, nullable=False),
     Column("modification_id", Text),
+)
+
+# One row: by which time of the database's clock what is due may end, and what was held back at a jump of it.
+reconcile_clock = Table(
+    "reconcile_clock",
+    metadata,
+    Column("clock", Text, primary_key=True),
+    Column("trusted_time", Instant),
+    Column("held_time", Instant),
+    Column("held_count", Integer, nullable=False),
+    Column("alive_count", Integer, nullable=False),
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar, cast
@@ -32,6 +32,7 @@ from reservation_svc.domain import (
 )
 from reservation_svc.persistence import allotment, reservations
 from reservation_svc.usecases.admission import Admission, Attempt
+from reservation_svc.usecases.clock import Clock
 
 T = TypeVar("T")
 
@@ -82,6 +83,8 @@ class Desk:
     limits: Limits
     tell: Callable[[str], None]
     """Called with a reservation_id after a commit that changed it: wakes those who watch it here."""
+    clock: Clock = field(default_factory=Clock)
+    """How far the database's clock is trusted."""
 
     def carry_out(self, tx: Transaction, before: Reservation, move: Move) -> bool:
         """Seats, reservation and event, all in this transaction. False, and nothing written, if somebody

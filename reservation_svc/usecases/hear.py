@@ -32,6 +32,9 @@ def hear_booking(desk: Desk, tx: Transaction, reservation_id: str, news: Booking
     """Accepted, declined, seated, no-show, completed."""
 
     def decide(current: Reservation) -> list[Move]:
+        trusted = desk.clock.held_at
+        if trusted is not None:
+            return current.hear_restaurant(news, tx.now, trusted)
         return current.hear_restaurant(news, tx.now)
 
     desk.follow(tx, reservation_id, decide)

@@ -4,43 +4,109 @@ marked."""
 from __future__ import annotations
 
 import asyncio
+import logging
+from datetime import UTC, datetime
 from functools import partial
 
-from dinemesh.kit import crash, telemetry
-from dinemesh.kit.store import Transaction
+from dinemesh.kit import crash, failing, telemetry
+from dinemesh.kit.store import CommitInDoubt, StoreUnavailable, Transaction
 from reservation_svc.domain import Move, Reservation
-from reservation_svc.persistence import reservations
+from reservation_svc.persistence import clock, reservations
+from reservation_svc.persistence.reservations import Due
+from reservation_svc.persistence.tables import failures
+from reservation_svc.usecases.clock import Verdict
 from reservation_svc.usecases.desk import Desk
+
+log = logging.getLogger(__name__)
 
 # One turn takes this many, so that a long outage is worked off in steps beside the calls.
 BATCH = 100
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 LATE = telemetry.gauge(
     "settling_late_seconds", "How long an attempt, deadline or unmarked booking has waited past its time."
+)
+FAILING = telemetry.gauge("reconcile_failing_rows", "What fails while it is reconciled, and is tried again.")
+HELD = telemetry.gauge(
+    "lapses_held_reservations",
+    "Bookings that the clock would end, held back since they are too many at once: it may have jumped.",
 )
 
 
 async def settle(desk: Desk) -> None:
     """One turn of the settling task. Several pods may run it: every move is guarded."""
     while True:
-        due, lateness = await desk.store.read(
-            lambda tx: (reservations.due(tx, tx.now, BATCH), reservations.lateness(tx, tx.now))
+        verdict = await _judge(desk)
+        until = verdict.until or _NEVER
+        due, lateness, failed = await desk.store.read(
+            lambda tx: (
+                reservations.due(tx, verdict.now, BATCH, until),  # noqa: B023  awaited at once
+                reservations.lateness(tx, verdict.now, until),  # noqa: B023
+                failing.count(tx, failures),
+            )
         )
         LATE.set(lateness.total_seconds())
+        FAILING.set(failed)
+        if failed:
+            await desk.store.write(reservations.forget_failures)
         if __debug__:
             crash.point("settle.due", "some" if due else "nothing")
-        await asyncio.gather(*(desk.store.write(partial(_look_at, desk, one)) for one in due))
+        results = await asyncio.gather(*(_reconcile(desk, one) for one in due), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
         if len(due) < BATCH:
             return
 
 
-def _look_at(desk: Desk, reservation_id: str, tx: Transaction) -> None:
+async def _judge(desk: Desk) -> Verdict:
+    """How far the clock is trusted in this step."""
+    own_time = asyncio.get_running_loop().time()
+    verdict = await desk.store.read(lambda tx: desk.clock.judge(tx, desk.rules, own_time))
+    desk.clock.keep(verdict, own_time)
+    HELD.set(verdict.held)
+    if verdict.is_news and not verdict.held:
+        await desk.store.write(partial(clock.rely, until=verdict.now))
+    elif verdict.is_news and await desk.store.write(
+        lambda tx: clock.hold(tx, verdict.until, verdict.held, verdict.alive)
+    ):
+        log.error(
+            "the clock would end %d of %d bookings at once, so it ends none: is it right? If it is,"
+            " `make pending` has the command that lets them end: make let-lapse UNTIL=<time>",
+            verdict.held,
+            verdict.alive,
+        )
+    return verdict
+
+
+async def _reconcile(desk: Desk, one: Due) -> None:
+    """One that fails is looked at again later, and holds up no other."""
+    try:
+        await desk.store.write(partial(_look_at, desk, one))
+    except (StoreUnavailable, CommitInDoubt):
+        raise
+    except Exception as error:
+        pause = await desk.store.write(
+            lambda tx, why=error: failing.put_off(tx, failures, one.reservation_id, why)  # type: ignore[misc]
+        )
+        log.error(
+            "a reservation fails while it is reconciled, next look in %s: %r",
+            pause,
+            error,
+            exc_info=error if one.tries == 0 else None,
+            extra={"reservation_id": one.reservation_id},
+        )
+
+
+def _look_at(desk: Desk, one: Due, tx: Transaction) -> None:
     def decide(current: Reservation) -> list[Move]:
         move = current.lapse(tx.now, desk.rules)
         return [move] if move is not None else []
 
-    seen = reservations.find(tx, reservation_id)
-    stands = desk.follow(tx, reservation_id, decide, seen=seen)
+    seen = reservations.find(tx, one.reservation_id)
+    stands = desk.follow(tx, one.reservation_id, decide, seen=seen)
     if stands is not None and stands is seen:
         # Its deposit is undecided and the seats are still held: later.
         reservations.postpone(tx, stands, stands.due_time(tx.now, desk.rules))
+    if one.tries:
+        failing.forget(tx, failures, [one.reservation_id])

@@ -90,6 +90,11 @@ def _reservation() -> Numbers:
         "reservation.hold_expire": setting(RESERVATION, "hold_expire_seconds"),
         "reservation.settle_interval": setting(RESERVATION, "settle_interval_seconds"),
         "reservation.settle_batch": constant("reservation_svc.usecases.settle", "BATCH"),
+        "reservation.lapse_share": setting(RESERVATION, "lapse_share"),
+        "reservation.lapse_floor": setting(RESERVATION, "lapse_floor"),
+        "reservation.clock_slack": constant("reservation_svc.usecases.clock", "SLACK_SECONDS"),
+        "reservation.clock_record": constant("reservation_svc.usecases.clock", "RECORD_SECONDS"),
+        "reconcile.longest_rest": constant("dinemesh.kit.failing", "LONGEST_PAUSE_SECONDS"),
         "reservation.unmarked": setting(RESERVATION, "unmarked_seconds"),
     }
 
@@ -108,6 +113,12 @@ def _deposit() -> Numbers:
         "deposit.move_tries": constant(usecases, "MOVE_ATTEMPTS"),
         "deposit.settle_interval": setting(DEPOSIT, "settle_interval_seconds"),
         "deposit.settle_batch": constant(usecases, "SETTLE_BATCH"),
+        "deposit.settle_at_once": setting(DEPOSIT, "settle_at_once"),
+        "deposit.settle_share": constant(usecases, "LARGEST_SHARE"),
+        "deposit.ahead_share": constant(usecases, "AHEAD_SHARE"),
+        "deposit.refill_rest": constant(usecases, "REFILL_LINGER_SECONDS"),
+        "deposit.refill_share": constant(usecases, "REFILL_SHARE"),
+        "deposit.settle_look": constant(usecases, "LOOK_SECONDS"),
         "deposit.settle_lease": setting(DEPOSIT, "settle_lease_seconds"),
         "deposit.pending_settle": setting(DEPOSIT, "pending_settle_seconds"),
     }

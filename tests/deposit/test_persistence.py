@@ -177,26 +177,47 @@ async def test_what_is_due_is_claimed_by_one_and_comes_back_after_the_lease(
 ) -> None:
     deposit = an_order().intent(clock.now)
     await add(store, deposit)
-    (due,) = await store.read(lambda tx: persistence.due(tx, 10))
-    assert await store.write(lambda tx: persistence.claim(tx, due, LEASE))
-    assert not await store.write(lambda tx: persistence.claim(tx, due, LEASE))
-    assert await store.read(lambda tx: persistence.due(tx, 10)) == []
+    assert await store.read(persistence.is_due)
+    assert len(await claim(store)) == 1
+    assert await claim(store) == []
+    assert not await store.read(persistence.is_due)
     clock.pass_by(15)
-    (again,) = await store.read(lambda tx: persistence.due(tx, 10))
+    (again,) = await claim(store)
     assert again.tries == 1
     await store.write(lambda tx: persistence.postpone(tx, again, timedelta(seconds=2)))
-    assert await store.read(lambda tx: persistence.due(tx, 10)) == []
+    assert await claim(store) == []
     clock.pass_by(2)
-    assert len(await store.read(lambda tx: persistence.due(tx, 10))) == 1
+    assert len(await claim(store)) == 1
+
+
+async def test_of_what_is_due_the_oldest_are_claimed_and_each_refund_knows_its_currency(
+    store: Store, clock: Clock
+) -> None:
+    for number in range(5):
+        deposit = an_order(amount=domain.Money(1000 + number, "JPY")).intent(clock.now)
+        await add(store, deposit)
+        step = deposit.capture(clock.now)
+        await save(store, deposit, step)
+        assert step is not None
+        ordered = step.deposit.order_refund(new_id(), deposit.amount, clock.now)
+        await save(store, step.deposit, ordered)
+        clock.pass_by(1)
+    for expected in ({1000, 1001}, {1002, 1003}, {1004}):
+        claimed = await store.write(lambda tx: persistence.claim_refunds(tx, 2, LEASE))
+        assert {one.refund.amount for one in claimed} == {domain.Money(minor, "JPY") for minor in expected}
+
+
+async def claim(store: Store) -> list[persistence.OpenCharge]:
+    return await store.write(lambda tx: persistence.claim_charges(tx, 10, LEASE))
 
 
 async def test_a_postponed_thing_that_was_settled_meanwhile_stays_settled(store: Store, clock: Clock) -> None:
     deposit = an_order().intent(clock.now)
     await add(store, deposit)
-    (due,) = await store.read(lambda tx: persistence.due(tx, 10))
+    (due,) = await claim(store)
     await save(store, deposit, deposit.capture(clock.now))
     await store.write(lambda tx: persistence.postpone(tx, due, timedelta()))
-    assert await store.read(lambda tx: persistence.due(tx, 10)) == []
+    assert await claim(store) == []
 
 
 async def test_a_list_is_paged_newest_first_without_gaps_or_repeats(store: Store, clock: Clock) -> None:

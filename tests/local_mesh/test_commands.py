@@ -385,6 +385,12 @@ def test_what_a_part_left_behind_is_ended_by_the_next_down(small: LocalMesh) -> 
             left.kill()
 
 
+def test_a_word_that_the_clock_is_right_names_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNTIL", raising=False)
+    with pytest.raises(Failure, match="make pending"):
+        operate.let_lapse(Mesh({"STATE_DIR": str(tmp_path)}))
+
+
 @pytest.mark.parametrize(
     ("command", "word"),
     [(operate.lift_refund_block, "DEPOSIT"), (operate.redrive, "QUEUE"), (operate.replay, "SERVICE")],

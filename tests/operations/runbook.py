@@ -24,6 +24,7 @@ from tests.test_readme import ROOT, blocks, commands
 TEXT = (ROOT / "docs" / "RUNBOOK.md").read_text()
 QUEUE = "deposit.instructions"
 PART = "deposit"
+UNTIL = "2026-01-01T00:00:00Z"
 SECONDS = 60
 """More than any command takes."""
 LOOKING = frozenset({"make pending", "make audit", "make dead-letters"})
@@ -82,6 +83,7 @@ class Trouble:
             "make retry-refund DEPOSIT=$DEPOSIT": ["given back after 2 tries"],
             "make dead-letters": [QUEUE, _ERROR],
             "make redrive QUEUE=$QUEUE": [f"{QUEUE}: 1 sent back"],
+            "make let-lapse UNTIL=$UNTIL": ["is held back"],
             "make rebuild-history": ["the same as before"],
         }
 
@@ -111,7 +113,7 @@ class Trouble:
     @property
     def _prelude(self) -> str:
         """`make` runs what stands in the Makefile with the Python of this test, and installs nothing."""
-        words = {"QUEUE": QUEUE, "PART": PART, "DEPOSIT": self.deposit_id}
+        words = {"QUEUE": QUEUE, "PART": PART, "DEPOSIT": self.deposit_id, "UNTIL": UNTIL}
         set_words = [f"{name}={word}" for name, word in words.items()]
         return "\n".join(['make() { command make -e -o runtime "$@"; }', *set_words])
 

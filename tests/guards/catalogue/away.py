@@ -37,8 +37,8 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.domain.reservations",
-                "if self.state is State.PENDING_ACCEPTANCE and self.accept_deadline and now >=",
-                "if self.state is State.PENDING_ACCEPTANCE and not self.accept_deadline and now >=",
+                "if self.state is State.PENDING_ACCEPTANCE and self._is_late(now):",
+                "if self.state is State.PENDING_ACCEPTANCE and not self.accept_deadline:",
             ),
         ),
         (

@@ -8,6 +8,7 @@ USECASES = "deposit_svc.usecases"
 DOMAIN = "deposit_svc.domain"
 _DEPOSIT = "tests/deposit/test_usecases.py::"
 _RESERVE = "tests/reservation/test_reserve.py::"
+_RECONCILE = "tests/deposit/test_reconcile.py::"
 
 GUARDS = (
     Guard(
@@ -81,7 +82,13 @@ GUARDS = (
         "deposit-settling",
         (1,),
         "Deposit settles what a crash or a silent provider left undecided.",
-        (Edit(USECASES, "if not ready and not due:", "if ready is not None:"),),
+        (
+            Edit(
+                USECASES,
+                "claimed = await self._claim(window) if is_due and window.free else []",
+                "claimed: list[Open] = []",
+            ),
+        ),
         (
             Witness(
                 _DEPOSIT + "test_a_crash_between_charge_and_capture_is_settled_by_the_next_process[sqlite]",
@@ -101,15 +108,99 @@ GUARDS = (
         (
             Edit(
                 "deposit_svc.persistence",
-                "    return tx.changed(claimed) == 1\n\n\ndef postpone",
-                "    return True\n\n\ndef postpone",
+                'tx.execute(_CLAIM_CHARGES, {"now": tx.now, "until": tx.now + lease, "most": most})',
+                'tx.execute(_CLAIM_CHARGES, {"now": tx.now, "until": tx.now, "most": most})',
             ),
         ),
         (
             Witness(
                 "tests/deposit/test_persistence.py::"
                 "test_what_is_due_is_claimed_by_one_and_comes_back_after_the_lease[sqlite]",
-                "assert not await store.write(lambda tx: persistence.claim(tx, due,",
+                "assert await claim(store) == []",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "settling-window",
+        (1,),
+        "A place at the provider that gets free is taken at once: what hangs holds up only itself.",
+        (Edit(USECASES, "await self._until_something_changes(window)", "await window.wait()"),),
+        (
+            Witness(
+                _RECONCILE + "test_a_refund_that_hangs_holds_up_only_itself[sqlite]",
+                "await until(lambda: set(others) <= provider.refunds.keys())",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "places-by-kind",
+        (1,),
+        "Charges that hang never take all places at the provider, so that refunds go on.",
+        (
+            Edit(
+                USECASES, "largest, ahead = max(1, int(places * LARGEST_SHARE)),", "largest, ahead = places,"
+            ),
+        ),
+        (
+            Witness(
+                _RECONCILE + "test_places_are_bounded_and_charges_that_hang_leave_some_to_refunds[sqlite]",
+                "await until(lambda: ",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "failing-rows-wait",
+        (1, 3),
+        "A reservation that fails while it is reconciled waits, and the others go on.",
+        (
+            Edit(
+                "reservation_svc.usecases.settle",
+                "except (StoreUnavailable, CommitInDoubt):",
+                "except Exception:",
+            ),
+        ),
+        (
+            Witness(
+                "tests/reservation/test_reconcile.py::"
+                "test_rows_that_fail_wait_longer_each_time_and_hold_up_no_other[sqlite]",
+                "await pod.settle()",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "clock-jump",
+        (1,),
+        "A clock that would end too many bookings at once ends none before an operator says so.",
+        (
+            Edit(
+                "reservation_svc.usecases.clock",
+                "count > max(rules.lapse_floor, rules.lapse_share * alive[kind])",
+                "count < 0",
+            ),
+        ),
+        (
+            Witness(
+                "tests/reservation/test_reconcile.py::"
+                "test_a_clock_that_jumps_ends_nothing_before_an_operator_says_so_and_each_jump_anew[sqlite]",
+                "assert await states(small, *placed, answered) == {State.PENDING_ACCEPTANCE}",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "word-for-what-was-seen",
+        (1,),
+        "An operator's word that the clock is right holds for what was counted then, and for nothing later.",
+        (Edit("operations.lapses", "if moment > held.held_time:", "if moment < 0:"),),
+        (
+            Witness(
+                "tests/reservation/test_reconcile.py::"
+                "test_a_word_for_a_time_that_nobody_has_seen_is_refused[sqlite]",
+                "== operations.EXIT_CANNOT",
             ),
         ),
         quick=True,

@@ -52,6 +52,26 @@ GUARDS = (
         quick=True,
     ),
     Guard(
+        "money-whatever-the-seats",
+        (1, 3),
+        "A seat counter that is too low stops no refund: seats come back as far as there are any.",
+        (
+            Edit(
+                ALLOTMENT,
+                '.where(_AT, slots.c.sold >= bindparam("seats"))',
+                ".where(_AT)",
+            ),
+        ),
+        (
+            Witness(
+                "tests/reservation/test_reconcile.py::"
+                "test_money_goes_back_whatever_the_seat_counter_says_and_the_audit_mends_it[sqlite-cancelled]",
+                "await pod.cancel(booked)",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
         "extra-seats-are-held",
         (3,),
         "An open modification holds the seats that it needs besides.",
