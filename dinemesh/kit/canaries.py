@@ -149,8 +149,8 @@ class Canaries:
         if not self._bus.can_publish:
             return
         began = await self._store.read(lambda tx: tx.now)
-        if self._bus.made_exchange and await self._was_bound():
-            self._bus.made_exchange = False
+        was_made, self._bus.made_exchange = self._bus.made_exchange, False
+        if was_made and await self._was_bound():
             telemetry.TOPOLOGY_LOSSES.labels("exchange").inc()
             log.error(
                 "the exchange was gone and is declared again; subscribers find out within %g s that they are"
