@@ -4,6 +4,7 @@ broker takes nothing."""
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from dinemesh.kit import dead_letters
 from dinemesh.kit.bus import EXCHANGE, LOG_QUEUE, Bus
 from dinemesh.kit.canaries import Canaries, Canary, matches, routing_keys
 from dinemesh.kit.inbox import Consumer, Subscription
-from dinemesh.kit.outbox import Outbox, Relay, backlog, pause
+from dinemesh.kit.outbox import Outbox, Relay, backlog, mark_unsent, pause
 from dinemesh.kit.store import Store
 from dinemesh.kit.workers import Periodic
 from dinemesh.reservation.v1 import events_pb2
@@ -39,7 +40,7 @@ from tests.kit.words import (
     until,
     words,
 )
-from tests.support.broker import block_publishers, delete_exchange, unbind
+from tests.support.broker import block_publishers, delete_exchange, is_bound, unbind
 from tests.support.logs import logged
 
 EVERY_SECONDS = 0.3
@@ -173,8 +174,14 @@ async def test_a_lost_binding_is_declared_again_and_what_was_published_meanwhile
     assert lost(QUEUE) == before + 1, "one loss is counted once"
 
 
+@pytest.mark.parametrize("away_seconds", [0.0, 3.0], ids=["shorter than a gap", "longer"])
 async def test_a_binding_that_is_lost_while_its_subscriber_is_away_is_found_at_its_next_start(
-    sqlite_store: Store, outbox: Outbox, broker: RunningBroker, publisher: Publisher, url: str
+    sqlite_store: Store,
+    outbox: Outbox,
+    broker: RunningBroker,
+    publisher: Publisher,
+    url: str,
+    away_seconds: float,
 ) -> None:
     before = lost(QUEUE)
     async with publisher.works():
@@ -183,12 +190,32 @@ async def test_a_binding_that_is_lost_while_its_subscriber_is_away_is_found_at_i
             await asyncio.wait_for(consumer.caught_up.wait(), 30)
             await until(publisher.seen(QUEUE))
         unbind(broker, url, QUEUE)
+        since = time.monotonic()
         await say(sqlite_store, outbox, "lost?")
         await until(unsent(sqlite_store))
-        await until(publisher.seen(LOG_QUEUE))
+        if away_seconds:
+            await until(lambda: time.monotonic() > since + away_seconds)
         async with running(Consumer(sqlite_store, publisher.bus, tables, words())):
             await until(hears(sqlite_store, "lost?"))
-            await until(lambda: lost(QUEUE) == before + 1)
+            if away_seconds:
+                await until(lambda: lost(QUEUE) == before + 1)
+
+
+async def test_what_make_pending_names_helps_where_nothing_heals_by_itself(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker, publisher: Publisher, url: str
+) -> None:
+    """The publisher is of a version without canaries: the subscriber is restarted, then all is replayed."""
+    async with running(publisher.bus, publisher.relay):
+        consumer = Consumer(sqlite_store, publisher.bus, tables, words())
+        async with running(consumer):
+            await asyncio.wait_for(consumer.caught_up.wait(), 30)
+            unbind(broker, url, QUEUE)
+            await say(sqlite_store, outbox, "lost?")
+            await until(unsent(sqlite_store))
+        async with running(Consumer(sqlite_store, publisher.bus, tables, words())):
+            await until(lambda: is_bound(broker, url, QUEUE))
+            await sqlite_store.write(lambda tx: mark_unsent(tx, outbox_rows))
+            await until(hears(sqlite_store, "lost?"))
 
 
 async def test_a_publisher_that_was_away_is_no_loss(
@@ -274,7 +301,8 @@ async def test_a_full_queue_of_somebody_elses_holds_up_nobody(
                 refused = select(func.count()).select_from(outbox_rows).where(outbox_rows.c.tries > 0)
 
                 async def all_refused() -> bool:
-                    return await sqlite_store.read(lambda tx: tx.execute(refused).scalar_one()) >= 199
+                    found: int = await sqlite_store.read(lambda tx: tx.execute(refused).scalar_one())
+                    return found >= 199
 
                 await until(all_refused)
                 await until(lambda: outcomes(QUEUE, "taken before") - again >= 5)

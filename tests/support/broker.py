@@ -33,14 +33,23 @@ def own_broker(tmp_path: Path) -> Iterator[RunningBroker]:
     yield from _run(tmp_path / "rabbitmq")
 
 
+def _bindings(url: str, queue: str) -> str:
+    vhost = url.rpartition("/")[2] or "/"
+    return (
+        f'[B || B <- rabbit_binding:list(<<"{vhost}">>), element(4, element(2, B)) =:= <<"{EXCHANGE}">>, '
+        f'element(4, element(4, B)) =:= <<"{queue}">>]'
+    )
+
+
+def is_bound(broker: RunningBroker, url: str, queue: str) -> bool:
+    """Whether a queue has a binding."""
+    return int(broker.evaluate(f"length({_bindings(url, queue)})")) > 0
+
+
 def unbind(broker: RunningBroker, url: str, queue: str) -> None:
     """What RabbitMQ does by mistake (rabbitmq-server 4236, 8994, 12782): all bindings of a queue are gone."""
-    vhost = url.rpartition("/")[2] or "/"
-    gone = broker.evaluate(
-        f'length([rabbit_binding:remove(B, <<"test">>) || B <- rabbit_binding:list(<<"{vhost}">>), '
-        f'element(4, element(2, B)) =:= <<"{EXCHANGE}">>, element(4, element(4, B)) =:= <<"{queue}">>])'
-    )
-    assert int(gone) > 0, f"void: {queue} was not bound"
+    assert is_bound(broker, url, queue), f"void: {queue} was not bound"
+    broker.evaluate(f'[rabbit_binding:remove(B, <<"test">>) || B <- {_bindings(url, queue)}]')
 
 
 def delete_exchange(broker: RunningBroker, url: str) -> None:
