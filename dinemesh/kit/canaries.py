@@ -246,6 +246,11 @@ class _Seen:
         """Between two canaries."""
         return timedelta(milliseconds=self.interval_ms) * 1.5 + timedelta(seconds=LATE_SECONDS)
 
+    @property
+    def bounds(self) -> tuple[datetime, datetime | None]:
+        """Of the gap; without an end while nothing has come after it."""
+        return self.through_time, self.resume_time
+
     def has_gap(self, now: datetime) -> bool:
         return self.resume_time is not None or now - self.receive_time > self.allowed
 
@@ -329,11 +334,13 @@ class Bindings:
         is_missing = await self._is_missing(binding, seen)
         if is_missing:
             await asyncio.sleep(ON_THE_WAY_SECONDS)
-        if (await self._store.read(partial(self._seen_now, binding=binding)))[0] != seen or self._is_busy():
+        still, _ = await self._store.read(partial(self._seen_now, binding=binding))
+        if still is None or still.bounds != seen.bounds or self._is_busy():
             return  # they come; what is missing then is seen at the next look
         if is_missing:
             async with self._bus.channel(1) as channel:
                 await self._bus.bind(channel, self._queue, [binding])
+            now = await self._store.read(lambda tx: tx.now)
             telemetry.TOPOLOGY_LOSSES.labels(self._queue).inc()
             news = await self._read_again(seen.through_time - _MARGIN)
             log.error(
@@ -347,7 +354,7 @@ class Bindings:
         await self._store.write(lambda tx: self._go_on(tx, binding, now, is_mended=is_missing))
 
     def _go_on(self, tx: Transaction, binding: str, now: datetime, *, is_mended: bool) -> None:
-        """Up to `now`, when the look began, nothing is missing any more."""
+        """Up to `now`, when the look began or the binding was declared, nothing is missing any more."""
         seen = self._read(tx, binding)
         if seen is None:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -270,11 +271,11 @@ class RunningMesh:
             raise NotHealthy("\n".join(failed))
 
     def measured(self, service: str, metric: str) -> float:
-        """What a service shows of a metric without labels."""
+        """What a service shows of a metric, the sum over its labels."""
         answer = httpx.get(f"http://127.0.0.1:{self.metrics_ports[service]}/metrics", timeout=5)
         answer.raise_for_status()
-        (line,) = (one for one in answer.text.splitlines() if one.startswith(f"{metric} "))
-        return float(line.split()[-1])
+        shown = (one for one in answer.text.splitlines() if re.split("[ {]", one)[0] == metric)
+        return sum(float(one.split()[-1]) for one in shown)
 
     def token(self, sub: str, role: str, restaurant_id: str | None = None) -> str:
         return self.keys.token(sub, role, restaurant_id)
