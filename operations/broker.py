@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aio_pika.exceptions import ChannelNotFoundEntity
 
@@ -44,13 +44,14 @@ async def dead_letters_of(bus: Bus, queue: str) -> list[DeadLetter]:
 
 
 async def blocks(bus: Bus) -> bool:
-    """Whether the broker takes no messages from anybody, because it is short of memory or disk. It says so
-    to those who send something: this goes to a queue that does not exist, and leaves nothing behind."""
+    """Whether the broker takes no messages from anybody, because it is short of memory or disk. It blocks
+    those who send something, after their first message: these go to a queue that does not exist, and leave
+    nothing behind."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            await bus.publish_to_queue(b"", _NO_QUEUE, event_id="probe")
-    except Refused:
-        return False
+            for _ in range(2):
+                with suppress(Refused):
+                    await bus.publish_to_queue(b"", _NO_QUEUE, event_id="probe")
     except (BusUnavailable, TimeoutError):
         return bus.blocked
     return False

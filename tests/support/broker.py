@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -59,8 +60,14 @@ def delete_exchange(broker: RunningBroker, url: str) -> None:
     assert broker.evaluate(f'rabbit_exchange:delete({name}, false, <<"test">>)') == "ok", "void"
 
 
+class Evaluates(Protocol):
+    """A broker that runs Erlang expressions."""
+
+    def evaluate(self, expression: str) -> str: ...
+
+
 @contextmanager
-def block_publishers(broker: RunningBroker) -> Iterator[None]:
+def block_publishers(broker: Evaluates) -> Iterator[None]:
     """The broker takes itself to be short of memory: it takes nothing from publishers."""
     limit = broker.evaluate("vm_memory_monitor:get_vm_memory_high_watermark()")
     broker.evaluate("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1000000})")

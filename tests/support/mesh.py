@@ -274,6 +274,7 @@ class RunningMesh:
         """What a service shows of a metric, the sum over its labels."""
         answer = httpx.get(f"http://127.0.0.1:{self.metrics_ports[service]}/metrics", timeout=5)
         answer.raise_for_status()
+        assert f"# HELP {metric} " in answer.text, f"{service} has no such metric"
         shown = (one for one in answer.text.splitlines() if re.split("[ {]", one)[0] == metric)
         return sum(float(one.split()[-1]) for one in shown)
 
