@@ -138,8 +138,8 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "if not await self._bus.has_queue(queue) and await self._inbox.caught_up():",
-                "if not queue:",
+                "is_there = await self._bus.has_queue(queue)",
+                "is_there = bool(queue)",
             ),
         ),
         (
