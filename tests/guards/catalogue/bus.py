@@ -141,6 +141,8 @@ GUARDS = (
                 "is_there = await self._bus.has_queue(queue)",
                 "is_there = bool(queue)",
             ),
+            # A start looks besides whether a short gap was hidden by it.
+            Edit(INBOX, "await self._read_log(hidden_since)", "pass"),
         ),
         (
             Witness(
@@ -233,8 +235,8 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "await asyncio.sleep(PAUSE_SECONDS)",
-                "return self._count(_FAILED)",
+                "use up its deliveries.\n                await asyncio.sleep(PAUSE_SECONDS)",
+                "use up its deliveries.\n                return self._count(_FAILED)",
             ),
         ),
         (
@@ -349,7 +351,7 @@ GUARDS = (
         (
             Witness(
                 _TOPOLOGY + "test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log",
-                "await until(unsent(sqlite_store), 5)",
+                'assert await publisher.bus.waiting("guest.words") <= 20',
             ),
         ),
     ),
@@ -363,6 +365,9 @@ GUARDS = (
                 "await self._read_log(await self._bindings.begin_of_gap())",
                 "await self._bindings.begin_of_gap()",
             ),
+            # What fell out is also found by the canaries among it, and by whoever starts soon after.
+            Edit(INBOX, "await self._read_log(hidden_since)", "pass"),
+            Edit(INBOX, "                await self._bindings.look()\n", ""),
         ),
         (
             Witness(
