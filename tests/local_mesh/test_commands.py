@@ -23,7 +23,7 @@ import yaml
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
 from local_mesh import machine, operate, parts, settings, tokens
-from local_mesh.broker import RunningBroker
+from local_mesh.broker import BrokerPorts, RunningBroker, evaluate, project_cache, unpack_broker
 from local_mesh.commands import Mesh
 from local_mesh.failure import Failure
 from local_mesh.liveness import MISSES
@@ -31,6 +31,7 @@ from local_mesh.settings import SERVICES
 from local_mesh.supervision import Supervisor, start_supervisor, write_config
 from tests.local_mesh.running import LocalMesh, free_table, restaurants, wait_until
 from tests.operations.runbook import COMMANDS, TEXT, Trouble
+from tests.support.broker import block_publishers
 from tests.support.mesh import state_of
 from tests.support.ports import free_ports
 
@@ -62,6 +63,22 @@ def test_status_has_a_line_for_each_part(mesh: LocalMesh) -> None:
     for name in parts.names(mesh.settings):
         assert " ready " in lines[name]
         assert str(mesh.part(name).pid) in lines[name]
+
+
+def test_status_says_that_the_broker_takes_no_messages(mesh: LocalMesh) -> None:
+    home, numbers = mesh.places.rabbitmq, mesh.settings
+    ports = BrokerPorts(numbers.rabbitmq_port, numbers.rabbitmq_dist_port, numbers.epmd_port)
+    files = unpack_broker(project_cache(), print)
+
+    class Running:
+        def evaluate(self, expression: str) -> str:
+            return evaluate(files, home, ports, expression)
+
+    with block_publishers(Running()):
+        status = mesh.run("status")
+    assert status.returncode != 0
+    assert "rabbitmq is short of memory and takes no messages" in status.stdout
+    assert mesh.run("status").returncode == 0
 
 
 def test_edge_config_shows_what_envoy_was_started_with(mesh: LocalMesh) -> None:

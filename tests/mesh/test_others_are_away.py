@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from dinemesh.deposit.v1 import deposit_pb2
-from dinemesh.kit.bus import Bus
+from dinemesh.kit.bus import EXCHANGE, Bus
 from dinemesh.reservation.v1.reservation_service_pb2 import CreateReservationRequest
 from dinemesh.restaurant.v1 import restaurant_pb2
 from local_mesh.broker import RunningBroker, answers
+from operations.broker import connected
 from tests.mesh.people import (
     CONFIRMED,
     DECLINED,
@@ -23,6 +26,7 @@ from tests.mesh.people import (
     policy,
     until,
 )
+from tests.support.broker import delete_exchange, unbind
 from tests.support.mesh import RunningMesh, state_of
 
 ACCEPTED = restaurant_pb2.BOOKING_STATE_ACCEPTED
@@ -83,6 +87,7 @@ async def test_history_away(city: City, mesh: RunningMesh) -> None:
 
 async def test_broker_away(city: City, mesh: RunningMesh, broker: RunningBroker) -> None:
     place, alice = await city.place(capacity=10), city.customer()
+    many = await city.place(capacity=1000)
     before = await alice.book(place, party=1)
     old = broker.pid
     await asyncio.to_thread(broker.stop_broker_only)
@@ -98,12 +103,17 @@ async def test_broker_away(city: City, mesh: RunningMesh, broker: RunningBroker)
         reservation.kill()
         reservation.start()
         taken.append(await alice.reserve(place, party=1))
+        # Measured by a clock: bookings go on, so that the relay is never idle.
+        while await unsent(mesh) < 1:
+            taken.append(await alice.reserve(many, party=1))
+        assert await age(mesh) > 0
     finally:
         broker.start()
     assert broker.pid != old
 
     for one in taken:
         await alice.sees(one, CONFIRMED, seconds=60)
+    for one in taken[:6]:
         await place.sees(one, ACCEPTED, confirmed=True)
         await alice.sees_in_timeline(one, "DEPOSIT_CAPTURED", "RESERVATION_PLACED", "RESERVATION_CONFIRMED")
     await place.sees(before, WITHDRAWN)
@@ -163,6 +173,59 @@ async def test_a_deleted_queue_heals_and_misses_nothing(city: City, mesh: Runnin
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("what", ["a binding", "the exchange"])
+async def test_what_the_broker_loses_while_all_runs_is_mended_and_what_was_said_meanwhile_is_heard(
+    city: City, mesh: RunningMesh, broker: RunningBroker, what: str
+) -> None:
+    place, alice = await city.place(), city.customer()
+    booked, before = await alice.book(place), await losses(mesh)
+    if what == "a binding":
+        unbind(broker, mesh.amqp_url, "deposit.instructions")
+    else:
+        delete_exchange(broker, mesh.amqp_url)
+    await alice.cancel(booked)
+    await alice.sees_deposits(booked, deposit_pb2.DEPOSIT_STATE_REFUNDED)
+    await place.sees(booked, WITHDRAWN)
+    await alice.sees_in_timeline(booked, *STORY)
+    await until(lambda: losses(mesh), lambda count: count > before)
+    await alice.book(place)
+
+
+async def losses(mesh: RunningMesh) -> float:
+    """Of bindings and exchanges, as deposit has counted them."""
+    return await asyncio.to_thread(mesh.measured, "deposit", "dinemesh_topology_losses_total")
+
+
+async def test_a_full_queue_that_a_guest_has_bound_holds_up_no_booking(city: City, mesh: RunningMesh) -> None:
+    place, alice = await city.place(capacity=40), city.customer()
+    async with connected(mesh.amqp_url) as bus, bus.channel(1) as channel:
+        full = await channel.declare_queue(
+            "guest.full", durable=True, arguments={"x-max-length": 5, "x-overflow": "reject-publish"}
+        )
+        await full.bind(EXCHANGE, routing_key="#")
+        try:
+            taken = [await alice.reserve(place, party=1) for _ in range(20)]
+            for one in taken:
+                await alice.sees(one, CONFIRMED)
+            answer = await channel.declare_queue("guest.full", passive=True)
+            assert answer.declaration_result.message_count == 5, "void: it was not full"
+            refused = await until(lambda: unsent(mesh), lambda count: count >= 20)
+            assert refused >= 20
+        finally:
+            await channel.queue_delete("guest.full")
+    await until(lambda: unsent(mesh), lambda count: count == 0, seconds=30)
+
+
+async def unsent(mesh: RunningMesh) -> float:
+    """What reservation's metric says."""
+    return await asyncio.to_thread(mesh.measured, "reservation", "dinemesh_outbox_unsent_events")
+
+
+async def age(mesh: RunningMesh) -> float:
+    """The same of the oldest of them."""
+    return await asyncio.to_thread(mesh.measured, "reservation", "dinemesh_outbox_oldest_unsent_seconds")
 
 
 async def test_all_services_killed_at_once_with_bookings_in_flight_lose_none(

@@ -19,6 +19,7 @@ from operations.waiting import Waiting, everything
 from tests.operations.test_audit import modify
 from tests.operations.test_commands import QUEUE, listening, until
 from tests.operations.world import SERVICES, Kept, Record, World, micros
+from tests.support.broker import block_publishers
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
@@ -192,6 +193,27 @@ async def test_the_command_lists_what_is_late_and_ends_with_one(
         "pending: late: 1 DEAD LETTER, 1 DEPOSIT VOIDING, 3 EVENT UNSENT, 1 REFUND FAILED;"
         " 1 wait within their time\n"
     )
+
+
+async def test_an_event_that_a_queue_refuses_is_told_apart_from_a_relay_that_is_stuck(world: World) -> None:
+    event_id = unsent_event(world, then(world))
+    world.execute("deposit", "UPDATE outbox SET tries = 7 WHERE event_id = :id", id=event_id)
+    (late,) = await waiting(world)
+    assert (late.kind, late.subject) == ("EVENT UNSENT", event_id)
+    assert "refused 7 times" in late.what
+    assert "is full" in late.remedy and "make stop" not in late.remedy
+
+
+async def test_a_broker_that_takes_no_messages_is_listed(
+    world: World, broker: RunningBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(world, broker.fresh_url())
+    with block_publishers(broker):
+        assert await run(*words) == 1
+    said = capsys.readouterr().out
+    assert "BROKER BLOCKS  rabbitmq" in said and "make logs SERVICE=rabbitmq" in said
+    assert await run(*words) == 0
+    assert "BROKER BLOCKS" not in capsys.readouterr().out
 
 
 async def test_a_broker_that_is_away_is_part_of_the_answer(

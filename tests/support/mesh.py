@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -42,6 +43,7 @@ FAST: dict[str, dict[str, str]] = {
         "STOP_GRACE_SECONDS": "1",
         "WATCH_POLL_MS": "100",
         "HEARTBEAT_SECONDS": "2",
+        "CANARY_SECONDS": "1",
     },
     "reservation": {
         "DEPOSIT_DEADLINE_MS": "1500",
@@ -276,11 +278,12 @@ class RunningMesh:
         return as_user(self.amqp_url, OPERATOR)
 
     def measured(self, service: str, metric: str) -> float:
-        """What a service shows of a metric without labels."""
+        """What a service shows of a metric, the sum over its labels."""
         answer = httpx.get(f"http://127.0.0.1:{self.metrics_ports[service]}/metrics", timeout=5)
         answer.raise_for_status()
-        (line,) = (one for one in answer.text.splitlines() if one.startswith(f"{metric} "))
-        return float(line.split()[-1])
+        assert f"# HELP {metric} " in answer.text, f"{service} has no such metric"
+        shown = (one for one in answer.text.splitlines() if re.split("[ {]", one)[0] == metric)
+        return sum(float(one.split()[-1]) for one in shown)
 
     def token(self, sub: str, role: str, restaurant_id: str | None = None) -> str:
         return self.keys.token(sub, role, restaurant_id)

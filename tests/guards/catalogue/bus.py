@@ -5,11 +5,13 @@ from __future__ import annotations
 from tests.guards.guard import Edit, Guard, Witness
 
 BUS = "dinemesh.kit.bus"
+CANARIES = "dinemesh.kit.canaries"
 INBOX = "dinemesh.kit.inbox"
 OUTBOX = "dinemesh.kit.outbox"
 USERS = "local_mesh.broker_users"
 _KIT = "tests/kit/test_events.py::"
 _BUS = "tests/kit/test_bus.py::"
+_TOPOLOGY = "tests/kit/test_topology.py::"
 _USERS = "tests/kit/test_broker_users.py::"
 _MAY = 'pytest.fail(f"{user} may {what}")'
 
@@ -33,8 +35,8 @@ GUARDS = (
         (
             Edit(
                 OUTBOX,
-                "rows = await self._store.write(self._claim)\n",
-                "rows = await self._store.write(self._claim)\n"
+                "rows = await self._store.write(claim)\n",
+                "rows = await self._store.write(claim)\n"
                 "        taken = [row.position for row in rows]\n"
                 "        await self._store.write(lambda tx: self._settle(tx, taken, []))\n",
             ),
@@ -121,7 +123,7 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "if not await self._inbox.caught_up():\n                await",
+                "if is_new:\n                await",
                 "if not queue:\n                await",
             ),
         ),
@@ -139,9 +141,11 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "if not await self._bus.has_queue(queue) and await self._inbox.caught_up():",
-                "if not queue:",
+                "is_there = await self._bus.has_queue(queue)",
+                "is_there = bool(queue)",
             ),
+            # A start looks besides whether a short gap was hidden by it.
+            Edit(INBOX, "await self._read_log(hidden_since)", "pass"),
         ),
         (
             Witness(
@@ -234,8 +238,8 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "await asyncio.sleep(PAUSE_SECONDS)",
-                "return self._count(_FAILED)",
+                "use up its deliveries.\n                await asyncio.sleep(PAUSE_SECONDS)",
+                "use up its deliveries.\n                return self._count(_FAILED)",
             ),
         ),
         (
@@ -323,5 +327,147 @@ GUARDS = (
             ),
         ),
         (Witness(_KIT + "test_a_version_that_cannot_be_mutes_no_later_one", "DID NOT RAISE"),),
+    ),
+    Guard(
+        "lost-bindings",
+        (4, 10),
+        "A subscriber that misses canaries looks into the log, declares its binding again and reads what it"
+        " missed.",
+        (Edit(INBOX, "                await self._bindings.look()\n", ""),),
+        (
+            Witness(
+                _TOPOLOGY + "test_a_lost_binding_is_declared_again_and_what_was_published_meanwhile_is_taken",
+                'await until(hears(sqlite_store, "a", "lost?"))',
+            ),
+        ),
+    ),
+    Guard(
+        "what-a-lost-binding-cost",
+        (4, 10),
+        "After a lost binding the log is read from before the gap.",
+        (
+            Edit(
+                CANARIES,
+                "news = await self._read_again(seen.through_time - _MARGIN)",
+                "news = 0",
+            ),
+        ),
+        (
+            Witness(
+                _TOPOLOGY + "test_a_lost_binding_is_declared_again_and_what_was_published_meanwhile_is_taken",
+                'await until(hears(sqlite_store, "a", "lost?"))',
+            ),
+        ),
+    ),
+    Guard(
+        "gap-hidden-by-a-start",
+        (4,),
+        "A start declares the bindings again, and reads what was said if they had been gone.",
+        (Edit(INBOX, "await self._read_log(hidden_since)", "pass"),),
+        (
+            Witness(
+                _TOPOLOGY
+                + "test_a_binding_that_is_lost_while_its_subscriber_is_away_is_found_at_its_next_start",
+                'await until(hears(sqlite_store, "lost?"))',
+            ),
+        ),
+    ),
+    Guard(
+        "start-binds",
+        (4,),
+        "A start of a subscriber declares its bindings, also those that were there.",
+        (
+            Edit(
+                INBOX,
+                "                channel, queue, bindings, max_length",
+                "                channel, queue, bindings if is_new else [], max_length",
+            ),
+        ),
+        (
+            Witness(
+                _TOPOLOGY + "test_what_make_pending_names_helps_where_nothing_heals_by_itself",
+                "await until(lambda: is_bound(broker, url, QUEUE))",
+            ),
+        ),
+    ),
+    Guard(
+        "log-is-bound",
+        (4, 10),
+        "A publisher sees its canary come out of the log, or binds the log again and publishes again.",
+        (Edit(CANARIES, "again = await self._store.write(self._send_again)", "again = 0"),),
+        (
+            Witness(
+                _TOPOLOGY + "test_the_log_is_bound_again_and_gets_what_it_lacks", "await until(is_logged)"
+            ),
+        ),
+    ),
+    Guard(
+        "refused-by-itself",
+        (6,),
+        "What a full queue refuses waits by itself, longer each time, and the others go on.",
+        (
+            Edit(
+                OUTBOX,
+                "refused.values(tries=tries + 1, claim_until=tx.now + pause(tries))",
+                "refused.values(claim_until=None)",
+            ),
+        ),
+        (
+            Witness(
+                _TOPOLOGY + "test_a_full_queue_of_somebody_elses_holds_up_nobody",
+                "await until(hears(sqlite_store, *said))",
+            ),
+        ),
+    ),
+    Guard(
+        "guest-loses-its-place",
+        (4, 6),
+        "Of a guest's full queue the oldest messages fall out, and no publisher is held up.",
+        (
+            Edit(
+                BUS,
+                '                "x-overflow": "drop-head",\n',
+                '                "x-overflow": "reject-publish",\n',
+            ),
+        ),
+        (
+            Witness(
+                _TOPOLOGY + "test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log",
+                "await until(unsent(sqlite_store), 5)",
+            ),
+        ),
+    ),
+    Guard(
+        "guest-reads-the-log",
+        (4,),
+        "A guest that lost its place reads the log.",
+        (
+            Edit(
+                INBOX,
+                "await self._read_log(await self._bindings.begin_of_gap())",
+                "await self._bindings.begin_of_gap()",
+            ),
+            # What fell out is also found by the canaries among it, and by whoever starts soon after.
+            Edit(INBOX, "await self._read_log(hidden_since)", "pass"),
+            Edit(INBOX, "                await self._bindings.look()\n", ""),
+        ),
+        (
+            Witness(
+                _TOPOLOGY + "test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log",
+                "await until(hears(sqlite_store, *said))",
+            ),
+        ),
+    ),
+    Guard(
+        "broker-blocks",
+        (6,),
+        "A broker that is short of memory or disk is noticed, and told of by a metric.",
+        (Edit(BUS, "blocked = await _is_blocked(connection)", "blocked = False"),),
+        (
+            Witness(
+                _TOPOLOGY + "test_a_broker_that_is_short_of_memory_is_noticed_and_all_is_sent_afterwards",
+                "await until(lambda: publisher.bus.blocked)",
+            ),
+        ),
     ),
 )
