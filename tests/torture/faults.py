@@ -27,85 +27,14 @@ from tests.torture.books import look
 from tests.torture.plan import OUTBOXES, Blow, Fault, Story, Tale
 from tests.torture.town import Town, Visitor
 
-LEAST_IN_FLIGHT = 3
-"""Calls of clients that have to be under way when a process is hit."""
 LEAST_HELD = 3
 """Events that have to be caught to be delayed, reordered or doubled."""
 MOST_HELD = 30
-PATIENCE = 60.0
-"""How long a fault waits for work, seconds."""
 CHARGES_IN_FLIGHT = 6
 """Deposit refuses more charges at once than this."""
 BURST = 2 * CHARGES_IN_FLIGHT
 BURSTS = 6
 REPLAYED_SECONDS = 30.0
-
-
-# No client calls deposit or the provider itself, and history and the broker only hear of what is done.
-_NEEDED_BY = {
-    "reservation": "reservation",
-    "deposit": "reservation",
-    "sandbox": "reservation",
-    "restaurant": "restaurant",
-}
-
-
-class NotWitnessed(Exception):
-    """The fault did not happen, or hit nothing: the run is void."""
-
-
-@dataclass(frozen=True)
-class Witness:
-    """That a fault happened: `what` was seen, from `begin` to `end` by the monotonic clock."""
-
-    blow: Blow
-    what: str
-    begin: float
-    end: float
-
-
-@dataclass
-class Scene:
-    """Where faults happen. `begin_story` lets a story of a crowd begin; `is_over`: there is no more work to
-    wait for."""
-
-    town: Town
-    mesh: RunningMesh
-    broker: RunningBroker
-    bus: Bus
-    begin_story: Callable[[Awaitable[object]], None]
-    is_over: Callable[[], bool]
-    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-
-    @asynccontextmanager
-    async def alone_with(self, *names: str) -> AsyncIterator[None]:
-        """No other fault hits these meanwhile."""
-        async with AsyncExitStack() as stack:
-            for name in sorted(names):
-                await stack.enter_async_context(self.locks[name])
-            yield
-
-    @property
-    def in_flight(self) -> int:
-        return self.town.in_flight.total()
-
-    async def busy(self, target: str) -> str:
-        """Waits until enough calls are under way, some of them where they need the target; how many."""
-        service = _NEEDED_BY.get(target)
-        there = self.town.in_flight
-
-        def enough() -> bool:
-            return self.in_flight >= LEAST_IN_FLIGHT and (service is None or there[service] > 0)
-
-        await self.until(enough, f"too few calls were in flight for {target}")
-        return f"{self.in_flight} calls in flight" + (f" ({there[service]} at {service})" if service else "")
-
-    async def until(self, happened: Callable[[], bool], otherwise: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not happened():
-            if self.is_over() or time.monotonic() > end:
-                raise NotWitnessed(otherwise)
-            await asyncio.sleep(0.01)
 
 
 async def strike(scene: Scene, blow: Blow) -> Witness:
@@ -119,12 +48,12 @@ async def _kill(scene: Scene, blow: Blow) -> Witness:
         in_flight, old = await scene.busy(blow.target), part.pid
         begin = time.monotonic()
         part.kill()
-        _see(state_of(old) == "", f"process {old} lives on")
-        _see(not _is_open(part.port), f"port {part.port} is still open")
+        see(state_of(old) == "", f"process {old} lives on")
+        see(not _is_open(part.port), f"port {part.port} is still open")
         await asyncio.sleep(blow.seconds)
         part.spawn()
         await asyncio.to_thread(part.wait_until_ready)
-        _see(part.pid != old, "the process is the same one")
+        see(part.pid != old, "the process is the same one")
         what = f"{in_flight}, pid {old} gone, port closed, pid {part.pid} there"
         return Witness(blow, what, begin, time.monotonic())
 
@@ -137,11 +66,11 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
         part.pause()
         try:
             await asyncio.sleep(blow.seconds)
-            _see(part.hangs, "it did not stand still all the time")
+            see(part.hangs, "it did not stand still all the time")
             stood = time.monotonic() - begin
         finally:
             part.resume()
-        _see(not part.hangs, "it stands still for ever")
+        see(not part.hangs, "it stands still for ever")
         await asyncio.to_thread(part.wait_until_ready)
         what = f"{in_flight}, pid {part.pid} stood still (T) for {stood:.1f} s"
         return Witness(blow, what, begin, time.monotonic())
@@ -153,13 +82,13 @@ async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
         in_flight, old = await scene.busy(blow.target), broker.pid
         begin = time.monotonic()
         broker.kill()
-        _see(state_of(old) == "", f"process {old} lives on")
-        _see(not answers(broker.ports.amqp), "the broker still answers")
+        see(state_of(old) == "", f"process {old} lives on")
+        see(not answers(broker.ports.amqp), "the broker still answers")
         await asyncio.sleep(blow.seconds)
         unsent = await _unsent(scene)
         broker.spawn()
         await asyncio.to_thread(broker.wait_until_ready)
-        _see(broker.pid != old, "the process is the same one")
+        see(broker.pid != old, "the process is the same one")
         what = f"{in_flight}, pid {old} gone, port closed, {unsent} events waited"
         return Witness(blow, f"{what}, pid {broker.pid} there", begin, time.monotonic())
 
@@ -169,7 +98,7 @@ async def _delay(scene: Scene, blow: Blow) -> Witness:
     async with _caught(scene, blow.target) as held:
         await asyncio.sleep(blow.seconds)
         late = len(held) - await _taken(scene, blow.target, held)
-        _see(late > 0, "all events were taken before")
+        see(late > 0, "all events were taken before")
         for message in held:
             await message.nack(requeue=True)
     what = f"{late} of {len(held)} events of {blow.target} were kept from it for {blow.seconds:.1f} s"
@@ -196,7 +125,7 @@ async def _reorder(scene: Scene, blow: Blow) -> Witness:
             for message in held:
                 await message.nack(requeue=True)
         in_time = time.monotonic() < begin + PATIENCE and not scene.is_over()
-        _see(in_time, f"no two events of {blow.target} were of one aggregate")
+        see(in_time, f"no two events of {blow.target} were of one aggregate")
         await asyncio.sleep(0.2)
 
 
@@ -241,7 +170,7 @@ async def _replay(scene: Scene, blow: Blow) -> Witness:
         while count == 0 and time.monotonic() < begin + PATIENCE and not scene.is_over():
             count = await events.replay(scene.mesh.databases[blow.target], REPLAYED_SECONDS)
             await asyncio.sleep(0.1)
-        _see(count > 0, f"{blow.target} had sent nothing")
+        see(count > 0, f"{blow.target} had sent nothing")
         what = f"{count} events of {blow.target} became unsent again"
         return Witness(blow, what, begin, time.monotonic())
 
@@ -283,6 +212,14 @@ _FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
     Fault.DUPLICATE: _duplicate,
     Fault.REPLAY: _replay,
     Fault.OVERLOAD: _overload,
+    Fault.READ_ONLY: faults_of_databases.read_only,
+    Fault.FULL_DISK: faults_of_databases.full_disk,
+    Fault.HELD_LOCK: faults_of_databases.held_lock,
+    Fault.CLOCK_JUMP: faults_of_databases.clock_jump,
+    Fault.BINDING_LOST: faults_of_topology.binding_lost,
+    Fault.EXCHANGE_LOST: faults_of_topology.exchange_lost,
+    Fault.QUEUE_FULL: faults_of_topology.queue_full,
+    Fault.KILL_NODE: faults_of_topology.kill_node,
 }
 
 
@@ -328,7 +265,7 @@ async def _taken(scene: Scene, queue: str, held: list[AbstractIncomingMessage]) 
     def count(connection: Connection) -> int:
         return int(connection.execute(query, values).scalar_one())
 
-    return await asyncio.to_thread(look, scene.mesh.databases[queue.partition(".")[0]], count)
+    return await scene.ask(queue.partition(".")[0], count)
 
 
 async def _unsent(scene: Scene) -> int:
@@ -337,7 +274,7 @@ async def _unsent(scene: Scene) -> int:
             connection.execute(text("SELECT count(*) FROM outbox WHERE sent_time IS NULL")).scalar_one()
         )
 
-    return sum([await asyncio.to_thread(look, scene.mesh.databases[name], count) for name in OUTBOXES])
+    return sum([await scene.ask(name, count) for name in OUTBOXES])
 
 
 async def _refused_by_deposit(scene: Scene) -> int:
@@ -346,12 +283,7 @@ async def _refused_by_deposit(scene: Scene) -> int:
     def count(connection: Connection) -> int:
         return int(connection.execute(query).scalar_one())
 
-    return await asyncio.to_thread(look, scene.mesh.databases["reservation"], count)
-
-
-def _see(seen: bool, otherwise: str) -> None:
-    if not seen:
-        raise NotWitnessed(otherwise)
+    return await scene.ask("reservation", count)
 
 
 def _is_open(port: int) -> bool:

@@ -1,0 +1,167 @@
+"""A service's database that takes no writes for some seconds, or whose clock is wrong.
+
+Afterwards the service has to write again by itself: one that does not is a violation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+
+from sqlalchemy import Connection, text
+
+from dinemesh.kit.engines import BUSY_TIMEOUT_SECONDS
+from tests.support.process import NotHealthy
+from tests.torture.databases import Database
+from tests.torture.plan import OUTBOXES, Blow
+from tests.torture.record import Jump
+from tests.torture.scene import PATIENCE, Scene, Witness, see
+
+AHEAD = (dt.timedelta(seconds=90), dt.timedelta(hours=3), dt.timedelta(days=12))
+"""How far a clock jumps: beyond leases and holds; beyond the time that a restaurant has to accept; beyond the
+meals."""
+LONGER_SECONDS = 1.0
+"""A lock is held so much longer than the service waits for it."""
+RESTART_SECONDS = 0.5
+"""After which what supervises a service starts it again."""
+
+
+async def read_only(scene: Scene, blow: Blow) -> Witness:
+    """PostgreSQL: the address points at a standby. SQLite: the machine comes back with a file system that the
+    kernel does not trust any more; open files would keep it writable."""
+    database = scene.databases[blow.target]
+    async with scene.alone_with(blow.target):
+        in_flight = await scene.busy(blow.target)
+        begin = time.monotonic()
+        if database.on_sqlite:
+            seen = await _start_on_a_read_only_disk(scene, database, blow)
+        else:
+            with database.read_only() as refusal:
+                see("25006" in refusal, f"the database takes changes: {refusal}")
+                await asyncio.sleep(blow.seconds)
+                seen = f"a change was refused: {refusal}; {await _noticed(scene, blow, begin)}"
+        what = f"{in_flight}, {seen}, {await _recovered(scene, blow)}"
+        return Witness(blow, what, begin, time.monotonic())
+
+
+async def _start_on_a_read_only_disk(scene: Scene, database: Database, blow: Blow) -> str:
+    part = scene.mesh[blow.target]
+    part.kill()
+    starts = 0
+    try:
+        with database.read_only() as refusal:
+            see(refusal == "EROFS", f"the disk takes changes: {refusal}")
+            end = time.monotonic() + blow.seconds + 2 * RESTART_SECONDS
+            while time.monotonic() < end:
+                if not part.running:
+                    part.spawn()
+                    starts += 1
+                await asyncio.sleep(RESTART_SECONDS)
+            ready = await asyncio.to_thread(part.is_ready)
+    finally:
+        if not part.running:
+            part.spawn()
+            starts += 1
+    said = "said to be ready" if ready else "not ready"
+    return f"a change was refused: {refusal}, the service was started {starts} times and was {said}"
+
+
+async def full_disk(scene: Scene, blow: Blow) -> Witness:
+    """Its file system has no byte left, then it has."""
+    database = scene.databases[blow.target]
+    async with scene.alone_with(blow.target):
+        in_flight = await scene.busy(blow.target)
+        begin = time.monotonic()
+        with database.full() as refusal:
+            see("ENOSPC" in refusal or "53100" in refusal, f"the disk has room: {refusal}")
+            written = await _written(scene, blow.target)
+            await asyncio.sleep(blow.seconds)
+            # PostgreSQL goes on in pages that have room.
+            still = not database.on_sqlite or await _written(scene, blow.target) == written
+            see(still, "the service went on writing")
+            noticed = await _noticed(scene, blow, begin)
+        what = f"{in_flight}, a change was refused: {refusal}; {noticed}, {await _recovered(scene, blow)}"
+        return Witness(blow, what, begin, time.monotonic())
+
+
+async def held_lock(scene: Scene, blow: Blow) -> Witness:
+    """Longer than the service waits for it."""
+    database = scene.databases[blow.target]
+    async with scene.alone_with(blow.target):
+        in_flight = await scene.busy(blow.target)
+        begin = time.monotonic()
+        waiting = 0
+        with database.locked():
+            written = await _written(scene, blow.target)
+            end = time.monotonic() + BUSY_TIMEOUT_SECONDS + LONGER_SECONDS + blow.seconds / 3
+            while time.monotonic() < end:
+                await asyncio.sleep(0.2)
+                if not database.on_sqlite:
+                    waiting = max(waiting, await asyncio.to_thread(database.waiting))
+            see(await _written(scene, blow.target) == written, "the service went on writing")
+            see(database.on_sqlite or waiting > 0, "no session ever waited for the lock")
+            noticed = await _noticed(scene, blow, begin)
+            held = time.monotonic() - begin
+        what = f"{in_flight}, held for {held:.1f} s; {noticed}, {await _recovered(scene, blow)}"
+        return Witness(blow, what, begin, time.monotonic())
+
+
+async def clock_jump(scene: Scene, blow: Blow) -> Witness:
+    """Until the service has dated events by it, and some seconds more; then back."""
+    database = scene.databases[blow.target]
+    by = AHEAD[blow.chance % len(AHEAD)]
+    async with scene.alone_with(blow.target):
+        in_flight = await scene.busy(blow.target)
+        begin = time.monotonic()
+        with database.ahead(by):
+            jump = Jump(blow.target, by, dt.datetime.now(dt.UTC) + by, begin)
+            scene.town.record.jumps.append(jump)
+            end = begin + PATIENCE
+            while not (dated := await _dated_since(scene, blow.target, jump.first)):
+                see(not scene.is_over() and time.monotonic() < end, "no event was dated by it")
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(blow.seconds)
+            dated = await _dated_since(scene, blow.target, jump.first)
+        jump.end = time.monotonic()
+        what = f"{in_flight}, {by} ahead for {jump.end - begin:.1f} s, {dated} events dated by it"
+        return Witness(blow, f"{what}, {await _recovered(scene, blow)}", begin, time.monotonic())
+
+
+async def _dated_since(scene: Scene, service: str, first: dt.datetime) -> int:
+    query = text("SELECT count(*) FROM outbox WHERE create_time >= :first")
+    values = {"first": int(first.timestamp() * 1_000_000)}
+    return await scene.ask(service, lambda connection: int(connection.execute(query, values).scalar_one()))
+
+
+async def _written(scene: Scene, service: str) -> int:
+    """A number that grows with what the service takes and tells."""
+    tables = ("inbox", "outbox") if service in OUTBOXES else ("inbox",)
+
+    def count(connection: Connection) -> int:
+        return sum(
+            int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608
+            for table in tables
+        )
+
+    return await scene.ask(service, count)
+
+
+async def _noticed(scene: Scene, blow: Blow, begin: float) -> str:
+    """What could be seen of it from outside, while it lasts."""
+    ready = await asyncio.to_thread(scene.mesh[blow.target].is_ready)
+    refused = sum(one.begin >= begin and one.refusal is not None for one in scene.town.record.answers)
+    return f"{'still ready' if ready else 'not ready'}, {refused} calls refused"
+
+
+async def _recovered(scene: Scene, blow: Blow) -> str:
+    """Waits until the service is ready and writes again. Raises NotHealthy if it does not."""
+    begin = time.monotonic()
+    part = scene.mesh[blow.target]
+    await asyncio.to_thread(part.wait_until_ready)
+    written = await _written(scene, blow.target)
+    while await _written(scene, blow.target) <= written and not scene.is_over():
+        if time.monotonic() > begin + PATIENCE:
+            raise NotHealthy(f"{PATIENCE:g} s later {part.name} still writes nothing.\n{part.last_words(20)}")
+        await asyncio.sleep(0.1)
+    return f"writing again after {time.monotonic() - begin:.1f} s"
