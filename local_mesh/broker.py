@@ -111,8 +111,13 @@ def _erlang_environment(files: Unpacked, home: Path) -> dict[str, str]:
     return environment
 
 
-def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Command]:
-    """How to start `epmd` and `rabbitmq`, in this order. `home` holds data, cookie and configuration."""
+def commands(
+    files: Unpacked, home: Path, ports: BrokerPorts, node: str = NODE, configuration: str = ""
+) -> dict[str, Command]:
+    """How to start `epmd` and `rabbitmq`, in this order. `home` holds data, cookie and configuration.
+
+    `node` is the broker's name in Erlang; `configuration` is what its rabbitmq.conf says besides.
+    """
     (home / "log").mkdir(parents=True, exist_ok=True)
     config = home / "rabbitmq.conf"
     config.write_text(
@@ -127,7 +132,7 @@ def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Comma
         f"log.dir = {home}/log\n"
         f"log.file = {LOG_FILE}\n"
         "log.file.level = info\n"
-        "log.file.formatter = json\n"
+        "log.file.formatter = json\n" + configuration
     )
     (home / "enabled_plugins").write_text("[].\n")
     server = next(files.root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"), None)
@@ -143,7 +148,7 @@ def commands(files: Unpacked, home: Path, ports: BrokerPorts) -> dict[str, Comma
     }
     broker = shared | {
         "RABBITMQ_HOME": str(server),
-        "RABBITMQ_NODENAME": NODE,
+        "RABBITMQ_NODENAME": node,
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(ports.amqp),
         "RABBITMQ_DIST_PORT": str(ports.dist),
@@ -178,20 +183,39 @@ def answers(port: int, timeout_seconds: float = 1.0, host: str = "127.0.0.1") ->
 
 
 class RunningBroker:
-    """A broker of one's own, child of this process and gone with it."""
+    """A broker of one's own, child of this process and gone with it.
 
-    def __init__(self, files: Unpacked, home: Path, ports: BrokerPorts) -> None:
+    `node` and `configuration`: as `commands` takes them. Without `own_epmd` somebody else's runs on that port.
+    """
+
+    def __init__(
+        self,
+        files: Unpacked,
+        home: Path,
+        ports: BrokerPorts,
+        *,
+        node: str = NODE,
+        configuration: str = "",
+        own_epmd: bool = True,
+    ) -> None:
         self._files = files
         self.home = home
         self.ports = ports
+        self.node = node
         self.url = f"amqp://guest:guest@127.0.0.1:{ports.amqp}/"
-        self._commands = commands(files, home, ports)
+        self._commands = commands(files, home, ports, node, configuration)
+        self._parts = ("epmd", "rabbitmq") if own_epmd else ("rabbitmq",)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def pid(self) -> int:
         """Of the broker itself."""
         return self._processes["rabbitmq"].pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the broker's process is there; it may hang, or start only now."""
+        return "rabbitmq" in self._processes and self._processes["rabbitmq"].poll() is None
 
     @property
     def log(self) -> Path:
@@ -205,7 +229,7 @@ class RunningBroker:
 
     def spawn(self) -> None:
         """Start what does not run. It dies with the thread that does this."""
-        for name in self._commands:
+        for name in self._parts:
             if name not in self._processes or self._processes[name].poll() is not None:
                 self._processes[name] = self._spawn(name)
 

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.postgres", "tests.support.broker", "tests.support.chromium"]
+pytest_plugins = [
+    "tests.support.postgres",
+    "tests.support.broker",
+    "tests.support.broker_cluster",
+    "tests.support.chromium",
+]
 
 
 # What Hypothesis makes up is the same at every run. `--hypothesis-profile=anew` makes up something else, and
