@@ -18,13 +18,13 @@ from sqlalchemy.engine import make_url
 
 from tests.guards import switch
 from tests.support import clock, database_faults
-from tests.support.mesh import SERVICES
+from tests.support.mesh import SERVICES, Launch
 from tests.support.postgres import PostgresServer
 from tests.support.process import Child, spawn
 from tests.torture.disks import Disk
 
 _NO_ROOM = "53100"
-_READ_ONLY = "25006"
+_SAID = {"25006": "read-only (25006)"}
 _FAKE = "torture"
 
 
@@ -125,14 +125,13 @@ class Database:
 
     def _refusal(self) -> str:
         """PostgreSQL's answer to somebody who needs a new page in this database; "" if it was given one."""
-        with psycopg.connect(database_faults.plain(self.url), autocommit=True) as connection:
-            try:
-                connection.execute("CREATE TABLE torture.probe AS SELECT repeat('x', 1000)")
-            except psycopg.Error as error:
-                return {_NO_ROOM: "disk full (53100)", _READ_ONLY: "read-only (25006)"}.get(
-                    error.sqlstate or "", str(error)
-                )
-            connection.execute("DROP TABLE torture.probe")
+        try:
+            _run(self.url, f"CREATE TABLE {_FAKE}.probe AS SELECT repeat('x', 1000) AS text")
+            _run(self.url, f"DROP TABLE {_FAKE}.probe")
+        except psycopg.Error as error:
+            # A session that cannot even begin has no code.
+            full = error.sqlstate == _NO_ROOM or "No space left" in str(error)
+            return "disk full (53100)" if full else _SAID.get(error.sqlstate or "", str(error))
         return ""
 
 
@@ -193,3 +192,13 @@ def launch(module: str, environment: dict[str, str], log: Path) -> Child:
     modules = ["tests.guards.start", module] if environment.get(switch.VARIABLE) else [module]
     command = ["-m", "tests.support.clock", file, *modules]
     return spawn(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, *command], environment, log)
+
+
+def following(forked: Launch) -> Launch:
+    """The same for processes that tests.crash.nursery forks."""
+
+    def start(module: str, environment: dict[str, str], log: Path) -> Child:
+        told = environment | {clock.VARIABLE: str(clock_of(log.parent, log.stem))}
+        return forked(module, told, log)
+
+    return start

@@ -10,22 +10,23 @@ import asyncio
 import random
 import socket
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import Connection, bindparam, text
 
 from dinemesh.event.v1 import envelope_pb2 as event_pb2
-from dinemesh.kit.bus import Bus, BusUnavailable
+from dinemesh.kit.bus import BusUnavailable
 from local_mesh.broker import RunningBroker, answers
 from operations import events
-from tests.support.mesh import RunningMesh, state_of
-from tests.torture.books import look
-from tests.torture.plan import OUTBOXES, Blow, Fault, Story, Tale
-from tests.torture.town import Town, Visitor
+from tests.support.mesh import state_of
+from tests.torture import faults_of_databases, faults_of_topology
+from tests.torture.plan import Blow, Fault, Story, Tale
+from tests.torture.scene import PATIENCE, NotWitnessed, Scene, Witness, see
+from tests.torture.town import Visitor
+
+__all__ = ["CHARGES_IN_FLIGHT", "NotWitnessed", "Scene", "Witness", "strike"]
 
 LEAST_HELD = 3
 """Events that have to be caught to be delayed, reordered or doubled."""
@@ -79,13 +80,14 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
     async with scene.alone_with("rabbitmq"):
         broker = scene.broker
+        assert isinstance(broker, RunningBroker)
         in_flight, old = await scene.busy(blow.target), broker.pid
         begin = time.monotonic()
         broker.kill()
         see(state_of(old) == "", f"process {old} lives on")
         see(not answers(broker.ports.amqp), "the broker still answers")
         await asyncio.sleep(blow.seconds)
-        unsent = await _unsent(scene)
+        unsent = await scene.unsent()
         broker.spawn()
         await asyncio.to_thread(broker.wait_until_ready)
         see(broker.pid != old, "the process is the same one")
@@ -266,15 +268,6 @@ async def _taken(scene: Scene, queue: str, held: list[AbstractIncomingMessage]) 
         return int(connection.execute(query, values).scalar_one())
 
     return await scene.ask(queue.partition(".")[0], count)
-
-
-async def _unsent(scene: Scene) -> int:
-    def count(connection: Connection) -> int:
-        return int(
-            connection.execute(text("SELECT count(*) FROM outbox WHERE sent_time IS NULL")).scalar_one()
-        )
-
-    return sum([await scene.ask(name, count) for name in OUTBOXES])
 
 
 async def _refused_by_deposit(scene: Scene) -> int:

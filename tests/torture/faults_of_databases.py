@@ -12,6 +12,7 @@ import time
 from sqlalchemy import Connection, text
 
 from dinemesh.kit.engines import BUSY_TIMEOUT_SECONDS
+from tests.support.mesh import Part
 from tests.support.process import NotHealthy
 from tests.torture.databases import Database
 from tests.torture.plan import OUTBOXES, Blow
@@ -23,6 +24,8 @@ AHEAD = (dt.timedelta(seconds=90), dt.timedelta(hours=3), dt.timedelta(days=12))
 meals."""
 LONGER_SECONDS = 1.0
 """A lock is held so much longer than the service waits for it."""
+LEAST_SECONDS = 1.0
+"""A database takes no changes for so long, and some seconds more."""
 RESTART_SECONDS = 0.5
 """After which what supervises a service starts it again."""
 
@@ -39,7 +42,7 @@ async def read_only(scene: Scene, blow: Blow) -> Witness:
         else:
             with database.read_only() as refusal:
                 see("25006" in refusal, f"the database takes changes: {refusal}")
-                await asyncio.sleep(blow.seconds)
+                await asyncio.sleep(LEAST_SECONDS + blow.seconds)
                 seen = f"a change was refused: {refusal}; {await _noticed(scene, blow, begin)}"
         what = f"{in_flight}, {seen}, {await _recovered(scene, blow)}"
         return Witness(blow, what, begin, time.monotonic())
@@ -52,7 +55,7 @@ async def _start_on_a_read_only_disk(scene: Scene, database: Database, blow: Blo
     try:
         with database.read_only() as refusal:
             see(refusal == "EROFS", f"the disk takes changes: {refusal}")
-            end = time.monotonic() + blow.seconds + 2 * RESTART_SECONDS
+            end = time.monotonic() + LEAST_SECONDS + blow.seconds
             while time.monotonic() < end:
                 if not part.running:
                     part.spawn()
@@ -60,11 +63,23 @@ async def _start_on_a_read_only_disk(scene: Scene, database: Database, blow: Blo
                 await asyncio.sleep(RESTART_SECONDS)
             ready = await asyncio.to_thread(part.is_ready)
     finally:
+        starts += await _start_until_ready(part)
+    said = "said to be ready" if ready else "not ready"
+    return f"a change was refused: {refusal}, the service was started {starts} times and was {said}"
+
+
+async def _start_until_ready(part: Part) -> int:
+    """As a supervisor does, each time it ends; how often. Raises NotHealthy."""
+    starts = 0
+    end = time.monotonic() + PATIENCE
+    while not await asyncio.to_thread(part.is_ready):
         if not part.running:
             part.spawn()
             starts += 1
-    said = "said to be ready" if ready else "not ready"
-    return f"a change was refused: {refusal}, the service was started {starts} times and was {said}"
+        if time.monotonic() > end:
+            raise NotHealthy(f"{part.name} is not ready after {PATIENCE:g} s.\n{part.last_words(20)}")
+        await asyncio.sleep(RESTART_SECONDS)
+    return starts
 
 
 async def full_disk(scene: Scene, blow: Blow) -> Witness:
@@ -75,11 +90,11 @@ async def full_disk(scene: Scene, blow: Blow) -> Witness:
         begin = time.monotonic()
         with database.full() as refusal:
             see("ENOSPC" in refusal or "53100" in refusal, f"the disk has room: {refusal}")
-            written = await _written(scene, blow.target)
-            await asyncio.sleep(blow.seconds)
-            # PostgreSQL goes on in pages that have room.
-            still = not database.on_sqlite or await _written(scene, blow.target) == written
-            see(still, "the service went on writing")
+            # PostgreSQL goes on in pages that have room, and lets nobody in who would look.
+            written = await _written(scene, blow.target) if database.on_sqlite else 0
+            await asyncio.sleep(LEAST_SECONDS + blow.seconds)
+            if database.on_sqlite:
+                see(await _written(scene, blow.target) == written, "the service went on writing")
             noticed = await _noticed(scene, blow, begin)
         what = f"{in_flight}, a change was refused: {refusal}; {noticed}, {await _recovered(scene, blow)}"
         return Witness(blow, what, begin, time.monotonic())
@@ -129,8 +144,9 @@ async def clock_jump(scene: Scene, blow: Blow) -> Witness:
 
 
 async def _dated_since(scene: Scene, service: str, first: dt.datetime) -> int:
-    query = text("SELECT count(*) FROM outbox WHERE create_time >= :first")
-    values = {"first": int(first.timestamp() * 1_000_000)}
+    query = text("SELECT count(*) FROM outbox WHERE create_time BETWEEN :first AND :last")
+    begin = int(first.timestamp() * 1_000_000)
+    values = {"first": begin, "last": begin + int(2 * PATIENCE * 1_000_000)}
     return await scene.ask(service, lambda connection: int(connection.execute(query, values).scalar_one()))
 
 
@@ -140,8 +156,7 @@ async def _written(scene: Scene, service: str) -> int:
 
     def count(connection: Connection) -> int:
         return sum(
-            int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608
-            for table in tables
+            int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()) for table in tables
         )
 
     return await scene.ask(service, count)

@@ -117,7 +117,8 @@ _SAY_WHOSE = DATABASE_FAULTS | {Fault.KILL, Fault.PAUSE, Fault.EXCHANGE_LOST}
 
 @dataclass(frozen=True)
 class Blow:
-    """A fault to come: of which process, database, queue, exchange or outbox, after and for how many seconds."""
+    """A fault to come: of which process, database, queue, exchange or outbox; after and for how many
+    seconds."""
 
     fault: Fault
     target: str

@@ -87,6 +87,11 @@ class Answer:
     refusal: Refusal | None = None
 
     @property
+    def service(self) -> str:
+        """Who was asked."""
+        return "restaurant" if self.call in STAFF else "reservation"
+
+    @property
     def good(self) -> bool:
         return self.refusal is None
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,11 +29,13 @@ from operations.limits import Limits
 from operations.picture import QUEUES, Sources, Unreadable
 from operations.report import Report
 from tests.mesh.people import City
+from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.process import NotHealthy
 from tests.torture import books, plan, tales, truth
+from tests.torture.databases import Database, plain
 from tests.torture.faults import CHARGES_IN_FLIGHT, NotWitnessed, Scene, Witness, strike
-from tests.torture.plan import PROCESSES, RACES, Blow, Fault, Story
+from tests.torture.plan import DATABASE_FAULTS, DISK_FAULTS, PROCESSES, RACES, Blow, Fault, Story
 from tests.torture.record import Answer, Call, Record
 from tests.torture.town import Town, Visitor, build
 
@@ -60,6 +62,8 @@ class Outcome:
     seconds: float
     engine: str
     choices: str
+    faults: str = ""
+    """The names of those that it was held to, if it was."""
     record: Record = field(default_factory=Record)
     stories: Counter[str] = field(default_factory=Counter)
     races: dict[str, Counter[str]] = field(default_factory=dict)
@@ -70,6 +74,8 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     endings: Counter[str] = field(default_factory=Counter)
     refused_while_deposit_was_down: list[float] = field(default_factory=list)
+    refused_while_database_was_down: list[float] = field(default_factory=list)
+    """By the service whose database it was, with a retry time."""
     redriven: int = 0
     retried_refunds: int = 0
     rest_seconds: float = 0.0
@@ -85,36 +91,43 @@ async def torture(
     seed: int,
     seconds: float,
     mesh: RunningMesh,
-    broker: RunningBroker,
+    broker: RunningBroker | RunningCluster,
     *,
     engine: str = "sqlite",
-    with_faults: bool = True,
-    blows: Sequence[Blow] | None = None,
-    blows_to_events: bool = True,
+    faults: Collection[Fault] | None = None,
+    databases: Mapping[str, Database] | None = None,
+    blows: Sequence[Sequence[Blow]] = (),
     clients: int = CLIENTS,
 ) -> Outcome:
-    """Runs it on a mesh that has just been started. `blows` takes the place of the faults of processes that
-    the seed chooses; then the run ends after the last of them. Without `blows_to_events` they are all."""
-    outcome = Outcome(seed, seconds, engine, plan.digest(seed))
+    """Runs it on a mesh that has just been started.
+
+    `faults`: which of them the seed chooses from; by default all that this mesh and its broker can have.
+    `databases`: where they have disks and clocks of their own. With `blows`, sequences that happen besides,
+    each one blow after the other, the run ends after the last of them.
+    """
+    databases = databases or plain(mesh.databases)
+    chosen = possible(databases, broker) if faults is None else frozenset(faults)
+    if impossible := chosen - possible(databases, broker):
+        raise ValueError(f"this mesh cannot have: {', '.join(sorted(impossible))}")
+    names = "" if faults is None else ",".join(sorted(fault.name.lower() for fault in faults))
+    outcome = Outcome(seed, seconds, engine, plan.digest(seed), names)
     city = City(mesh)
     try:
         places = await build(mesh, city, seconds)
         town = Town(city, mesh, places, outcome.record)
-        await asyncio.to_thread(broker.write_queue_directory)
+        for node in broker.nodes if isinstance(broker, RunningCluster) else [broker]:
+            await asyncio.to_thread(node.write_queue_directory)
         async with _on_the_bus(mesh) as bus:
-            lanes: list[Iterator[Blow]] = []
-            if with_faults:
-                lanes.append(plan.blows_to_processes(seed) if blows is None else iter(blows))
-                lanes += [plan.blows_to_events(seed)] if blows_to_events else []
-            run = _Run(outcome, town, mesh, broker, bus, time.monotonic() + seconds)
-            await run.live(plan.stories(seed), lanes, clients)
+            lanes = plan.lanes(seed, chosen)
+            run = _Run(outcome, town, mesh, broker, bus, databases, time.monotonic() + seconds)
+            await run.live(plan.stories(seed), lanes, blows, clients)
             await run.rest()
             await run.ask_again()
             await run.judge()
-            if lanes and not outcome.witnesses:
+            if (lanes or blows) and not outcome.witnesses:
                 outcome.void.append("no fault was witnessed")
-            if lanes and blows is None and seconds >= ALL_FAULTS_FROM:
-                outcome.void += _unseen(outcome.witnesses)
+            if not blows and seconds >= ALL_FAULTS_FROM:
+                outcome.void += _unseen(outcome.witnesses, chosen)
         await run.rebuild_history()
     except (NotHealthy, Unreadable) as error:
         outcome.violations.append(f"the mesh does not come back: {error}")
@@ -124,16 +137,31 @@ async def torture(
     return outcome
 
 
+def possible(databases: Mapping[str, Database], broker: RunningBroker | RunningCluster) -> frozenset[Fault]:
+    """The faults that there can be: not every database has a disk or a clock of its own, and a broker of one
+    node dies as a whole."""
+    never = {Fault.KILL_BROKER if isinstance(broker, RunningCluster) else Fault.KILL_NODE}
+    if any(one.disk is None for one in databases.values()):
+        never |= {*DISK_FAULTS, Fault.CLOCK_JUMP}
+    return frozenset(Fault) - never
+
+
 class _Run:
     def __init__(
-        self, outcome: Outcome, town: Town, mesh: RunningMesh, broker: RunningBroker, bus: Bus, end: float
+        self,
+        outcome: Outcome,
+        town: Town,
+        mesh: RunningMesh,
+        broker: RunningBroker | RunningCluster,
+        bus: Bus,
+        databases: Mapping[str, Database],
+        end: float,
     ) -> None:
         self._outcome = outcome
         self._town = town
         self._mesh = mesh
-        self._broker = broker
         self._end = end
-        self._bus = bus
+        self._scene = Scene(town, mesh, broker, bus, databases, self._begin, lambda: self._over)
         self._told: list[Story] = []
         self._crowd: list[asyncio.Future[object]] = []
         self._sources = Sources(
@@ -149,15 +177,23 @@ class _Run:
     def _over(self) -> bool:
         return time.monotonic() > self._end
 
-    async def live(self, stories: Iterator[Story], lanes: Sequence[Iterator[Blow]], many: int) -> None:
+    async def live(
+        self,
+        stories: Iterator[Story],
+        lanes: Sequence[Iterator[Blow]],
+        blows: Sequence[Sequence[Blow]],
+        many: int,
+    ) -> None:
         """Stories and faults, then the healing; ends when the last story has ended."""
-        scene = Scene(self._town, self._mesh, self._broker, self._bus, self._begin, lambda: self._over)
         async with asyncio.TaskGroup() as talking:
             for _ in range(many):
                 talking.create_task(self._client(stories))
-            async with asyncio.TaskGroup() as blows:
+            async with asyncio.TaskGroup() as striking:
                 for lane in lanes:
-                    blows.create_task(self._faults(scene, lane))
+                    striking.create_task(self._faults(lane))
+                if blows:
+                    await asyncio.gather(*map(self._faults, blows))
+                    self._end = time.monotonic()
             await asyncio.sleep(max(0.0, self._end - time.monotonic()))
             await self._heal()
             self._town.closing = time.monotonic() + CLOSING_SECONDS
@@ -195,26 +231,25 @@ class _Run:
         await tales.live(self._town, story, push)
         self._outcome.stories[story.tale] += 1
 
-    async def _faults(self, scene: Scene, lane: Iterator[Blow]) -> None:
+    async def _faults(self, lane: Iterable[Blow]) -> None:
         for blow in lane:
             await asyncio.sleep(blow.after)
             if self._over:
                 return
             self._find_the_dead()
             try:
-                self._outcome.witnesses.append(await strike(scene, blow))
+                self._outcome.witnesses.append(await strike(self._scene, blow))
             except NotWitnessed as error:
                 # Work runs out with the time: a fault that came too late for it was none.
                 if not self._over:
                     self._outcome.void.append(f"{blow.kind}: {error}")
             except NotHealthy as error:
                 self._outcome.violations.append(f"{blow.kind}: {error}")
-                break
-        self._end = time.monotonic()
+                self._end = time.monotonic()
 
     def _find_the_dead(self) -> None:
         for name, part in self._mesh.parts.items():
-            if part.died:
+            if part.died and not self._scene.locks[name].locked():
                 self._outcome.violations.append(f"{name} ended by itself.\n{part.last_words(20)}")
 
     async def _heal(self) -> None:
@@ -341,6 +376,16 @@ class _Run:
             and answer.outcome == "TRY_AGAIN_LATER"
             and any(begin <= answer.begin <= end for begin, end in down)
         )
+        self._outcome.refused_while_database_was_down = sorted(
+            answer.end - answer.begin
+            for one in self._outcome.witnesses
+            if one.blow.fault in DATABASE_FAULTS - {Fault.CLOCK_JUMP}
+            for answer in self._outcome.record.answers
+            if answer.service == one.blow.target
+            and one.begin <= answer.begin <= one.end
+            and answer.refusal is not None
+            and answer.refusal.retry_after is not None
+        )
 
     async def rebuild_history(self) -> None:
         """History dropped and read from the log again equals the live one."""
@@ -366,11 +411,13 @@ class _Run:
             self._outcome.violations.append(f"history differs from its rebuild: {said.strip()}")
 
 
-def _unseen(witnesses: Sequence[Witness]) -> list[str]:
+def _unseen(witnesses: Sequence[Witness], chosen: frozenset[Fault]) -> list[str]:
     seen = {one.blow.fault for one in witnesses}
     killed = {one.blow.target for one in witnesses if one.blow.fault is Fault.KILL}
-    missing = [f"never happened: {fault}" for fault in Fault if fault not in seen]
-    return missing + [f"never killed: {name}" for name in PROCESSES if name not in killed]
+    missing = [f"never happened: {fault}" for fault in Fault if fault in chosen - seen]
+    if Fault.KILL in chosen:
+        missing += [f"never killed: {name}" for name in PROCESSES if name not in killed]
+    return missing
 
 
 @asynccontextmanager
@@ -426,6 +473,11 @@ def describe(outcome: Outcome) -> str:
         f"{len(refused)} refusals while deposit was down: p50 {percentile(refused, 0.5) * 1000:.0f} ms, "
         f"p99 {percentile(refused, 0.99) * 1000:.0f} ms; each named a retry time"
     )
+    refused = outcome.refused_while_database_was_down
+    lines.append(
+        f"{len(refused)} refusals with a retry time by a service whose database was down: "
+        f"p50 {percentile(refused, 0.5) * 1000:.0f} ms, p99 {percentile(refused, 0.99) * 1000:.0f} ms"
+    )
     lines.append(
         f"healed: {outcome.redriven} dead letters sent back, {outcome.retried_refunds} refunds retried, "
         f"at rest after {outcome.rest_seconds:.1f} s, {outcome.events} events taken by all their subscribers"
@@ -438,7 +490,10 @@ def describe(outcome: Outcome) -> str:
     lines += [f"VIOLATION: {one}" for one in outcome.violations]
     if not outcome.holds:
         engine = f" --engine {outcome.engine}" if outcome.engine != "sqlite" else ""
-        command = f"python -m tests.torture --seconds {outcome.seconds:g} --seed {outcome.seed}{engine}"
+        faults = f" --faults {outcome.faults}" if outcome.faults else ""
+        command = (
+            f"python -m tests.torture --seconds {outcome.seconds:g} --seed {outcome.seed}{engine}{faults}"
+        )
         lines.append(f"to replay the same choices: {command}")
     return "\n".join(lines)
 

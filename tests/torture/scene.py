@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from dinemesh.kit.bus import Bus
 from local_mesh.broker import RunningBroker
+from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import RunningMesh
 from tests.torture.books import look
 from tests.torture.databases import Database
-from tests.torture.plan import Blow
+from tests.torture.plan import OUTBOXES, Blow
 from tests.torture.town import Town
 
 LEAST_IN_FLIGHT = 3
@@ -56,7 +57,7 @@ class Scene:
 
     town: Town
     mesh: RunningMesh
-    broker: RunningBroker
+    broker: RunningBroker | RunningCluster
     bus: Bus
     databases: Mapping[str, Database]
     begin_story: Callable[[Awaitable[object]], None]
@@ -103,6 +104,14 @@ class Scene:
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(0.1)
+
+    async def unsent(self) -> int:
+        """Events that wait for the broker, of all services."""
+        return sum([await self.ask(name, _unsent) for name in OUTBOXES])
+
+
+def _unsent(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM outbox WHERE sent_time IS NULL")).scalar_one())
 
 
 def see(seen: bool, otherwise: str) -> None:

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def outcome(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> Outcome:
     """Of the run with faults."""
-    outcome = asyncio.run(torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=OUTAGES))
+    outcome = asyncio.run(
+        torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=[OUTAGES], faults=_OF_EVENTS)
+    )
     print(describe(outcome))  # noqa: T201 - shown by `pytest -rP`, and when a test fails
     return outcome
 
@@ -60,7 +62,7 @@ def test_while_deposit_is_down_a_client_is_refused_soon_and_told_when_to_come_ba
 
 
 def test_the_same_run_without_faults_holds(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> None:
-    outcome = asyncio.run(torture(SEED, 3, fresh_mesh("sqlite"), broker_to_kill, with_faults=False))
+    outcome = asyncio.run(torture(SEED, 3, fresh_mesh("sqlite"), broker_to_kill, faults=()))
     print(describe(outcome))  # noqa: T201
     assert (outcome.violations, outcome.void) == ([], [])
     assert outcome.witnesses == []
