@@ -52,7 +52,7 @@ async def rebuild() -> None:
     # For a person at a terminal: the outcome, and only what is in its way.
     logs.setup(NAME, "WARNING", sys.stderr)
     await asyncio.to_thread(migrate.upgrade, settings.database_url, PACKAGE)
-    store = open_store(settings)
+    store = open_store(settings, patient=True)
     try:
         before, after = await rebuild_view(store, settings.amqp_url)
     finally:
@@ -93,12 +93,13 @@ async def rebuild_view(store: Store, amqp_url: str) -> tuple[Digest, Digest]:
         await cancel(connecting)
 
 
-def open_store(settings: HistorySettings) -> Store:
+def open_store(settings: HistorySettings, *, patient: bool = False) -> Store:
     return Store.open(
         settings.database_url,
         group=settings.group_commit,
         queue_limit=settings.store_queue_limit,
         readers=settings.reader_threads,
+        patient=patient,
     )
 
 

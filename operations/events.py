@@ -49,7 +49,7 @@ async def replay(database_url: str, since_seconds: float | None = None) -> int:
     """
     name = _existing(database_url)
     # The service may be running: not exclusive. Each engine orders the two writers.
-    store = Store.open(database_url, exclusive=False, readers=1)
+    store = Store.open(database_url, exclusive=False, readers=1, patient=True)
     since = None if since_seconds is None else datetime.now(UTC) - timedelta(seconds=since_seconds)
     table = outbox_table(MetaData())
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
+import socket
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +20,17 @@ from dinemesh.kit.store_errors import StoreInUse
 
 log = logging.getLogger(__name__)
 
-BUSY_TIMEOUT_SECONDS = 5
+# A lock that somebody else holds for longer is not given back soon: the next item would wait for it as well.
+# Above the second in which PostgreSQL finds a deadlock.
+LOCK_TIMEOUT_SECONDS = 2
+# A change takes milliseconds. One of an operator's commands has all the time it needs.
+STATEMENT_TIMEOUT_SECONDS = 5
+# A page of a list takes milliseconds too; what looks through a whole table may take longer.
+READ_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 3
+# On a full disk there may be room for the next change and not for the one after it. SQLite's log grows to
+# 4 MB before it is emptied; a group needs less than a quarter of that.
+ROOM_BYTES = 1 << 20
 # What a pod that hangs, or whose machine is gone, had locked is free again after this; a transaction that
 # writes never rests longer than a moment.
 IDLE_IN_TRANSACTION_SECONDS = 10
@@ -31,21 +42,55 @@ _KEEPALIVE = {
     "tcp_user_timeout": 15_000,  # ms
 }
 
-# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available.
-_RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
-# PostgreSQL: connection exceptions and a server that is going down or not yet up.
-_DOWN_STATES = ("08", "57P")
-_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+# PostgreSQL: serialization_failure, deadlock_detected. Another try makes sense at once.
+_RETRYABLE_STATES = frozenset({"40001", "40P01"})
+# PostgreSQL: what makes the next item fail as well, by class and by state.
+_DOWN_CLASSES = (
+    "08",  # connection exception
+    "53",  # out of disk, memory, connections or another resource
+    "57P",  # shutting down, starting, crashed, dropped
+    "58",  # the system below PostgreSQL fails
+)
+_DOWN_STATES = frozenset(
+    {
+        "25006",  # read-only: what was the primary is one no more
+        "25P03",  # the session was ended because its transaction rested
+        "28000",  # the role may not come in
+        "28P01",  # the password is wrong
+        "3D000",  # no such database
+        "42501",  # a right is missing
+        "55P03",  # a lock was not given back in time
+        "57014",  # a statement did not end in time
+        "XX001",  # data are corrupted
+        "XX002",  # an index is
+    }
+)
+_SQLITE_RETRYABLE = frozenset({sqlite3.SQLITE_LOCKED})
 _SQLITE_DOWN = frozenset(
     {
+        sqlite3.SQLITE_BUSY,  # a lock was not given back in time
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,  # a statement did not end in time
         sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
         sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_READONLY,
     }
 )
+# After these a COMMIT has certainly changed nothing: the log's last page is not there.
+_SQLITE_UNDONE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL})
+
+
+class ReadOnly(Exception):
+    """The server can be read and takes no changes, as one that is a primary no more."""
+
+
+class NotReplicated(Exception):
+    """A commit was answered without the standby that it has to wait for: somebody ended the wait."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +108,21 @@ class Engines:
         if self.lock is not None:
             self.lock.close()
 
+    def forget_sessions(self) -> None:
+        """Lets nobody go on with a session of before. One to a server that is a primary no more would be
+        answered, and with what was."""
+        if self.reader.dialect.name == "postgresql":
+            self.reader.dispose()
 
-def open_engines(url: str, readers: int, *, exclusive: bool) -> Engines:
-    """Raises ValueError for a database that is not supported, StoreInUse if another process has the file."""
+
+def open_engines(url: str, readers: int, *, exclusive: bool, patient: bool = False) -> Engines:
+    """`patient`: statements may take as long as they need. Raises ValueError for a database that is not supported, StoreInUse if another process has the file."""
     parsed = make_url(url)
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return _open_sqlite(parsed, readers, exclusive=exclusive)
     if backend == "postgresql":
-        return _open_postgresql(parsed, readers)
+        return _open_postgresql(parsed, readers, patient=patient)
     raise ValueError(f"unknown database {backend!r}: use sqlite:/// or postgresql+psycopg://")
 
 
@@ -84,7 +135,7 @@ def _open_sqlite(url: URL, readers: int, *, exclusive: bool) -> Engines:
     return Engines(_sqlite_engine(url, "IMMEDIATE", 1), _sqlite_engine(url, "DEFERRED", readers), lock)
 
 
-def _open_postgresql(url: URL, readers: int) -> Engines:
+def _open_postgresql(url: URL, readers: int, *, patient: bool) -> Engines:
     engine = create_engine(
         url,
         # Notes of guests and payment tokens must not reach a log by way of an error.
@@ -96,6 +147,12 @@ def _open_postgresql(url: URL, readers: int) -> Engines:
         pool_reset_on_return=None,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, **_KEEPALIVE},
     )
+
+    @event.listens_for(engine, "connect")
+    def set_up(session: Any, _record: Any) -> None:
+        session.execute(_timeouts(0 if patient else READ_TIMEOUT_SECONDS))
+        session.commit()
+
     reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     return Engines(engine, reader)
 
@@ -120,7 +177,7 @@ def _sqlite_engine(url: URL, begin: str, connections: int) -> Engine:
         pool_size=connections,
         max_overflow=0,
         pool_reset_on_return=None,
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -154,17 +211,126 @@ _COMMIT_IS_DURABLE = (
 )
 
 
-def connect_writer(opened: Engines) -> Connection:
-    """The one connection that writes, and the only one that holds locks. A reader may take its time."""
-    connection = opened.writer.connect()
-    if connection.dialect.name == "postgresql":
-        session: Any = connection.connection.driver_connection
+_IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
+# Nothing that the server remembers, and yet a commit that has to be synced and replicated like any other.
+_LEAVES_NOTHING = text("SELECT pg_logical_emit_message(true, 'dinemesh', '')")
+_NOT_ALLOWED = frozenset({"42501", "42883"})  # no right to call it, or no such function
+
+
+def look(connection: Connection) -> None:
+    """Raises ReadOnly where nothing can be changed. Writes nothing."""
+    if connection.dialect.name != "postgresql":
+        return
+    if connection.exec_driver_sql(_IS_READ_ONLY).scalar_one() == "on":
+        raise ReadOnly("the database takes no changes")
+
+
+def _timeouts(statement_seconds: float) -> str:
+    return (
+        f"SET statement_timeout = {round(statement_seconds * 1000)};"
+        f"SET lock_timeout = {round(LOCK_TIMEOUT_SECONDS * 1000)}"
+    )
+
+
+class Writer:
+    """The one session that writes, and the only one that holds locks. A reader may take its time.
+
+    To make one raises whatever the driver raises. `patient`: its statements may take as long as they need.
+    """
+
+    def __init__(self, opened: Engines, *, patient: bool = False) -> None:
+        self.connection = opened.writer.connect()
+        self._warnings: list[str] = []
+        self._socket: socket.socket | None = None
+        if self.connection.dialect.name == "postgresql":
+            try:
+                self._set_up(self.connection.connection.driver_connection, patient)
+            except BaseException:
+                self.drop()
+                raise
+
+    def _set_up(self, session: Any, patient: bool) -> None:
+        # The same connection under a number of our own: libpq closes its own when it likes, and another file
+        # could get it.
+        self._socket = socket.socket(fileno=os.dup(session.fileno()))
         session.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECONDS}s'")
+        session.execute(_timeouts(0 if patient else STATEMENT_TIMEOUT_SECONDS))
         session.execute(_COMMIT_IS_DURABLE)
         if session.execute("SHOW fsync").fetchone() == ("off",):
             log.warning("this PostgreSQL runs with fsync=off: what it commits may be lost with its machine")
         session.commit()
-    return connection
+        session.add_notice_handler(self._on_notice)
+
+    @property
+    def usable(self) -> bool:
+        return not (self.connection.closed or self.connection.invalidated)
+
+    def begin(self) -> None:
+        """Begins a transaction."""
+        self.connection.begin()
+
+    def commit(self) -> None:
+        """Ends it. Raises NotReplicated for a commit that is answered and may be lost with its server."""
+        self._warnings.clear()
+        self.connection.commit()
+        if self._warnings:
+            # The server answers as if all were well when the wait for a standby is ended from outside.
+            raise NotReplicated(self._warnings[0])
+
+    def prove(self) -> None:
+        """Writes and commits something that leaves nothing behind; raises where that fails."""
+        self.begin()
+        if self.connection.dialect.name == "sqlite":
+            version = self.connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            self.connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+            self.commit()
+            _need_room_beside(Path(self.connection.engine.url.database or ""))
+            return
+        look(self.connection)
+        try:
+            self.connection.execute(_LEAVES_NOTHING)
+        except DBAPIError as error:
+            if _state(error) not in _NOT_ALLOWED:
+                raise
+            self.connection.rollback()
+        else:
+            self.commit()
+
+    def cut(self) -> None:
+        """From another thread: whatever the session waits for ends with an error."""
+        try:
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            elif self.connection.dialect.name == "sqlite" and self.usable:
+                cast(Any, self.connection.connection.driver_connection).interrupt()
+        except Exception:  # it has ended by itself
+            log.debug("the session could not be cut", exc_info=True)
+
+    def drop(self) -> None:
+        """Ends the session, also a broken one, so that it is never used again."""
+        try:
+            self.connection.invalidate()
+        except Exception:
+            log.debug("the broken connection could not be invalidated", exc_info=True)
+        self.connection.close()
+        if self._socket is not None:
+            self._socket.close()
+
+    def _on_notice(self, notice: Any) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(str(notice.message_primary))
+
+
+def _need_room_beside(path: Path) -> None:
+    """Raises OSError where the disk is full: SQLite may still find room in its log, for a while."""
+    probe = path.with_name(path.name + ".room")
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 # Any number, the same in every pod; locks of this kind are counted per database.
@@ -184,17 +350,43 @@ def wait_for_turn(connection: Connection) -> None:
 
 def is_contention(error: DBAPIError) -> bool:
     """Whether another transaction was in the way, so that another try makes sense."""
-    return _state(error) in _RETRYABLE_STATES or _sqlite_code(error) in _SQLITE_BUSY
+    return _state(error) in _RETRYABLE_STATES or _sqlite_code(error) in _SQLITE_RETRYABLE
 
 
-def is_down(error: DBAPIError) -> bool:
-    """Whether the database could not be reached, or its file not be used."""
-    if error.connection_invalidated or _state(error).startswith(_DOWN_STATES):
+def is_down(error: BaseException) -> bool:
+    """Whether the next item would fail as well: the database cannot be reached, is full, takes no changes,
+    or does not give back a lock."""
+    if isinstance(error, ReadOnly | NotReplicated):
         return True
+    if not isinstance(error, DBAPIError):
+        return False
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error) in _SQLITE_DOWN
+    state = _state(error)
+    return is_lost(error) or state.startswith(_DOWN_CLASSES) or state in _DOWN_STATES
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether it is the session that ended, so that the next item may do with a new one."""
+    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
+        return False
+    if error.connection_invalidated or _state(error).startswith(("08", "57P")):
+        return True
     # psycopg has no state for a server that it never reached or lost.
     return isinstance(error, (OperationalError, InterfaceError)) and not _state(error)
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether a COMMIT that failed so has certainly changed nothing."""
+    return isinstance(error, DBAPIError) and _sqlite_code(error) in _SQLITE_UNDONE
+
+
+def why(error: BaseException) -> str:
+    """The kind of a failure in a few words, without what the statement was about."""
+    if isinstance(error, DBAPIError):
+        code = _state(error) or getattr(error.orig, "sqlite_errorname", None)
+        return f"{type(error.orig).__name__} {code}" if code else type(error.orig).__name__
+    return type(error).__name__
 
 
 def _state(error: DBAPIError) -> str:

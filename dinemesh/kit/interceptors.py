@@ -361,7 +361,9 @@ def _refusal_for(error: Exception) -> Refusal:
             return error
         case StoreUnavailable():
             return Refusal(
-                "TRY_AGAIN_LATER", "the service cannot work at the moment", retry_after=_STORE_RETRY_SECONDS
+                "UNAVAILABLE",
+                "the service cannot work at the moment; nothing was changed",
+                retry_after=_STORE_RETRY_SECONDS,
             )
         case CommitInDoubt():
             return Refusal(

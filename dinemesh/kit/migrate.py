@@ -63,6 +63,9 @@ def run_env(metadata: MetaData) -> None:
 
 def _one_at_a_time(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
+        # Whatever the role or the database says: a migration takes the time that it takes.
+        for timeout in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {timeout} = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
@@ -84,6 +86,8 @@ class Service:
         reflection.add_to(self._server)
         self._set_up: list[tuple[str, Check]] = []
         self._checks: list[tuple[str, Check]] = []
+        self._stores: list[Store] = []
+        self._look = asyncio.Event()
         self._workers: list[tuple[str, Worker]] = []
         self._consumers: list[Consumer] = []
         self._bus: Bus | None = None
@@ -128,8 +132,10 @@ class Service:
         return store
 
     def use_store(self, store: Store, package: str) -> None:
-        """Brings the store to the schema of `package`, is ready while it answers, closes it at the end."""
+        """Brings the store to the schema of `package`, is ready while it answers and takes changes, closes it
+        at the end."""
         self._set_up.append(("schema", lambda: self._migrate(package)))
+        self._stores.append(store)
         self.add_check("database", lambda: _answers(store))
         self.on_close(store.close)
 
@@ -206,10 +212,15 @@ class Service:
         for name, worker in self._workers:
             self._running.append(asyncio.create_task(keep_running(worker, name), name=name))
         await self._catch_up()
+        for store in self._stores:
+            store.on_trouble(functools.partial(_set_from_a_thread, asyncio.get_running_loop(), self._look))
         failures = 0
         while True:
-            failed = await self._failed_check()
-            failures = failures + 1 if failed else 0
+            self._look.clear()
+            # A store that says so is down; one that only does not answer may be slow.
+            down = next((store.trouble for store in self._stores if store.trouble), None)
+            failed = f"the database ({down})" if down else await self._failed_check()
+            failures = CHECKS_UNTIL_NOT_READY if down else failures + 1 if failed else 0
             ready = failures == 0 or (self.health.ready and failures < CHECKS_UNTIL_NOT_READY)
             if ready != self.health.ready and not self._stop.is_set():
                 if ready:
@@ -217,7 +228,7 @@ class Service:
                 else:
                     log.warning("not ready: %s does not answer", failed)
                 self.health.set_ready(ready)
-            await asyncio.sleep(CHECK_SECONDS)
+            await _first(self._look, CHECK_SECONDS)
 
     async def _catch_up(self) -> None:
         missing = [consumer.caught_up for consumer in self._consumers]
@@ -322,6 +333,12 @@ async def _answers(store: Store) -> None:
         tx.execute(text("SELECT 1"))
 
     await store.read(ask)
+    await store.ask_writer()
+
+
+def _set_from_a_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody looks any more
+        loop.call_soon_threadsafe(event.set)
 
 
 async def _until_it_works(name: str, step: Check) -> None:

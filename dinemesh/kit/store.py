@@ -2,6 +2,10 @@
 
 `change` and `query` are plain functions of an open transaction. Whatever waits runs in one
 transaction, one item after the other, and every outcome, refusals too, is released after the commit.
+
+A database that would fail the next item as well is down: from then on nobody waits for it, each change is
+refused at once, and the writer tries by itself until it works again. A watchdog sees to it that nobody waits
+either for a writer that stands still.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from sqlalchemy import BigInteger
 from sqlalchemy.dialects import postgresql, sqlite
@@ -54,6 +58,25 @@ LINGER_FROM = 3
 SINGLE_ATTEMPTS = 3
 RETRY_AFTER_SECONDS = 1.0
 
+# How often the watchdog looks at the writer. Looks are counted and the time is not measured, since after a
+# pause of the process nothing has gone on either.
+LOOK_SECONDS = 0.25
+# The writer has not come a step further: what waits and what comes is refused. Readiness knows within 3 s.
+STALLED_LOOKS = 8
+# Still not: its items are told how they stand, and its session is cut. Above the timeout of a statement.
+CUT_LOOKS = 24
+# A database that is down is tried this often.
+TRY_SECONDS = 0.5
+# One change that fails for a reason of its own must not keep a whole service out for longer, at a time.
+REHEARSAL_SECONDS = 60.0
+# A writer that wrote so lately need not be asked whether it can.
+QUIET_SECONDS = 1.0
+# Readers come back from a database that is away with one of them ahead, this often.
+READER_REST_SECONDS = 0.5
+
+_IN_DOUBT = "the outcome of a commit is unknown"
+_STALLED = "the database does not answer"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -78,6 +101,8 @@ class _Moment:
         self._connection = connection
         self._clock = clock
         self._now: datetime | None = None
+        self.steps = 0
+        """How far the transaction has come; for the watchdog."""
 
     def now(self) -> datetime:
         if self._now is None:
@@ -116,6 +141,7 @@ class Transaction:
             raise TypeError("a query must not write: use Store.write")
         if writes:
             self.wrote = True
+        self._moment.steps += 1
         return cast("CursorResult[Any]", self._connection.execute(statement, parameters))
 
     def changed(
@@ -126,6 +152,7 @@ class Transaction:
         """Rows that an INSERT, UPDATE or DELETE touched; right on both engines."""
         if self._read_only:
             raise TypeError("a query must not write: use Store.write")
+        self._moment.steps += 1
         options = {"preserve_rowcount": True}
         result = self._connection.execute(statement, parameters, execution_options=options)
         rows = cast("CursorResult[Any]", result).rowcount
@@ -163,8 +190,118 @@ class _Item(Generic[T]):
     calls: list[Callable[[], None]] = field(default_factory=list)
 
 
+class _Outcome(NamedTuple):
+    """What a caller is told."""
+
+    future: asyncio.Future[Any]
+    value: Any = None
+    error: BaseException | None = None
+    calls: Sequence[Callable[[], None]] = ()
+
+
 class _Spoiled(Exception):
     """An item of a group failed after something was written: each runs on its own."""
+
+
+class _Work:
+    """What the writer is at. Each item is told its outcome once, by the writer or by the watchdog, which
+    abandons what stands still: nobody hears then what becomes of it."""
+
+    def __init__(self, items: Iterable[_Item[Any]] = ()) -> None:
+        self._lock = threading.Lock()
+        self._untold = list(items)
+        self._tried: Sequence[_Item[Any]] = ()
+        self._committing = False
+        self._stage = 0
+        self.abandoned = False
+        self.item: _Item[Any] | None = None
+        """Which is run now, or was last."""
+        self.moment: _Moment | None = None
+
+    @property
+    def progress(self) -> tuple[object, int, int]:
+        """Another one whenever something has gone on."""
+        moment = self.moment
+        return self, self._stage, moment.steps if moment is not None else 0
+
+    def begin(self, items: Sequence[_Item[Any]] = ()) -> bool:
+        """These are run now. False if they were abandoned."""
+        return self._go_on(items, committing=False)
+
+    def commit(self, items: Sequence[_Item[Any]] = ()) -> bool:
+        """These are committed now. False if they were abandoned: they must not be."""
+        return self._go_on(items, committing=True)
+
+    def _go_on(self, items: Sequence[_Item[Any]], *, committing: bool) -> bool:
+        with self._lock:
+            self._tried, self._committing = items, committing
+            self._stage += 1
+            return not self.abandoned
+
+    def tell(self, items: Sequence[_Item[Any]]) -> None:
+        """The outcomes of these are known."""
+        with self._lock:
+            if self.abandoned:
+                return
+            self._untold = [item for item in self._untold if item not in items]
+            self._tried, self._committing = (), False
+            self._stage += 1
+        _release([_Outcome(item.future, item.value, item.error, item.calls) for item in items])
+
+    def abandon(self, why: str) -> bool:
+        """Tells each item how it stands. False if that was done before."""
+        with self._lock:
+            if self.abandoned:
+                return False
+            self.abandoned = True
+            told, self._untold = self._untold, []
+            doubtful = self._tried if self._committing else ()
+        _release(
+            [
+                _Outcome(
+                    item.future, error=CommitInDoubt(_IN_DOUBT) if item in doubtful else StoreUnavailable(why)
+                )
+                for item in told
+            ]
+        )
+        return True
+
+
+@dataclass(frozen=True)
+class _Down:
+    """Why nothing can be changed, since when (by the monotonic clock), and the item that found it out."""
+
+    why: str
+    since: float
+    found_by: _Item[Any] | None
+
+
+class _Readers:
+    """Whether to read at all: from a database that is away one reads at a time, to see whether it is back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._away = False
+        self._trying = False
+        self._rest_until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        with self._lock:
+            return self._away and (self._trying or time.monotonic() < self._rest_until)
+
+    def enter(self) -> None:
+        """Every reader that entered leaves. Raises StoreUnavailable instead of letting it wait in vain."""
+        with self._lock:
+            if self._away:
+                if self._trying or time.monotonic() < self._rest_until:
+                    raise StoreUnavailable("the database cannot be read")
+                self._trying = True
+
+    def leave(self, *, away: bool) -> None:
+        with self._lock:
+            self._away, self._trying = away, False
+            self._rest_until = time.monotonic() + READER_REST_SECONDS
 
 
 class Store:
@@ -178,18 +315,31 @@ class Store:
         queue_limit: int,
         readers: int,
         clock: Callable[[Connection], datetime],
+        patient: bool = False,
     ) -> None:
         self._engines = opened
         self._max_group = MAX_GROUP if group else 1
         self._queue_limit = queue_limit
         self._clock = clock
-        self._connection: Connection | None = None
+        self._patient = patient
+        self._writer: engines.Writer | None = None
+        self._work: _Work | None = None
         self._waiting: deque[_Item[Any]] = deque()
         self._ready = threading.Condition()
         self._closing = False
+        self._down: _Down | None = None
+        self._stalled = False
+        self._wrote = float("-inf")
+        self._tell_changed: Callable[[], None] = lambda: None
+        self._readers = _Readers()
         self._pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="store-reader")
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write_forever, name="store-writer", daemon=True)
+        self._watchdog = threading.Thread(target=self._watch, name="store-watchdog", daemon=True)
         self._thread.start()
+        if patient:
+            self._ended.set()
+        self._watchdog.start()
 
     @classmethod
     def open(
@@ -201,19 +351,34 @@ class Store:
         readers: int = 2,
         clock: Callable[[Connection], datetime] | None = None,
         exclusive: bool = True,
+        patient: bool = False,
     ) -> Store:
         """Open `sqlite:///file` or `postgresql+psycopg://...`; connects at the first use.
 
         `group=False` commits every item alone (for comparison). `queue_limit` is the number of waiting
-        items from which `write(shed=True)` refuses. Raises StoreInUse if another process holds the file.
+        items from which `write(shed=True)` refuses. `patient` is for an operator's command, whose statements
+        may take minutes. Raises StoreInUse if another process holds the file.
         """
         return cls(
-            engines.open_engines(url, readers, exclusive=exclusive),
+            engines.open_engines(url, readers, exclusive=exclusive, patient=patient),
             group=group,
             queue_limit=queue_limit,
             readers=readers,
             clock=clock or engines.database_clock,
+            patient=patient,
         )
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no change can be made now, in a few words; None while all is well."""
+        down = self._down
+        if down is not None:
+            return down.why
+        return _STALLED if self._stalled else None
+
+    def on_trouble(self, call: Callable[[], None]) -> None:
+        """Calls `call`, from a thread of the store, whenever `trouble` begins or ends."""
+        self._tell_changed = call
 
     async def write(self, change: Change[T], *, shed: bool = False) -> T:
         """Run `change` in the next group and return its outcome after the commit.
@@ -221,12 +386,15 @@ class Store:
         `change` runs in the writer thread in a copy of the caller's context, and may run twice: it
         touches nothing but the transaction and its own locals. A caller that is cancelled does not stop
         it. Raises what `change` raised (nothing of it is kept), CommitInDoubt when the COMMIT itself
-        failed (read again by key), StoreUnavailable when the database is down (nothing was done).
+        failed or did not end (read again by key), StoreUnavailable when the database is down (nothing was
+        done), at once where that is known.
         """
         item: _Item[T] = _Item(change, asyncio.get_running_loop().create_future(), contextvars.copy_context())
         with self._ready:
             if self._closing:
                 raise StoreUnavailable("the store is closed")
+            if (trouble := self.trouble) is not None:
+                raise StoreUnavailable(trouble)
             if shed and len(self._waiting) >= self._queue_limit:
                 raise Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=RETRY_AFTER_SECONDS)
             self._waiting.append(item)
@@ -235,10 +403,19 @@ class Store:
         return await item.future
 
     async def read(self, query: Change[T]) -> T:
-        """Run `query` on a snapshot in a reader thread. Raises StoreUnavailable when the database is down."""
+        """Run `query` on a snapshot in a reader thread, perhaps twice. Raises StoreUnavailable when the database
+        is down."""
+        if self._readers.closed:
+            raise StoreUnavailable("the database cannot be read")
         context = contextvars.copy_context()
         run = functools.partial(context.run, self._read, query)
         return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+
+    async def ask_writer(self) -> None:
+        """Asks the database through the writer whether it takes changes, unless it has just taken one. Raises
+        StoreUnavailable. A disk that is full does not show by it: that takes a change."""
+        if time.monotonic() - self._wrote >= QUIET_SECONDS:
+            await self.write(lambda tx: engines.look(tx._connection))
 
     async def close(self) -> None:
         """Finish what waits, then let go of the database."""
@@ -246,29 +423,46 @@ class Store:
             self._closing = True
             self._ready.notify()
         await asyncio.to_thread(self._thread.join)
+        self._ended.set()
+        await asyncio.to_thread(self._watchdog.join)
         self._pool.shutdown(wait=True)
         self._engines.close()
 
     def _read(self, query: Change[T]) -> T:
+        self._readers.enter()
+        away = False
         try:
-            with self._engines.reader.connect() as connection:
-                try:
-                    return query(Transaction(connection, _Moment(connection, self._clock), read_only=True))
-                finally:
-                    connection.rollback()
+            try:
+                return self._read_once(query)
+            except DBAPIError as error:
+                if not engines.is_lost(error):
+                    raise
+                return self._read_once(query)  # the session may be one of before
         except DBAPIError as error:
-            if engines.is_down(error):
-                raise StoreUnavailable("the database cannot be reached") from error
+            away = engines.is_lost(error)
+            if engines.is_down(error) or engines.is_contention(error):
+                raise StoreUnavailable(f"the database cannot be read: {engines.why(error)}") from error
             raise
+        finally:
+            self._readers.leave(away=away)
+
+    def _read_once(self, query: Change[T]) -> T:
+        with self._engines.reader.connect() as connection:
+            try:
+                return query(Transaction(connection, _Moment(connection, self._clock), read_only=True))
+            finally:
+                connection.rollback()
 
     # The writer thread.
 
     def _write_forever(self) -> None:
         last = 0
-        while True:
+        while self._down is None or self._come_back():
             with self._ready:
-                while not self._waiting and not self._closing:
+                while not self._waiting and not self._closing and self._down is None:
                     self._ready.wait()
+                if self._down is not None:
+                    continue
                 if not self._waiting:
                     break
                 eager = len(self._waiting) >= self._max_group or last < LINGER_FROM or self._closing
@@ -277,79 +471,103 @@ class Store:
             with self._ready:
                 items = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_group))]
                 telemetry.STORE_QUEUE.set(len(self._waiting))
+                work = self._work = _Work(items)
+            if not items:  # refused meanwhile
+                continue
             last = len(items)
             telemetry.STORE_GROUP.observe(last)
             try:
-                self._run(items)
+                self._run(work, items)
             except BaseException as error:  # the thread must outlive whatever an item or a driver does
                 log.exception("the writer failed outside an item")
                 for item in items:
                     item.error = item.error or error
-            _release(items)
-        self._drop_connection()
+                work.tell(items)
+            self._rest()
+        self._drop_session()
 
-    def _run(self, items: list[_Item[Any]]) -> None:
+    def _run(self, work: _Work, items: list[_Item[Any]]) -> None:
         if len(items) > 1:
             try:
-                self._attempt(items)
+                self._attempt(work, items)
             except _Spoiled:
                 telemetry.STORE_GROUP_RERUNS.inc()
             else:
                 return
         for item in items:
-            self._run_alone(item)
+            if self._down is None:
+                self._run_alone(work, item)
+            else:
+                _fail(work, [item], StoreUnavailable(self._down.why))
 
-    def _run_alone(self, item: _Item[Any]) -> None:
+    def _run_alone(self, work: _Work, item: _Item[Any]) -> None:
         for _ in range(SINGLE_ATTEMPTS):
             try:
-                self._attempt([item])
+                self._attempt(work, [item])
             except _Spoiled as spoiled:
                 item.error = spoiled.__cause__
                 if not (isinstance(item.error, DBAPIError) and engines.is_contention(item.error)):
+                    work.tell([item])
                     return
             else:
                 return
-        item.error = Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=RETRY_AFTER_SECONDS)
+        busy = Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=RETRY_AFTER_SECONDS)
+        _fail(work, [item], busy)
 
-    def _attempt(self, items: list[_Item[Any]]) -> None:
-        """One transaction over `items`. Raises _Spoiled, rolled back, if they have to run on their own."""
-        try:
-            connection = self._connected()
-            connection.begin()
-        except Exception as error:
-            self._drop_connection()
-            log.warning("the database cannot be reached: %s", type(error).__name__)
-            for item in items:
-                item.error = StoreUnavailable("the database cannot be reached")
-                item.error.__cause__ = error
+    def _attempt(self, work: _Work, items: list[_Item[Any]]) -> None:
+        """One transaction over `items`, which are told their outcomes. Raises _Spoiled, rolled back and
+        nothing told, if they have to run on their own."""
+        if not work.begin(items):
             return
         try:
+            writer = self._session()
+            writer.begin()
+        except Exception as error:
+            self._drop_session()
+            self._go_down(engines.why(error))
+            _fail(work, items, StoreUnavailable("the database cannot be reached"), error)
+            return
+        work.item = items[0]
+        try:
             if len(items) > 1:
-                engines.wait_for_turn(connection)
-            moment = _Moment(connection, self._clock)
+                engines.wait_for_turn(writer.connection)
+            work.moment = _Moment(writer.connection, self._clock)
             for item in items:
-                self._apply(item, Transaction(connection, moment))
+                work.item = item
+                self._apply(item, Transaction(writer.connection, work.moment))
         except BaseException as error:
             self._roll_back()
-            if isinstance(error, DBAPIError) and engines.is_down(error):
-                self._drop_connection()
-                for item in items:
-                    item.error = StoreUnavailable("the database cannot be reached")
-                    item.error.__cause__ = error
-                return
-            raise _Spoiled from error
+            if not engines.is_down(error):
+                raise _Spoiled from error
+            self._drop_session()
+            if not engines.is_lost(error):
+                self._go_down(engines.why(error), work.item)
+            _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
+            return
+        if not work.commit(items):
+            self._drop_session()
+            return
         if __debug__:
             crash.points("store.commit.before", (item.context for item in items))
         try:
-            connection.commit()
+            writer.commit()
         except Exception as error:
-            log.exception("COMMIT failed; %d items are in doubt", len(items))
-            self._drop_connection()
-            for item in items:
-                item.error = CommitInDoubt("the outcome of a commit is unknown")
-                item.error.__cause__ = error
+            self._commit_failed(work, items, error)
+        else:
+            self._wrote = time.monotonic()
         if __debug__:
             crash.points("store.commit.after", (item.context for item in items))
+        work.tell(items)
+
+    def _commit_failed(self, work: _Work, items: list[_Item[Any]], error: Exception) -> None:
+        self._drop_session()
+        if engines.is_down(error) and not engines.is_lost(error):
+            self._go_down(engines.why(error), work.item)
+        if engines.is_undone(error):
+            _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
+            return
+        log.error("COMMIT failed; %d items are in doubt", len(items), exc_info=error)
+        _fail(work, items, CommitInDoubt(_IN_DOUBT), error)
 
     @staticmethod
     def _apply(item: _Item[Any], transaction: Transaction) -> None:
@@ -363,34 +581,159 @@ class Store:
         else:
             item.calls = transaction._after_commit
 
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed or self._connection.invalidated:
-            self._drop_connection()
-            self._connection = engines.connect_writer(self._engines)
-        return self._connection
+    def _session(self) -> engines.Writer:
+        if self._writer is None or not self._writer.usable:
+            self._drop_session()
+            self._writer = engines.Writer(self._engines, patient=self._patient)
+        return self._writer
 
     def _roll_back(self) -> None:
         try:
-            if self._connection is not None:
-                self._connection.rollback()
+            if self._writer is not None:
+                self._writer.connection.rollback()
         except Exception:
-            self._drop_connection()
+            self._drop_session()
 
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
+    def _drop_session(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.drop()
+
+    # A database that is down
+
+    def _go_down(self, why: str, found_by: _Item[Any] | None = None) -> None:
+        """From now on changes are refused at once, those that wait already too."""
+        with self._ready:
+            if self._down is not None:
+                return
+            self._down = _Down(why, time.monotonic(), found_by)
+            refused = self._take_waiting()
+            self._ready.notify()
+        log.warning("the database is down: %s", why)
+        _refuse(refused, why)
+        self._tell_trouble()
+
+    def _come_back(self) -> bool:
+        """Tries until the database takes changes again. False once the store is closed."""
+        self._engines.forget_sessions()
+        assert self._down is not None
+        down = self._down
+        while True:
+            with self._ready:
+                if not self._closing:
+                    self._ready.wait(TRY_SECONDS)
+                if self._closing:
+                    return False
+            if self._is_back(down):
+                break
+        with self._ready:
+            self._down = None
+        log.warning("the database is back after %.1f s", time.monotonic() - down.since)
+        self._tell_trouble()
+        return True
+
+    def _is_back(self, down: _Down) -> bool:
+        """What failed is done again and taken back, so that a lock or a full disk is seen that no question
+        finds; then something is committed, which a server without its standby does not do."""
+        work = self._work = _Work()
+        work.begin()
         try:
-            connection.invalidate()
-        except Exception:
-            log.debug("the broken connection could not be invalidated", exc_info=True)
-        connection.close()
+            writer = self._session()
+            if down.found_by is not None and time.monotonic() - down.since < REHEARSAL_SECONDS:
+                self._rehearse(writer, work, down.found_by)
+            work.commit()
+            writer.prove()
+        except Exception as error:
+            log.info("the database is still down: %s", engines.why(error))
+            self._drop_session()
+            return False
+        finally:
+            self._rest()
+        return not work.abandoned
+
+    def _rehearse(self, writer: engines.Writer, work: _Work, item: _Item[Any]) -> None:
+        writer.begin()
+        try:
+            engines.wait_for_turn(writer.connection)
+            work.moment = _Moment(writer.connection, self._clock)
+            item.context.run(item.change, Transaction(writer.connection, work.moment))
+        except Exception as error:
+            if engines.is_down(error):
+                raise
+        finally:
+            writer.connection.rollback()
+
+    # The watchdog
+
+    def _watch(self) -> None:
+        seen: object = None
+        looks = 0
+        while not self._ended.wait(LOOK_SECONDS):
+            work = self._work
+            progress = work.progress if work is not None else None
+            if work is None or progress != seen:
+                seen, looks = progress, 0
+                self._set_stalled(work, stalled=False)
+                continue
+            looks += 1
+            if looks == STALLED_LOOKS:
+                self._set_stalled(work, stalled=True)
+            elif looks == CUT_LOOKS:
+                self._cut(work)
+
+    def _set_stalled(self, work: _Work | None, *, stalled: bool) -> None:
+        with self._ready:
+            if stalled is self._stalled or (stalled and self._work is not work):
+                return
+            self._stalled = stalled
+            refused = self._take_waiting() if stalled else []
+        if stalled:
+            log.warning("the writer stands still")
+        _refuse(refused, _STALLED)
+        self._tell_trouble()
+
+    def _cut(self, work: _Work) -> None:
+        """Nobody waits any longer for what the writer waits for, nor the writer itself."""
+        writer = self._writer
+        if work.abandon(_STALLED):
+            log.error("what the writer was at is abandoned, and its session cut")
+            self._go_down(_STALLED)
+        if writer is not None:
+            writer.cut()
+
+    def _rest(self) -> None:
+        self._work = None
+        self._set_stalled(None, stalled=False)
+
+    def _take_waiting(self) -> list[_Item[Any]]:
+        taken = list(self._waiting)
+        self._waiting.clear()
+        telemetry.STORE_QUEUE.set(0)
+        return taken
+
+    def _tell_trouble(self) -> None:
+        telemetry.STORE_DOWN.set(0 if self.trouble is None else 1)
+        self._tell_changed()
 
 
-def _release(items: Iterable[_Item[Any]]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Item[Any]]] = {}
+def _refuse(items: Iterable[_Item[Any]], why: str) -> None:
+    """These have not been begun."""
+    _release([_Outcome(item.future, error=StoreUnavailable(why)) for item in items])
+
+
+def _fail(
+    work: _Work, items: Sequence[_Item[Any]], outcome: Exception, cause: BaseException | None = None
+) -> None:
+    outcome.__cause__ = cause
     for item in items:
-        by_loop.setdefault(item.future.get_loop(), []).append(item)
+        item.error = outcome
+    work.tell(items)
+
+
+def _release(outcomes: Iterable[_Outcome]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome.future.get_loop(), []).append(outcome)
     for loop, mine in by_loop.items():
         try:
             loop.call_soon_threadsafe(_deliver, mine)
@@ -398,16 +741,16 @@ def _release(items: Iterable[_Item[Any]]) -> None:
             log.debug("%d outcomes came after the end of the loop", len(mine))
 
 
-def _deliver(items: list[_Item[Any]]) -> None:
-    for item in items:
-        for call in item.calls if item.error is None else ():
+def _deliver(outcomes: list[_Outcome]) -> None:
+    for outcome in outcomes:
+        for call in outcome.calls if outcome.error is None else ():
             try:
                 call()
             except Exception:
                 log.exception("an after-commit call failed")
-        if item.future.done():  # the caller was cancelled; the change stands all the same
+        if outcome.future.done():  # the caller was cancelled; the change stands all the same
             continue
-        if item.error is not None:
-            item.future.set_exception(item.error)
+        if outcome.error is not None:
+            outcome.future.set_exception(outcome.error)
         else:
-            item.future.set_result(item.value)
+            outcome.future.set_result(outcome.value)

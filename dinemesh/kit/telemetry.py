@@ -21,6 +21,7 @@ REFUSALS = Counter("dinemesh_refusals", "Refusals, by method and reason.", ["met
 STORE_QUEUE = Gauge("dinemesh_store_queue_changes", "Changes waiting for the writer.")
 STORE_GROUP = Histogram("dinemesh_store_group_changes", "Changes committed together.", buckets=_GROUP_SIZES)
 STORE_GROUP_RERUNS = Counter("dinemesh_store_group_reruns", "Groups rolled back and run again one by one.")
+STORE_DOWN = Gauge("dinemesh_store_down", "1 while the database takes no changes, 0 while it does.")
 OUTBOX_AGE = Gauge("dinemesh_outbox_oldest_unsent_seconds", "Age of the oldest event not yet sent.")
 OUTBOX_UNSENT = Gauge("dinemesh_outbox_unsent_events", "Events not yet sent.")
 INBOX_LAG = Histogram(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import (
@@ -28,6 +30,8 @@ from sqlalchemy import (
 from dinemesh.kit import engines
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreInUse, StoreUnavailable, Transaction
+
+T = TypeVar("T")
 
 metadata = MetaData()
 seats = Table(
@@ -103,6 +107,17 @@ async def grouped(store: Store, *changes: Callable[[Transaction], object]) -> li
     await asyncio.sleep(0)  # each has put itself into the queue
     await gate.open()
     return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def at_last(attempt: Callable[[], Awaitable[T]], seconds: float = 10) -> T:
+    """What `attempt` gives once the store works again."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return await attempt()
+        except StoreUnavailable:
+            assert time.monotonic() < end, f"the store did not come back within {seconds} s"
+            await asyncio.sleep(0.02)
 
 
 async def test_what_is_written_can_be_read(store: Store) -> None:
@@ -297,8 +312,8 @@ async def test_a_database_that_is_away_is_named_so_and_comes_back(postgres: obje
     with pytest.raises(StoreUnavailable):
         await store.read(names)
     server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")  # type: ignore[attr-defined]
-    assert await store.write(put("b")) == 1
-    assert await store.read(names) == {"b"}
+    assert await at_last(lambda: store.write(put("b"))) == 1
+    assert await at_last(lambda: store.read(names)) == {"b"}
     await store.close()
 
 
