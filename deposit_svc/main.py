@@ -6,8 +6,9 @@ from deposit_svc import handlers, messages, persistence, servicer
 from deposit_svc.provider.sandbox import SandboxProvider
 from deposit_svc.settings import DepositSettings
 from deposit_svc.usecases import Deposits, Limits
-from dinemesh.deposit.v1 import deposit_service_pb2_grpc
+from dinemesh.deposit.v1 import deposit_service_pb2_grpc, events_pb2
 from dinemesh.kit.bus import Bus
+from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.service import Service, main
@@ -35,7 +36,10 @@ async def run() -> None:
         servicer.ACCESS,
     )
     service.add_worker(bus, "bus")
-    service.add_worker(Relay(store, outbox, bus), "relay")
+    service.add_relay(
+        Relay(store, outbox, bus),
+        Canaries(store, bus, outbox, persistence.inbox.canaries, routing_keys(events_pb2.DESCRIPTOR)),
+    )
     service.add_worker(settling, "settling")
     service.add_consumer(Consumer(store, bus, persistence.inbox, handlers.subscription(deposits)))
     await service.run()

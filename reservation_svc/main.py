@@ -7,13 +7,14 @@ from datetime import timedelta
 from functools import partial
 
 from dinemesh.kit.bus import Bus
+from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.channel import ServiceToken
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.kit.workers import Periodic
-from dinemesh.reservation.v1 import reservation_service_pb2_grpc
+from dinemesh.reservation.v1 import events_pb2, reservation_service_pb2_grpc
 from reservation_svc import handlers, messages, servicer
 from reservation_svc.clients.deposit import DepositClient
 from reservation_svc.domain import Rules
@@ -72,7 +73,10 @@ async def run() -> None:
         servicer.ACCESS,
     )
     service.add_worker(bus, "bus")
-    service.add_worker(Relay(store, outbox, bus), "relay")
+    service.add_relay(
+        Relay(store, outbox, bus),
+        Canaries(store, bus, outbox, tables.inbox.canaries, routing_keys(events_pb2.DESCRIPTOR)),
+    )
     service.add_worker(admission, "circuit breaker")
     service.add_worker(
         Periodic("settling", settings.settle_interval_seconds, partial(settle, desk)), "settling"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dinemesh.kit.bus import Bus
+from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay
 from dinemesh.kit.quota import Quota
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
+from dinemesh.restaurant.v1 import events_pb2
 from dinemesh.restaurant.v1.restaurant_service_pb2_grpc import add_RestaurantServiceServicer_to_server
 from restaurant_svc import handlers, messages, persistence
 from restaurant_svc.servicer import ACCESS, SERVICE, RestaurantServicer
@@ -24,7 +26,10 @@ def build(settings: Settings) -> Service:
     restaurants = Restaurants(store, outbox, changed=service.changes.notify, quota=quota(settings))
 
     service.add_worker(bus, "bus")
-    service.add_worker(Relay(store, outbox, bus), "relay")
+    service.add_relay(
+        Relay(store, outbox, bus),
+        Canaries(store, bus, outbox, persistence.inbox.canaries, routing_keys(events_pb2.DESCRIPTOR)),
+    )
     service.add_consumer(Consumer(store, bus, persistence.inbox, handlers.subscription(restaurants)))
     service.add_servicer(
         add_RestaurantServiceServicer_to_server,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity
+from aio_pika.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity, DeliveryError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
@@ -36,10 +37,22 @@ RECONNECT_ATTEMPTS = 10
 RECONNECT_MAX_SECONDS = 2.0
 # Messages of the log in flight to a reader that catches up.
 LOG_PREFETCH = 500
+# A mark that was published and does not come out of the log within this time never went in.
+LOG_MARK_SECONDS = 5.0
+# How often a connection is asked whether the broker blocks it.
+BLOCKED_CHECK_SECONDS = 1.0
+# A broker that blocks a connection does not answer its goodbye either.
+CLOSE_TIMEOUT_SECONDS = 5.0
+# The header by which messages that are no events are told apart: `end` of a log, or a `canary`.
+MARK = "x-mark"
 
 
 class BusUnavailable(Exception):
     """The broker is away, or did not confirm: the publish is in doubt."""
+
+
+class Refused(BusUnavailable):
+    """The broker is there and refused a message, or no queue took it. Other queues may have taken it."""
 
 
 # What a lost connection, a refused call or a hanging broker look like from here.
@@ -61,6 +74,7 @@ class _Link:
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
+        self.blocked = False
 
     @property
     def up(self) -> bool:
@@ -77,14 +91,31 @@ class _Link:
                     continue
                 assert self._connection is not None
                 self._up.set()
-                await self._lost.wait()
+                await self._watch(self._connection)
                 self._up.clear()
-                await self._connection.close()
+                await _close(self._connection)
                 log.warning("the connection to the broker is lost (%s)", self._name)
         finally:
             self._up.clear()
             if self._connection is not None:
-                await self._connection.close()
+                await _close(self._connection)
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        """Until the connection is lost; notices whether the broker blocks it (a memory or disk alarm)."""
+        try:
+            while not self._lost.is_set():
+                blocked = await _is_blocked(connection)
+                if blocked != self.blocked:
+                    self.blocked = blocked
+                    if blocked:
+                        log.error("the broker blocks %s: it is short of memory or disk", self._name)
+                    else:
+                        log.warning("the broker blocks %s no longer", self._name)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BLOCKED_CHECK_SECONDS):
+                        await self._lost.wait()
+        finally:
+            self.blocked = False
 
     async def _connect(self) -> None:
         async for attempt in AsyncRetrying(
@@ -108,7 +139,7 @@ class _Link:
                     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                         await self._on_open(connection)
                 except BaseException:
-                    await connection.close()
+                    await _close(connection)
                     raise
                 self._connection = connection
 
@@ -125,9 +156,15 @@ class Bus:
 
     def __init__(self, url: str, name: str) -> None:
         self._publishing = _Link(url, f"{name}.publish", self._open_publisher)
-        self._consuming = _Link(url, f"{name}.consume", self._declare_topology)
+        self._consuming = _Link(url, f"{name}.consume", self._open_consumer)
         self._exchange: aio_pika.abc.AbstractExchange | None = None
         self._default: aio_pika.abc.AbstractExchange | None = None
+        self._dead: aio_pika.abc.AbstractExchange | None = None
+        # Four words: of the mesh's bindings only `#` takes it. The first word is what a broker's topic
+        # permissions hold a service to.
+        self._mark_key = f"{name.partition('.')[0]}.v1.log.mark"
+        self.made_exchange = False
+        """The exchange was missing and had to be made; whoever looks after the topology resets it."""
 
     async def run(self) -> None:
         """Until cancelled: both connections, coming back whenever they are lost."""
@@ -137,8 +174,13 @@ class Bus:
 
     @property
     def can_publish(self) -> bool:
-        """True while the publishing connection is open."""
-        return self._publishing.up
+        """True while the publishing connection is open and the broker takes what it sends."""
+        return self._publishing.up and not self._publishing.blocked
+
+    @property
+    def blocked(self) -> bool:
+        """True while the broker takes no messages from anybody: a memory or disk alarm."""
+        return self._publishing.blocked
 
     async def wait_connected(self, seconds: float) -> bool:
         """True as soon as the broker is reached, False if it was not within `seconds`."""
@@ -151,14 +193,24 @@ class Bus:
         return True
 
     async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
-        """Publish one event and wait for the confirm. Raises BusUnavailable: then it is in doubt."""
+        """Publish one event and wait for the confirm.
+
+        Raises BusUnavailable: then it is in doubt; Refused if the broker itself said no.
+        """
         await self._send(self._exchange, body, routing_key, event_id, {})
 
-    async def publish_to_queue(
-        self, body: bytes, queue: str, *, event_id: str, headers: dict[str, Any] | None = None
-    ) -> None:
-        """Publish straight into one queue, past the exchange, and wait for the confirm."""
-        await self._send(self._default, body, queue, event_id, headers or {})
+    async def publish_canary(self, body: bytes, routing_key: str, *, canary_id: str, again: float) -> None:
+        """Publish what only shows that a binding is there; the next one on this key comes in `again` s."""
+        await self._send(self._exchange, body, routing_key, canary_id, {MARK: "canary", "x-again": again})
+
+    async def publish_to_queue(self, body: bytes, queue: str, *, event_id: str) -> None:
+        """Publish straight into one queue, past the exchange, and wait for the confirm. For operators: a
+        service's own user of the broker may not."""
+        await self._send(self._default, body, queue, event_id, {})
+
+    async def publish_dead(self, body: bytes, queue: str, *, event_id: str) -> None:
+        """Lay a message into the dead letters of `queue`, a subscriber's, and wait for the confirm."""
+        await self._send(self._dead, body, dead_letter_queue(queue), event_id, {})
 
     async def _send(
         self,
@@ -170,6 +222,8 @@ class Bus:
     ) -> None:
         if exchange is None or not self._publishing.up:
             raise BusUnavailable("the broker is away")
+        if self._publishing.blocked:
+            raise BusUnavailable("the broker blocks publishers")
         message = aio_pika.Message(
             body,
             message_id=event_id,
@@ -181,6 +235,8 @@ class Bus:
             # The library returns normally for a message that no queue took, unless it is mandatory and
             # the channel raises returns.
             await exchange.publish(message, routing_key, mandatory=True, timeout=CONFIRM_TIMEOUT_SECONDS)
+        except DeliveryError as error:
+            raise Refused(f"not confirmed: {error or type(error).__name__}") from error
         except BROKER_ERRORS as error:
             raise BusUnavailable(f"not confirmed: {error or type(error).__name__}") from error
 
@@ -197,30 +253,33 @@ class Bus:
                 await channel.close()
 
     async def has_queue(self, queue: str) -> bool:
-        """Whether `queue` exists. A failed question closes its channel, so it has one of its own."""
+        """Whether `queue` exists."""
         connection = await self._consuming.connection()
-        channel = await connection.channel()
-        try:
-            await channel.declare_queue(queue, passive=True)
-        except ChannelNotFoundEntity:
-            return False
-        finally:
-            if not channel.is_closed:
-                await channel.close()
-        return True
+        return await _exists(connection, lambda channel: channel.declare_queue(queue, passive=True))
 
-    async def declare_subscriber(self, channel: AbstractChannel, queue: str, bindings: Sequence[str]) -> None:
-        """A quorum queue with its dead letters, bound to the routing keys `bindings`."""
+    async def waiting(self, queue: str) -> int:
+        """How many messages of `queue` wait to be delivered. Raises ChannelNotFoundEntity."""
+        async with self.channel(1) as channel:
+            declared = await channel.declare_queue(queue, passive=True)
+            return declared.declaration_result.message_count or 0
+
+    async def declare_subscriber(
+        self, channel: AbstractChannel, queue: str, bindings: Sequence[str], *, max_length: int | None = None
+    ) -> None:
+        """A quorum queue with its dead letters, bound to the routing keys `bindings`.
+
+        With a `max_length` (a guest's) the oldest messages fall out of a full queue, and no publisher is
+        held up. What falls out is no dead letter, so such a queue has no exchange for them: its consumer
+        lays them aside itself.
+        """
         dead = dead_letter_queue(queue)
         dead_exchange = await channel.declare_exchange(
             DEAD_EXCHANGE, aio_pika.ExchangeType.DIRECT, durable=True
         )
         dead_queue = await channel.declare_queue(dead, durable=True, arguments={"x-queue-type": "quorum"})
         await dead_queue.bind(dead_exchange, routing_key=dead)
-        declared = await channel.declare_queue(
-            queue,
-            durable=True,
-            arguments={
+        if max_length is None:
+            arguments: dict[str, Any] = {
                 "x-queue-type": "quorum",
                 "x-delivery-limit": DELIVERY_LIMIT,
                 "x-dead-letter-exchange": DEAD_EXCHANGE,
@@ -228,38 +287,95 @@ class Bus:
                 # At least once, which the broker silently gives up without reject-publish.
                 "x-dead-letter-strategy": "at-least-once",
                 "x-overflow": "reject-publish",
-            },
-        )
+            }
+        else:
+            arguments = {
+                "x-queue-type": "quorum",
+                "x-max-length": max_length,
+                "x-overflow": "drop-head",
+            }
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
+        await self.bind(channel, queue, bindings)
+
+    async def bind(self, channel: AbstractChannel, queue: str, bindings: Sequence[str]) -> None:
+        """Bind a queue that exists to the routing keys `bindings`."""
+        declared = await channel.get_queue(queue, ensure=False)
         for key in bindings:
             await declared.bind(EXCHANGE, routing_key=key)
 
     async def read_log(self, until: str) -> AsyncGenerator[bytes, None]:
         """Every event in the log, oldest first, up to the message `until` (an id put there by `mark_log`)."""
+        async for message in self.read_log_messages(until):
+            if message.headers.get(MARK) is None:
+                yield message.body
+
+    async def read_log_messages(
+        self, until: str, since: datetime | None = None
+    ) -> AsyncGenerator[AbstractIncomingMessage, None]:
+        """Events and marks in the log up to the message `until`, from `since` on by the broker's clock, to
+        the second. Raises BusUnavailable, also if the mark does not come."""
         async with self.channel(LOG_PREFETCH) as channel:
-            arrived = await deliveries(channel, LOG_QUEUE, {"x-stream-offset": "first"})
-            while (message := await arrived.get()) is not None:
+            arrived = await deliveries(channel, LOG_QUEUE, {"x-stream-offset": since or "first"})
+            while (message := await _next_of_the_log(arrived)) is not None:
                 if message.message_id == until:
                     return
-                if message.headers.get("x-mark") is None:
-                    yield message.body
+                yield message
                 await message.ack()
             raise BusUnavailable("the log was cut off")
 
     async def mark_log(self, mark_id: str) -> None:
         """Put a mark at the end of the log: whoever has read up to it has read all that came before."""
-        await self.publish_to_queue(b"", LOG_QUEUE, event_id=mark_id, headers={"x-mark": "end"})
+        with suppress(Refused):  # by a queue of somebody else's: the log has it, or its reader finds out
+            await self._send(self._exchange, b"", self._mark_key, mark_id, {MARK: "end"})
+
+    async def reaches_log(self, publish: Callable[[], Awaitable[None]], mark_id: str) -> bool:
+        """Whether what `publish` publishes under the id `mark_id` comes out of the log. That it is confirmed
+        would prove nothing: any queue that is bound to everything has taken it.
+
+        Raises BusUnavailable if the broker is away or blocks.
+        """
+        try:
+            async with self.channel(LOG_PREFETCH) as channel:
+                arrived = await deliveries(channel, LOG_QUEUE, {"x-stream-offset": "next"})
+                with suppress(Refused):
+                    await publish()
+                async with asyncio.timeout(LOG_MARK_SECONDS):
+                    while (message := await arrived.get()) is not None:
+                        await message.ack()
+                        if message.message_id == mark_id:
+                            return True
+        except (ChannelNotFoundEntity, TimeoutError):
+            pass
+        if not self.can_publish or not self._consuming.up:
+            raise BusUnavailable("the broker is away")
+        return False
+
+    async def bind_log(self) -> None:
+        """Declare exchange, log, and the binding between them again."""
+        async with self.channel(1) as channel:
+            await _declare_topology(channel)
 
     async def _open_publisher(self, connection: AbstractConnection) -> None:
+        await self._declare_what_is_missing(connection)
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        await _declare_topology(channel)
         self._exchange = await channel.get_exchange(EXCHANGE, ensure=False)
+        self._dead = await channel.get_exchange(DEAD_EXCHANGE, ensure=False)
         self._default = channel.default_exchange
         # A publisher whose channel is closed by the broker starts again with a new connection.
         channel.close_callbacks.add(lambda *_: _close_soon(connection))
 
-    async def _declare_topology(self, connection: AbstractConnection) -> None:
-        async with await connection.channel() as channel:
-            await _declare_topology(channel)
+    async def _open_consumer(self, connection: AbstractConnection) -> None:
+        await self._declare_what_is_missing(connection)
+
+    async def _declare_what_is_missing(self, connection: AbstractConnection) -> None:
+        """A binding that was lost is not made again unseen: whoever looks after it would not learn that the
+        log lacks events."""
+        has_exchange = await _exists(connection, lambda channel: channel.get_exchange(EXCHANGE))
+        has_log = await _exists(connection, lambda channel: channel.declare_queue(LOG_QUEUE, passive=True))
+        if not (has_exchange and has_log):
+            self.made_exchange = self.made_exchange or not has_exchange
+            async with await connection.channel() as channel:
+                await _declare_topology(channel)
 
 
 Deliveries = asyncio.Queue[AbstractIncomingMessage | None]
@@ -288,6 +404,47 @@ async def _declare_topology(channel: AbstractChannel) -> None:
     await stream.bind(exchange, routing_key="#")
 
 
+async def _next_of_the_log(arrived: Deliveries) -> AbstractIncomingMessage | None:
+    try:
+        async with asyncio.timeout(LOG_MARK_SECONDS):
+            return await arrived.get()
+    except TimeoutError:
+        raise BusUnavailable("the log ends without the mark that was put there") from None
+
+
+async def _exists(
+    connection: AbstractConnection, ask: Callable[[AbstractChannel], Awaitable[object]]
+) -> bool:
+    """Whether the broker has what `ask` asks for. A failed question closes its channel, so it has its own."""
+    channel = await connection.channel()
+    try:
+        await ask(channel)
+    except ChannelNotFoundEntity:
+        return False
+    finally:
+        if not channel.is_closed:
+            await channel.close()
+    return True
+
+
+async def _is_blocked(connection: AbstractConnection) -> bool:
+    transport = connection.transport
+    if transport is None or connection.is_closed:
+        return False
+    try:
+        async with asyncio.timeout(0):
+            await transport.ready()
+    except TimeoutError:
+        return True
+    return False
+
+
+async def _close(connection: AbstractConnection) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+            await connection.close()
+
+
 def _setter(event: asyncio.Event) -> Callable[..., None]:
     return lambda *_: event.set()
 
@@ -303,4 +460,4 @@ def _close_soon(connection: AbstractConnection) -> None:
     task.add_done_callback(_closing.discard)
 
 
-__all__ = ["BROKER_ERRORS", "Bus", "BusUnavailable", "ChannelClosed", "dead_letter_queue"]
+__all__ = ["BROKER_ERRORS", "Bus", "BusUnavailable", "ChannelClosed", "Refused", "dead_letter_queue"]

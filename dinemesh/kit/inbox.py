@@ -23,8 +23,18 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, crash, dead_letters, telemetry
-from dinemesh.kit.bus import BROKER_ERRORS, Bus, BusUnavailable, Deliveries, dead_letter_queue, deliveries
+from dinemesh.kit.bus import (
+    BROKER_ERRORS,
+    DELIVERY_LIMIT,
+    MARK,
+    Bus,
+    BusUnavailable,
+    Deliveries,
+    deliveries,
+)
+from dinemesh.kit.canaries import LOOK_SECONDS, Bindings, canaries_table, canary_of, matches
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreUnavailable, Transaction
+from dinemesh.kit.workers import cancel
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +50,20 @@ PAUSE_SECONDS = 0.5
 # A failing message goes round at most once in this time, so that it cannot occupy the service.
 REQUEUE_PAUSE_SECONDS = 0.2
 RECONNECT_PAUSE_SECONDS = 0.2
+# A guest's queue that is this full has lost messages by the time that its length is known.
+NEARLY_FULL = 0.9
 
 
 @dataclass(frozen=True)
 class InboxTables:
     """`inbox`: events that took effect. `inbox_versions`: the highest version seen of each aggregate.
-    `subscriptions`: which queues have read what was said before they existed."""
+    `subscriptions`: which queues have read what was said before they existed. `canaries`: up to when their
+    bindings were seen to be there."""
 
     inbox: Table
     versions: Table
     subscriptions: Table
+    canaries: Table
 
 
 def inbox_tables(metadata: MetaData) -> InboxTables:
@@ -75,6 +89,7 @@ def inbox_tables(metadata: MetaData) -> InboxTables:
             Column("subscriber", Text, primary_key=True),
             Column("caught_up", Boolean, nullable=False),
         ),
+        canaries=canaries_table(metadata),
     )
 
 
@@ -108,6 +123,10 @@ class Subscription:
     that is not higher than the highest seen has no effect: every event carries the whole state. Those of the
     types in `each_once` do not replace one another: every one of them has its effect, and the handler
     compares the versions that stand in it.
+
+    A guest, which does not belong to the mesh, has a `max_length`: when so many messages wait in its queue,
+    the oldest fall out, and it reads the log instead. Nobody else notices. That of a queue that exists
+    cannot be changed: delete the queue; the next start reads the log.
     """
 
     queue: str
@@ -116,6 +135,7 @@ class Subscription:
     other: Handler | None = None
     newest_only: bool = True
     each_once: frozenset[type[Message]] = frozenset()
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -258,7 +278,7 @@ def _correlation_of(body: bytes) -> str:
 
 def forget(tx: Transaction, tables: InboxTables, subscriber: str) -> None:
     """Forget all that `subscriber` took, so that its next start reads the whole log again."""
-    for table in (tables.inbox, tables.versions, tables.subscriptions):
+    for table in (tables.inbox, tables.versions, tables.subscriptions, tables.canaries):
         tx.execute(delete(table).where(and_(table.c.subscriber == subscriber)))
 
 
@@ -279,6 +299,17 @@ class Consumer:
         self._prefetch = prefetch
         self.subscription = subscription
         self.caught_up = asyncio.Event()
+        self._in_hand = 0
+        self._arrived: Deliveries = asyncio.Queue()
+        self._bindings = Bindings(
+            store,
+            bus,
+            tables.canaries,
+            subscription.queue,
+            subscription.bindings,
+            self._read_log,
+            lambda: self._in_hand > 0 or not self._arrived.empty(),
+        )
 
     async def run(self) -> None:
         """Until cancelled. A lost connection, a deleted queue or a database that is away end nothing."""
@@ -296,51 +327,100 @@ class Consumer:
 
     async def _consume(self) -> None:
         queue = self.subscription.queue
-        if not await self._bus.has_queue(queue) and await self._inbox.caught_up():
+        is_there = await self._bus.has_queue(queue)
+        if not is_there and await self._inbox.caught_up():
             # Recorded before the queue is made: a crash in between must not hide that the log is unread.
             await self._inbox.set_caught_up(False)
         async with self._bus.channel(self._prefetch) as channel:
-            await self._bus.declare_subscriber(channel, queue, self.subscription.bindings)
+            is_new = not is_there or not await self._inbox.caught_up()
+            bindings = self.subscription.bindings if is_new else await self._bindings.unknown()
+            await self._bus.declare_subscriber(
+                channel, queue, bindings, max_length=self.subscription.max_length
+            )
+            await self._bindings.begin(bindings)
             if not await self._inbox.caught_up():
-                await self._catch_up()
+                await self._read_log(None)
                 if __debug__:
                     crash.point("inbox.log.read")
                 await self._inbox.set_caught_up(True)
                 if __debug__:
                     crash.point("inbox.log.recorded")
+            await self._mind_the_place()
             self.caught_up.set()
-            arrived = await deliveries(channel, queue)
-            last = 0
-            while True:
-                if last >= LINGER_FROM:
-                    await asyncio.sleep(LINGER_SECONDS)
-                batch = await _next_batch(arrived, self._prefetch)
-                if batch is None:
-                    raise BusUnavailable("the queue or its channel is gone")
-                await self._take(batch)
-                last = len(batch)
+            self._arrived = await deliveries(channel, queue)
+            looking = asyncio.create_task(self._keep_looking(), name=f"bindings of {queue}")
+            try:
+                await self._take_all(self._arrived)
+            finally:
+                await cancel(looking)
 
-    async def _catch_up(self) -> None:
+    async def _take_all(self, arrived: Deliveries) -> None:
+        last = 0
+        while True:
+            if last >= LINGER_FROM:
+                await asyncio.sleep(LINGER_SECONDS)
+            batch = await _next_batch(arrived, self._prefetch)
+            if batch is None:
+                raise BusUnavailable("the queue or its channel is gone")
+            last = self._in_hand = len(batch)
+            await self._take(batch)
+            self._in_hand = 0
+
+    async def _keep_looking(self) -> None:
+        """Whether the bindings are there and, of a guest, whether its queue overflows."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._mind_the_place()
+                await self._bindings.look()
+            except (*BROKER_ERRORS, BusUnavailable, StoreUnavailable, CommitInDoubt) as error:
+                # If it lasts, those who consume and publish say so.
+                log.debug("the bindings of %s were not looked at: %r", self.subscription.queue, error)
+            except Exception:
+                telemetry.WORKER_FAILURES.labels(f"bindings of {self.subscription.queue}").inc()
+                log.exception("the bindings of %s were not looked at", self.subscription.queue)
+
+    async def _mind_the_place(self) -> None:
+        """A guest whose queue is as good as full has lost messages, or is about to: it reads the log."""
+        limit, queue = self.subscription.max_length, self.subscription.queue
+        if limit is None or await self._bus.waiting(queue) < limit * NEARLY_FULL:
+            return
+        telemetry.PLACES_LOST.labels(queue).inc()
+        log.error("the queue %s was full (%d messages) and lost some; it reads the log", queue, limit)
+        await self._read_log(await self._bindings.begin_of_gap())
+
+    async def _read_log(self, since: datetime | None) -> int:
+        """Take the events of the log, all or `since` then; how many were new."""
+        queue = self.subscription.queue
         mark = str(uuid_utils.uuid7())
         await self._bus.mark_log(mark)
-        log.info("subscription %s reads the log", self.subscription.queue)
+        log.info("subscription %s reads the log", queue)
         batch: list[bytes] = []
-        count = 0
-        async for body in self._bus.read_log(until=mark):
-            batch.append(body)
+        count = news = 0
+        async for message in self._bus.read_log_messages(mark, since):
+            if MARK in message.headers:
+                continue
+            # A log that is read again holds more than the subscription wants; one that is read first too, and
+            # there it always took what it has a handler for.
+            if since is not None and not self._wants(message.routing_key or ""):
+                continue
+            batch.append(message.body)
             count += 1
             if len(batch) >= self._prefetch:
-                await asyncio.gather(*map(self._take_logged, batch))
+                news += sum(await asyncio.gather(*map(self._take_logged, batch)))
                 batch.clear()
-        await asyncio.gather(*map(self._take_logged, batch))
-        log.info("subscription %s has read %d events of the log", self.subscription.queue, count)
+        news += sum(await asyncio.gather(*map(self._take_logged, batch)))
+        log.info("subscription %s has read %d events of the log, %d new", queue, count, news)
+        return news
 
-    async def _take_logged(self, body: bytes) -> None:
+    def _wants(self, key: str) -> bool:
+        return any(matches(binding, key) for binding in self.subscription.bindings)
+
+    async def _take_logged(self, body: bytes) -> bool:
         """The log cannot be given back to: what fails there becomes a dead letter and blocks nothing."""
         try:
             event = self._inbox.decode(body)
-            if self._inbox.handler(event) is not None:
-                await self._inbox.take(event)
+            return self._inbox.handler(event) is not None and await self._inbox.take(event)
         except Undecodable:
             log.warning(
                 "the log holds bytes that are no event; they are a dead letter of those who saw them live"
@@ -351,8 +431,8 @@ class Consumer:
             self._count(_FAILED)
             with call.working_on(_call_of(event)):
                 log.exception("an event of the log failed and becomes a dead letter")
-            dead = dead_letter_queue(self.subscription.queue)
-            await self._bus.publish_to_queue(body, dead, event_id=event.event_id)
+            await self._bus.publish_dead(body, self.subscription.queue, event_id=event.event_id)
+        return False
 
     async def _take(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Commit the effects of a batch, then acknowledge it, at once where all went well."""
@@ -366,7 +446,7 @@ class Consumer:
             return
         pause = False
         for message, outcome in zip(batch, outcomes, strict=True):
-            if outcome in _DONE:
+            if outcome in _DONE or await self._lay_aside(message, outcome):
                 await message.ack()
             elif outcome == _UNREADABLE:
                 await message.reject(requeue=False)
@@ -376,7 +456,20 @@ class Consumer:
         if pause:
             await asyncio.sleep(REQUEUE_PAUSE_SECONDS)
 
+    async def _lay_aside(self, message: AbstractIncomingMessage, outcome: str) -> bool:
+        """The broker does this for the mesh's own. From a guest's queue messages also fall out, and those
+        are no dead letters, so that a guest lays aside itself what it cannot take."""
+        if self.subscription.max_length is None:
+            return False
+        if outcome == _FAILED and int(str(message.headers.get("x-delivery-count", 0))) < DELIVERY_LIMIT:
+            return False
+        queue = self.subscription.queue
+        await self._bus.publish_dead(message.body, queue, event_id=message.message_id or "unreadable")
+        return True
+
     async def _take_one(self, message: AbstractIncomingMessage) -> str:
+        if MARK in message.headers:
+            return await self._take_mark(message)
         try:
             event = self._inbox.decode(message.body)
         except Undecodable as error:
@@ -397,6 +490,17 @@ class Consumer:
                 return self._count(_FAILED)
             else:
                 return self._count(_TAKEN if first else _TAKEN_BEFORE)
+
+    async def _take_mark(self, message: AbstractIncomingMessage) -> str:
+        """No event: it has told by coming whatever it has to tell."""
+        canary = canary_of(message)
+        while canary is not None:
+            try:
+                await self._bindings.see(canary)
+                break
+            except (StoreUnavailable, CommitInDoubt):
+                await asyncio.sleep(PAUSE_SECONDS)
+        return _TAKEN
 
     def _count(self, outcome: str) -> str:
         telemetry.INBOX_EVENTS.labels(self.subscription.queue, outcome).inc()

@@ -20,10 +20,12 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from dinemesh.kit import crash, migrate, reflection
 from dinemesh.kit import log as logs
 from dinemesh.kit.bus import Bus
+from dinemesh.kit.canaries import Canaries
 from dinemesh.kit.health import Health
 from dinemesh.kit.identity import Verifier
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.interceptors import ANYONE, Access, Chain, Limit
+from dinemesh.kit.outbox import Relay
 from dinemesh.kit.settings import ServiceSettings
 from dinemesh.kit.store import Store, StoreInUse, Transaction
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
@@ -48,6 +50,7 @@ SET_UP_RETRY_SECONDS = 1.0
 # Who pings more often is sent away.
 PING_INTERVAL_MS = 10_000
 DEAD_LETTER_COUNT_SECONDS = 15.0
+OUTBOX_COUNT_SECONDS = 5.0
 
 Check = Callable[[], Awaitable[None]]
 
@@ -162,6 +165,12 @@ class Service:
             Periodic(f"{queue} dead letters", DEAD_LETTER_COUNT_SECONDS, consumer.measure),
             f"{queue} dead letters",
         )
+
+    def add_relay(self, relay: Relay, canaries: Canaries) -> None:
+        """Runs a publisher: its relay, the metrics of its outbox, and the canaries of its routing keys."""
+        self.add_worker(relay, "relay")
+        self.add_worker(Periodic("outbox count", OUTBOX_COUNT_SECONDS, relay.measure), "outbox count")
+        self.add_worker(Periodic("canaries", canaries.seconds, canaries.turn), "canaries")
 
     def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Closes something after the last call and the last worker; the latest is closed first."""

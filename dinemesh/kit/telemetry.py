@@ -33,6 +33,17 @@ INBOX_EVENTS = Counter(
 DEAD_LETTERS = Gauge(
     "dinemesh_dead_letter_messages", "Messages in the dead-letter queue of a queue.", ["queue"]
 )
+BROKER_BLOCKS = Gauge(
+    "dinemesh_broker_blocks", "1 while the broker takes no messages: it is short of memory or disk."
+)
+TOPOLOGY_LOSSES = Counter(
+    "dinemesh_topology_losses",
+    "Bindings and exchanges that were gone and declared again, by what was cut off: a queue or `exchange`.",
+    ["what"],
+)
+PLACES_LOST = Counter(
+    "dinemesh_places_lost", "Times that a guest's queue was full, so that it read the log instead.", ["queue"]
+)
 WORKER_FAILURES = Counter("dinemesh_worker_failures", "Turns or runs of a worker that failed.", ["worker"])
 
 _own_gauges: dict[str, Gauge] = {}
