@@ -11,7 +11,8 @@ import time
 
 from aio_pika.abc import AbstractQueue
 
-from dinemesh.kit.bus import DEAD_EXCHANGE, EXCHANGE
+from dinemesh.kit.bus import EXCHANGE
+from dinemesh.kit.bus import dead_letter_queue as dead
 from local_mesh.broker import RunningBroker, answers
 from local_mesh.failure import Failure
 from tests.support.broker_cluster import RunningCluster
@@ -20,8 +21,12 @@ from tests.support.process import NotHealthy
 from tests.torture.plan import QUEUES, Blow
 from tests.torture.scene import PATIENCE, Scene, Witness, see
 
+HEALED_SECONDS = 60.0
+"""Bindings and exchanges that were lost are there again by then."""
 FULL = 5
 """Messages that the stranger's queue takes."""
+LEAST_TOLD = 10
+"""Of so many events subscribers must have taken some, whoever else is bound."""
 FULL_SECONDS = 4.0
 """How long it stays full, at least."""
 
@@ -39,23 +44,32 @@ async def binding_lost(scene: Scene, blow: Blow) -> Witness:
             f'Lost = {which}, [ok = rabbit_binding:remove(B, <<"torture">>) || B <- Lost],'
             f"true = length({_bindings_of(scene, blow.target)}) < length(Bs), length(Lost)",
         )
-        after = await _back(scene, {blow.target: there}, EXCHANGE)
+        after = await _back(scene, {blow.target: there})
         what = f"{lost} of {there} bindings of {blow.target} removed, back after {after:.1f} s"
         return Witness(blow, what, begin, time.monotonic())
 
 
 async def exchange_lost(scene: Scene, blow: Blow) -> Witness:
-    """With all bindings to it."""
+    """With all bindings to it: the mesh's own, or one of those for dead letters."""
     async with scene.alone_with("rabbitmq"):
-        there = {queue: await _bindings(scene, queue) for queue in QUEUES}
+        found = f"[X || X <- rabbit_exchange:list({_host(scene)}), {_is_ours('element(2, X)')}]"
+        if blow.target != EXCHANGE:
+            found = f'[X || X <- {found}, element(4, element(2, X)) =/= <<"{EXCHANGE}">>]'
+        many = await _count(scene, f"length({found})")
+        see(many > 0, "there is no such exchange")
+        name = (
+            _resource(scene, "exchange", EXCHANGE)
+            if blow.target == EXCHANGE
+            else f"element(2, lists:nth({blow.chance % many + 1}, lists:sort({found})))"
+        )
+        there = {queue: await _bindings(scene, queue) for queue in (*QUEUES, *map(dead, QUEUES))}
         begin = time.monotonic()
-        name = _resource(scene, "exchange", blow.target)
         await _count(
             scene,
-            f'ok = rabbit_exchange:delete({name}, false, <<"torture">>),'
-            f"{{error, not_found}} = rabbit_exchange:lookup({name}), 0",
+            f'Name = {name}, ok = rabbit_exchange:delete(Name, false, <<"torture">>),'
+            "{error, not_found} = rabbit_exchange:lookup(Name), 0",
         )
-        after = await _back(scene, there, blow.target)
+        after = await _back(scene, there)
         what = f"{blow.target} deleted with its bindings, all back after {after:.1f} s"
         return Witness(blow, what, begin, time.monotonic())
 
@@ -74,14 +88,18 @@ async def queue_full(scene: Scene, blow: Blow) -> Witness:
                 while await _messages(scene, queue) < FULL:
                     see(not scene.is_over() and time.monotonic() < end, "it was never full")
                     await asyncio.sleep(0.05)
-                full, unsent = time.monotonic(), await scene.unsent()
+                full, told, taken = time.monotonic(), await scene.told(), await scene.taken()
                 await asyncio.sleep(FULL_SECONDS + blow.seconds)
                 lasted = time.monotonic() - full
+                told, taken = await scene.told() - told, await scene.taken() - taken
                 waiting = await scene.unsent()
+                see(await _messages(scene, queue) == FULL, "it did not stay full")
             finally:
                 with contextlib.suppress(Exception):
                     await channel.queue_delete(blow.target)
-        what = f"full for {lasted:.1f} s; {unsent} events waited, then {waiting}"
+        what = f"full for {lasted:.1f} s; meanwhile {told} events were told, {taken} taken, {waiting} then unsent"
+        if told >= LEAST_TOLD and not taken:
+            raise NotHealthy(f"{what}: a stranger holds up everybody")
         return Witness(blow, what, begin, time.monotonic())
 
 
@@ -109,20 +127,16 @@ async def kill_node(scene: Scene, blow: Blow) -> Witness:
         return Witness(blow, what, begin, time.monotonic())
 
 
-async def _back(scene: Scene, there: dict[str, int], exchange: str) -> float:
-    """Waits until the exchange is there and each queue has its bindings again; how long that took. Raises
-    NotHealthy if it does not happen."""
+async def _back(scene: Scene, there: dict[str, int]) -> float:
+    """Waits until each queue has its bindings again; how long that took. Raises NotHealthy if it does not
+    happen."""
     begin = time.monotonic()
-    name = _resource(scene, "exchange", exchange)
-    found = f"case rabbit_exchange:lookup({name}) of {{ok, _}} -> 1; _ -> 0 end"
-    while True:
-        now = {queue: await _bindings(scene, queue) for queue in there}
-        if now == there and await _count(scene, found):
-            return time.monotonic() - begin
-        if time.monotonic() > begin + PATIENCE:
+    while (now := {queue: await _bindings(scene, queue) for queue in there}) != there:
+        if time.monotonic() > begin + HEALED_SECONDS:
             missing = [f"{queue} has {now[queue]} of {there[queue]}" for queue in there if now != there]
-            raise NotHealthy(f"{PATIENCE:g} s later bindings of {exchange} are missing: {', '.join(missing)}")
+            raise NotHealthy(f"{HEALED_SECONDS:g} s later bindings are missing: {', '.join(missing)}")
         await asyncio.sleep(0.2)
+    return time.monotonic() - begin
 
 
 async def _bindings(scene: Scene, queue: str) -> int:
@@ -132,13 +146,20 @@ async def _bindings(scene: Scene, queue: str) -> int:
 def _bindings_of(scene: Scene, queue: str) -> str:
     """Erlang for those of a queue to the mesh's exchanges; the broker's own one binds every queue."""
     name = _resource(scene, "queue", queue)
-    ours = f'lists:member(element(4, element(2, B)), [<<"{EXCHANGE}">>, <<"{DEAD_EXCHANGE}">>])'
-    return f"[B || B <- rabbit_binding:list_for_destination({name}), {ours}]"
+    return f"[B || B <- rabbit_binding:list_for_destination({name}), {_is_ours('element(2, B)')}]"
+
+
+def _is_ours(exchange: str) -> str:
+    """Erlang: neither the default exchange nor one that every virtual host has."""
+    return f'binary:match(element(4, {exchange}), <<"dinemesh.">>) =:= {{0, 9}}'
+
+
+def _host(scene: Scene) -> str:
+    return f'<<"{scene.mesh.amqp_url.rpartition("/")[2]}">>'
 
 
 def _resource(scene: Scene, kind: str, name: str) -> str:
-    host = scene.mesh.amqp_url.rpartition("/")[2]
-    return f'rabbit_misc:r(<<"{host}">>, {kind}, <<"{name}">>)'
+    return f'rabbit_misc:r({_host(scene)}, {kind}, <<"{name}">>)'
 
 
 async def _messages(scene: Scene, queue: AbstractQueue) -> int:

@@ -28,7 +28,7 @@ OUTBOXES = ("reservation", "deposit", "restaurant")
 DATABASES = ("reservation", "deposit", "restaurant", "history")
 CLOCKS = ("reservation", "deposit", "restaurant")
 """The databases by whose clock something is ended or repeated."""
-EXCHANGES = ("dinemesh.events", "dinemesh.events", "dinemesh.dead")
+EXCHANGES = ("dinemesh.events", "dinemesh.events", "exchange of dead letters")
 """The first twice: nearly everything goes through it."""
 
 

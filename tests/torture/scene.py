@@ -18,7 +18,7 @@ from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import RunningMesh
 from tests.torture.books import look
 from tests.torture.databases import Database
-from tests.torture.plan import OUTBOXES, Blow
+from tests.torture.plan import DATABASES, OUTBOXES, Blow
 from tests.torture.town import Town
 
 LEAST_IN_FLIGHT = 3
@@ -109,9 +109,25 @@ class Scene:
         """Events that wait for the broker, of all services."""
         return sum([await self.ask(name, _unsent) for name in OUTBOXES])
 
+    async def told(self) -> int:
+        """Events that services have committed."""
+        return sum([await self.ask(name, _outbox) for name in OUTBOXES])
+
+    async def taken(self) -> int:
+        """Events that subscribers have taken."""
+        return sum([await self.ask(name, _inbox) for name in DATABASES])
+
 
 def _unsent(connection: Connection) -> int:
     return int(connection.execute(text("SELECT count(*) FROM outbox WHERE sent_time IS NULL")).scalar_one())
+
+
+def _outbox(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM outbox")).scalar_one())
+
+
+def _inbox(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM inbox")).scalar_one())
 
 
 def see(seen: bool, otherwise: str) -> None:
