@@ -11,7 +11,7 @@ import time
 
 from sqlalchemy import Connection, text
 
-from dinemesh.kit.engines import BUSY_TIMEOUT_SECONDS
+from dinemesh.kit.engines import LOCK_TIMEOUT_SECONDS
 from tests.support.mesh import Part
 from tests.support.process import NotHealthy
 from tests.torture.databases import Database
@@ -22,7 +22,7 @@ from tests.torture.scene import PATIENCE, Scene, Witness, see
 AHEAD = (dt.timedelta(seconds=90), dt.timedelta(hours=3), dt.timedelta(days=12))
 """How far a clock jumps: beyond leases and holds; beyond the time that a restaurant has to accept; beyond the
 meals."""
-LONGER_SECONDS = 1.0
+LONGER_SECONDS = 2.0
 """A lock is held so much longer than the service waits for it."""
 LEAST_SECONDS = 1.0
 """A database takes no changes for so long, and some seconds more."""
@@ -109,7 +109,7 @@ async def held_lock(scene: Scene, blow: Blow) -> Witness:
         waiting = 0
         with database.locked():
             written = await _written(scene, blow.target)
-            end = time.monotonic() + BUSY_TIMEOUT_SECONDS + LONGER_SECONDS + blow.seconds / 3
+            end = time.monotonic() + LOCK_TIMEOUT_SECONDS + LONGER_SECONDS + blow.seconds / 3
             while time.monotonic() < end:
                 await asyncio.sleep(0.2)
                 if not database.on_sqlite:

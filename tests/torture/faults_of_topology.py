@@ -21,7 +21,7 @@ from tests.support.process import NotHealthy
 from tests.torture.plan import QUEUES, Blow
 from tests.torture.scene import PATIENCE, Scene, Witness, see
 
-HEALED_SECONDS = 60.0
+HEALED_SECONDS = 90.0
 """Bindings and exchanges that were lost are there again by then."""
 FULL = 5
 """Messages that the stranger's queue takes."""
@@ -97,7 +97,7 @@ async def queue_full(scene: Scene, blow: Blow) -> Witness:
             finally:
                 with contextlib.suppress(Exception):
                     await channel.queue_delete(blow.target)
-        what = f"full for {lasted:.1f} s; meanwhile {told} events were told, {taken} taken, {waiting} then unsent"
+        what = f"full for {lasted:.1f} s; {told} events were told meanwhile, {taken} taken, {waiting} unsent"
         if told >= LEAST_TOLD and not taken:
             raise NotHealthy(f"{what}: a stranger holds up everybody")
         return Witness(blow, what, begin, time.monotonic())

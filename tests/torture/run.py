@@ -48,7 +48,7 @@ LEAST_STORIES = 20
 PUSHES = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Of races of which only one side has won so far: a round each, after the faults, with so many seconds more
 of a start. A slow machine needs it; the last is beyond what any side of a race takes."""
-ALL_FAULTS_FROM = 150.0
+ALL_FAULTS_FROM = 240.0
 """A run of so many seconds has to see every kind of fault."""
 
 SETTINGS = {"deposit": {"CHARGES_IN_FLIGHT_LIMIT": str(CHARGES_IN_FLIGHT)}}

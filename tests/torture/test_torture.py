@@ -15,6 +15,7 @@ from tests.torture.truth import FINAL
 
 SEED = 147
 """Its events meet a broker that is killed, and then each other in another order."""
+AMONG_EVENTS = {Fault.KILL_BROKER, Fault.DELAY, Fault.REORDER, Fault.DUPLICATE, Fault.REPLAY, Fault.OVERLOAD}
 OUTAGES = (
     Blow(Fault.KILL, "deposit", 0.5, 2.0, 0),
     Blow(Fault.PAUSE, "deposit", 0.5, 2.0, 1),
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 def outcome(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> Outcome:
     """Of the run with faults."""
     outcome = asyncio.run(
-        torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=[OUTAGES], faults=_OF_EVENTS)
+        torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=[OUTAGES], faults=AMONG_EVENTS)
     )
     print(describe(outcome))  # noqa: T201 - shown by `pytest -rP`, and when a test fails
     return outcome
