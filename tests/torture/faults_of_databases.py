@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
+from collections import Counter
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Executable, text
 
 from dinemesh.kit.engines import LOCK_TIMEOUT_SECONDS
 from tests.support.mesh import Part
@@ -128,9 +129,10 @@ async def clock_jump(scene: Scene, blow: Blow) -> Witness:
     by = AHEAD[blow.chance % len(AHEAD)]
     async with scene.alone_with(blow.target):
         in_flight = await scene.busy(blow.target)
+        alive = await _alive(scene) if blow.target == "reservation" else Counter()
         begin = time.monotonic()
         with database.ahead(by):
-            jump = Jump(blow.target, by, dt.datetime.now(dt.UTC) + by, begin)
+            jump = Jump(blow.target, by, dt.datetime.now(dt.UTC) + by, begin, alive=alive)
             scene.town.record.jumps.append(jump)
             end = begin + PATIENCE
             while not (dated := await _dated_since(scene, blow.target, jump.first)):
@@ -140,7 +142,20 @@ async def clock_jump(scene: Scene, blow: Blow) -> Witness:
             dated = await _dated_since(scene, blow.target, jump.first)
         jump.end = time.monotonic()
         what = f"{in_flight}, {by} ahead for {jump.end - begin:.1f} s, {dated} events dated by it"
+        what += f", {alive.total()} bookings alive" if alive else ""
         return Witness(blow, f"{what}, {await _recovered(scene, blow)}", begin, time.monotonic())
+
+
+async def _alive(scene: Scene) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for state in ("PENDING_ACCEPTANCE", "CONFIRMED"):
+        query = text("SELECT count(*) FROM reservations WHERE state = :state").bindparams(state=state)
+        found[state] = await scene.ask("reservation", lambda connection: _one(connection, query))  # noqa: B023
+    return found
+
+
+def _one(connection: Connection, query: Executable) -> int:
+    return int(connection.execute(query).scalar_one())
 
 
 async def _dated_since(scene: Scene, service: str, first: dt.datetime) -> int:

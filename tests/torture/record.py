@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -109,13 +110,14 @@ class Answer:
 @dataclass
 class Jump:
     """A time in which a service's clock was `by` ahead, from `begin` to `end` of the clock of the answers;
-    `first`: what it showed at the beginning."""
+    `first`: what it showed at the beginning. `alive`: reservations by state just before."""
 
     service: str
     by: timedelta
     first: datetime
     begin: float
     end: float = math.inf
+    alive: Counter[str] = field(default_factory=Counter)
 
     def touches(self, answer: Answer) -> bool:
         return answer.begin <= self.end and answer.end >= self.begin

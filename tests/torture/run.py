@@ -32,7 +32,7 @@ from tests.mesh.people import City
 from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.process import NotHealthy
-from tests.torture import books, plan, tales, truth
+from tests.torture import books, clocks, plan, tales, truth
 from tests.torture.databases import Database, plain
 from tests.torture.faults import CHARGES_IN_FLIGHT, NotWitnessed, Scene, Witness, strike
 from tests.torture.plan import DATABASE_FAULTS, DISK_FAULTS, PROCESSES, RACES, Blow, Fault, Story
@@ -327,6 +327,7 @@ class _Run:
         outcome.violations += [
             f"lost: {queue} never took {event_id} ({key})" for queue, key, event_id in books.missing(found)
         ]
+        outcome.violations += clocks.complaints(outcome.record.jumps, found)
         for slot in found.picture.slots:
             if slot.sold > slot.capacity:
                 outcome.violations.append(f"oversold: {slot.sold} of {slot.capacity} at {slot.dine_time}")
