@@ -18,8 +18,9 @@ from sqlalchemy import Connection, bindparam, text
 
 from dinemesh.event.v1 import envelope_pb2 as event_pb2
 from dinemesh.kit.bus import BusUnavailable
-from local_mesh.broker import RunningBroker, answers
+from local_mesh.broker import answers
 from operations import events
+from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import state_of
 from tests.torture import faults_of_databases, faults_of_topology
 from tests.torture.plan import Blow, Fault, Story, Tale
@@ -78,21 +79,30 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
 
 
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
+    """All of it: of three nodes all three, at once."""
     async with scene.alone_with("rabbitmq"):
-        broker = scene.broker
-        assert isinstance(broker, RunningBroker)
-        in_flight, old = await scene.busy(blow.target), broker.pid
+        nodes = scene.broker.nodes if isinstance(scene.broker, RunningCluster) else [scene.broker]
+        in_flight, old = await scene.busy(blow.target), [node.pid for node in nodes]
         begin = time.monotonic()
-        broker.kill()
-        see(state_of(old) == "", f"process {old} lives on")
-        see(not answers(broker.ports.amqp), "the broker still answers")
+        for node in nodes:
+            node.kill()
+        for node, pid in zip(nodes, old, strict=True):
+            see(state_of(pid) == "", f"process {pid} lives on")
+            see(not answers(node.ports.amqp), "the broker still answers")
         await asyncio.sleep(blow.seconds)
         unsent = await scene.unsent()
-        broker.spawn()
-        await asyncio.to_thread(broker.wait_until_ready)
-        see(broker.pid != old, "the process is the same one")
-        what = f"{in_flight}, pid {old} gone, port closed, {unsent} events waited"
-        return Witness(blow, f"{what}, pid {broker.pid} there", begin, time.monotonic())
+        for node in nodes:
+            node.spawn()
+        for node in nodes:
+            await asyncio.to_thread(node.wait_until_ready)
+        new = [node.pid for node in nodes]
+        see(not set(old) & set(new), "a process is the same one")
+        what = f"{in_flight}, pid {_listed(old)} gone, port closed, {unsent} events waited"
+        return Witness(blow, f"{what}, pid {_listed(new)} there", begin, time.monotonic())
+
+
+def _listed(pids: Sequence[int]) -> str:
+    return ", ".join(map(str, pids))
 
 
 async def _delay(scene: Scene, blow: Blow) -> Witness:
