@@ -116,7 +116,10 @@ class Engines:
 
 
 def open_engines(url: str, readers: int, *, exclusive: bool, patient: bool = False) -> Engines:
-    """`patient`: statements may take as long as they need. Raises ValueError for a database that is not supported, StoreInUse if another process has the file."""
+    """`patient`: statements may take as long as they need.
+
+    Raises ValueError for a database that is not supported, StoreInUse if another process has the file.
+    """
     parsed = make_url(url)
     backend = parsed.get_backend_name()
     if backend == "sqlite":
@@ -214,6 +217,12 @@ _COMMIT_IS_DURABLE = (
 _IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
 # Nothing that the server remembers, and yet a commit that has to be synced and replicated like any other.
 _LEAVES_NOTHING = text("SELECT pg_logical_emit_message(true, 'dinemesh', '')")
+# Of ours: a commit goes on waiting after its client has left. Each further one would take a connection more.
+_WAITS_FOR_STANDBY = text(
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND wait_event = 'SyncRep'"
+    " AND query_start < clock_timestamp() - interval '2 s'"
+)
 _NOT_ALLOWED = frozenset({"42501", "42883"})  # no right to call it, or no such function
 
 
@@ -287,6 +296,8 @@ class Writer:
             _need_room_beside(Path(self.connection.engine.url.database or ""))
             return
         look(self.connection)
+        if self.connection.execute(_WAITS_FOR_STANDBY).scalar_one():
+            raise NotReplicated("commits wait for a standby")
         try:
             self.connection.execute(_LEAVES_NOTHING)
         except DBAPIError as error:

@@ -403,8 +403,8 @@ class Store:
         return await item.future
 
     async def read(self, query: Change[T]) -> T:
-        """Run `query` on a snapshot in a reader thread, perhaps twice. Raises StoreUnavailable when the database
-        is down."""
+        """Run `query` on a snapshot in a reader thread, perhaps twice. Raises StoreUnavailable when the
+        database is down."""
         if self._readers.closed:
             raise StoreUnavailable("the database cannot be read")
         context = contextvars.copy_context()

@@ -3,12 +3,13 @@ out."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential
 
@@ -41,6 +42,8 @@ _EARLY_ANSWER_SECONDS = 0.2
 _TRIES = 8
 # With less than this deposit_svc begins nothing, and says so too late to be heard.
 _SHORTEST_CHARGE_SECONDS = 0.1
+# A database that is away for a moment is back by then; nobody is to wait for one that is down.
+_RECORD_WAIT_SECONDS = 1.0
 
 
 class Deposits(Protocol):
@@ -132,9 +135,10 @@ class Desk:
                 return current
         raise Refusal("TRY_AGAIN_LATER", "The reservation is being changed by many at once.", retry_after=1.0)
 
-    async def write_at_last(self, change: Callable[[Transaction], T]) -> T:
+    async def write_at_last(self, change: Callable[[Transaction], T], *, goes_on: bool = False) -> T:
         """Writes what has happened already and cannot be taken back. `change` must be harmless when it is
-        done twice: it runs again after a commit in doubt and while the database is away or busy, up to
+        done twice: it runs again after a commit in doubt and while the database is away or busy. A caller
+        hears after a second that it is not known; with `goes_on` it is still tried without one, up to
         `limits.record` seconds."""
         try:
             return await self.store.write(change)
@@ -147,16 +151,29 @@ class Desk:
             stop=stop_after_delay(self.limits.record),
             reraise=True,
         )
+
+        async def try_again() -> T:
+            return cast(T, await again(self.store.write, change))
+
+        trying = self.background.start(try_again(), "what happened to an attempt")
+        await asyncio.wait((trying,), timeout=_RECORD_WAIT_SECONDS)
+        if not trying.done():
+            if not goes_on:
+                trying.cancel()
+            raise self._not_recorded()
         try:
-            return await again(self.store.write, change)
+            return trying.result()
         except (CommitInDoubt, StoreUnavailable, Refusal) as error:
             if not _passes(error):
                 raise
-            raise Refusal(
-                "OUTCOME_UNKNOWN",
-                "The outcome could not be recorded yet; repeat with the same request_id.",
-                retry_after=self.limits.retry_after,
-            ) from error
+            raise self._not_recorded() from error
+
+    def _not_recorded(self) -> Refusal:
+        return Refusal(
+            "OUTCOME_UNKNOWN",
+            "The outcome could not be recorded yet; repeat with the same request_id.",
+            retry_after=self.limits.retry_after,
+        )
 
     def check_time(self) -> Refusal | None:
         """Why a charge cannot be begun in the time that the caller has left, if so."""

@@ -83,7 +83,7 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
             change.payment_token,
         )
         outcome = await desk.charge(attempt, charge)
-    settled, wanted = await desk.write_at_last(partial(_conclude, desk, asked, ids, outcome))
+    settled, wanted = await desk.write_at_last(partial(_conclude, desk, asked, ids, outcome), goes_on=True)
     if __debug__:
         crash.point("modify.concluded", wanted.state)
     if wanted.state is not ModificationState.FAILED:

@@ -83,7 +83,7 @@ async def _reserve(desk: Desk, order: Order) -> Reservation:
             order.payment_token,
         )
         outcome = await desk.charge(attempt, charge)
-    settled = await desk.write_at_last(partial(_conclude, desk, held, ids.deposit_id, outcome))
+    settled = await desk.write_at_last(partial(_conclude, desk, held, ids.deposit_id, outcome), goes_on=True)
     if __debug__:
         crash.point("reserve.concluded", settled.state)
     return _answer(desk, settled, outcome)

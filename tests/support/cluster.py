@@ -36,13 +36,15 @@ class Cluster(Process):
     it runs where that small disk is.
     """
 
-    def __init__(self, folder: Path, *, disk: SmallDisk | None = None, name: str = "postgresql") -> None:
+    def __init__(
+        self, folder: Path, *, disk: SmallDisk | None = None, name: str = "postgresql", port: int = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(name, folder / f"{name}.log")
         self.folder = folder
         self.data = folder / "data"
         self._disk = disk
-        (self.port,) = free_ports(1)
+        self.port = port or free_ports(1)[0]
 
     def initialise(self, *settings: str) -> None:
         """Makes the data folder; each of `settings` is a line of postgresql.conf."""
@@ -55,6 +57,8 @@ class Cluster(Process):
             "fsync = off",
             "full_page_writes = off",
             "autovacuum = off",
+            # A standby that is promoted does not wait until it would look for its primary again.
+            "wal_retrieve_retry_interval = 200ms",
             *settings,
         ]
         with (self.data / "postgresql.conf").open("a") as file:
@@ -87,9 +91,9 @@ class Cluster(Process):
             found = connection.execute(statement.encode())
             return found.fetchall() if found.description else []
 
-    def standby(self, folder: Path) -> Cluster:
+    def standby(self, folder: Path, *, port: int = 0) -> Cluster:
         """A running standby of this one. From now on each commit here waits until it is there as well."""
-        there = Cluster(folder, name=STANDBY)
+        there = Cluster(folder, name=STANDBY, port=port)
         source = f"host=127.0.0.1 port={self.port} user=postgres application_name={STANDBY}"
         self._tool(
             "pg_basebackup",
@@ -99,11 +103,15 @@ class Cluster(Process):
         there.start()
         self.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
         self.execute("SELECT pg_reload_conf()")
+        self.wait_for_standby()
+        return there
+
+    def wait_for_standby(self) -> None:
+        """Until a synchronous standby follows."""
         end = time.monotonic() + START_SECONDS
         while self.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
-            assert time.monotonic() < end, f"no synchronous standby\n{there.last_words()}"
+            assert time.monotonic() < end, f"no synchronous standby\n{self.last_words()}"
             time.sleep(0.05)
-        return there
 
     def promote(self) -> None:
         """This standby becomes a primary: it takes changes when this returns."""

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.guards import switch
-from tests.support.process import Child, spawn
+from tests.support.process import ROOT, Child, spawn
 
 # "daemon" on every Debian. It has to have a name, and must not be root.
 NAMED_USER = ("--user", "--map-user=1", "--map-group=1")
@@ -62,7 +62,7 @@ class SmallDisk:
         enter = f"--target={self._holder.pid}"
         return [
             *("nsenter", enter, "--user", "--mount", "--preserve-credentials", "--"),
-            *("setpriv", "--pdeathsig", "KILL", "--", *command),
+            *("env", f"--chdir={ROOT}", "setpriv", "--pdeathsig", "KILL", "--", *command),
         ]
 
     def launch(self, module: str, environment: dict[str, str], log: Path) -> Child:
