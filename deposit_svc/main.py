@@ -38,7 +38,14 @@ async def run() -> None:
     service.add_worker(bus, "bus")
     service.add_relay(
         Relay(store, outbox, bus),
-        Canaries(store, bus, outbox, persistence.inbox.canaries, routing_keys(events_pb2.DESCRIPTOR)),
+        Canaries(
+            store,
+            bus,
+            outbox,
+            persistence.inbox.canaries,
+            routing_keys(events_pb2.DESCRIPTOR),
+            seconds=settings.canary_seconds,
+        ),
     )
     service.add_worker(settling, "settling")
     service.add_consumer(Consumer(store, bus, persistence.inbox, handlers.subscription(deposits)))

@@ -182,6 +182,33 @@ def answers(port: int, timeout_seconds: float = 1.0, host: str = "127.0.0.1") ->
         return False
 
 
+def evaluate(files: Unpacked, home: Path, ports: BrokerPorts, expression: str) -> str:
+    """Run one Erlang expression in the broker, in milliseconds where rabbitmqctl takes seconds. Raises
+    Failure."""
+    call = files.root / "usr/lib/erlang/bin/erl_call"
+    cookie = (home / ".erlang.cookie").read_text()
+    done = subprocess.run(
+        [str(call), "-address", f"127.0.0.1:{ports.dist}", "-c", cookie, "-e"],
+        input=f"{expression}.\n",
+        env=_erlang_environment(files, home) | {"ERL_EPMD_PORT": str(ports.epmd)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if done.returncode != 0 or not done.stdout.startswith("{ok,"):
+        raise Failure(f"RabbitMQ refused {expression}: {(done.stdout + done.stderr).strip()}")
+    return done.stdout.strip().removeprefix("{ok, ").removesuffix("}")
+
+
+def alarms(files: Unpacked, home: Path, ports: BrokerPorts) -> list[str]:
+    """What the broker is short of, "memory" or "disk": with an alarm it takes no messages. Raises Failure."""
+    said = evaluate(
+        files, home, ports, "[What || {{resource_limit, What, _}, _} <- rabbit_alarm:get_alarms()]"
+    )
+    return [what for what in said.strip("[]").split(",") if what]
+
+
 class RunningBroker:
     """A broker of one's own, child of this process and gone with it.
 
@@ -255,21 +282,8 @@ class RunningBroker:
         return f"{self.url}{name}"
 
     def evaluate(self, expression: str) -> str:
-        """Run one Erlang expression in the broker, in milliseconds where rabbitmqctl takes seconds."""
-        call = self._files.root / "usr/lib/erlang/bin/erl_call"
-        cookie = (self.home / ".erlang.cookie").read_text()
-        done = subprocess.run(
-            [str(call), "-address", f"127.0.0.1:{self.ports.dist}", "-c", cookie, "-e"],
-            input=f"{expression}.\n",
-            env=self._commands["epmd"].environment,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        if done.returncode != 0 or not done.stdout.startswith("{ok,"):
-            raise Failure(f"RabbitMQ refused {expression}: {(done.stdout + done.stderr).strip()}")
-        return done.stdout.strip().removeprefix("{ok, ").removesuffix("}")
+        """As the function of this name."""
+        return evaluate(self._files, self.home, self.ports, expression)
 
     def write_queue_directory(self) -> None:
         """Have RabbitMQ write down which quorum queues it has.

@@ -188,9 +188,25 @@ class Mesh:
                 state = part.state.lower()
                 say(f"{name:<12} {state:<9} {health:<10} {ports[name]:>5} {pid:>7} {memory:>7}  {up}")
                 well = well and health == "ready"
+        if self.settings.own_broker and (short := self._broker_is_short_of()):
+            say(
+                f"rabbitmq is short of {' and '.join(short)} and takes no messages. Bookings go on; what is"
+                " unsent follows by itself when there is enough again."
+            )
+            well = False
         if not self.settings.own_broker:
             say(f"{'rabbitmq':<12} not ours: {_without_password(self.settings.amqp_url)}")
         return well
+
+    def _broker_is_short_of(self) -> list[str]:
+        numbers = broker.BrokerPorts(
+            self.settings.rabbitmq_port, self.settings.rabbitmq_dist_port, self.settings.epmd_port
+        )
+        try:
+            files = broker.unpack_broker(broker.project_cache(), lambda _: None)
+            return broker.alarms(files, self.places.rabbitmq, numbers)
+        except (Failure, OSError):
+            return []  # it does not run, and its own line says so
 
     def start_part(self, service: str) -> None:
         """Bring one part back and wait until it is healthy."""

@@ -24,7 +24,7 @@ from dinemesh.kit import currency as currencies
 from dinemesh.kit import wire
 from dinemesh.kit.dead_letters import DeadLetter
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.broker import NoBroker, connected, dead_letters_of
+from operations.broker import NoBroker, blocks, connected, dead_letters_of
 
 LISTENS: Mapping[str, tuple[str, ...]] = {
     "reservation.restaurants": ("restaurant",),
@@ -252,6 +252,8 @@ class Outgoing:
     routing_key: str
     create_time: datetime
     sent: bool
+    tries: int = 0
+    """How often the broker has refused it."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,8 @@ class Picture:
     """Event ids by subscriber, of those whose inbox was read."""
     charges: Sequence[Charge] = ()
     dead_letters: Sequence[DeadLetter] = ()
+    broker_blocks: bool = False
+    """It takes no messages: it is short of memory or disk."""
 
     def lines_of(self, reservation_id: str) -> Sequence[Line]:
         """The deposits of a reservation."""
@@ -359,7 +363,7 @@ async def take(sources: Sources, missing: list[str] | None = None) -> Picture:
             parts["charges"] = await _charges(sources.provider)
     with _tolerating(missing):
         if sources.amqp is not None:
-            parts["dead_letters"] = await _dead_letters(sources.amqp, sources.queues)
+            parts |= await _broker(sources.amqp, sources.queues)
     return Picture(now, outgoing=outgoing, taken=taken, **parts)
 
 
@@ -430,9 +434,16 @@ def _history(connection: Connection) -> dict[str, Any]:
 
 
 def _outgoing(connection: Connection, source: str) -> list[Outgoing]:
-    query = text("SELECT event_id, routing_key, create_time, sent_time FROM outbox")
+    query = text("SELECT event_id, routing_key, create_time, sent_time, tries FROM outbox")
     return [
-        Outgoing(source, row.event_id, row.routing_key, _instant(row.create_time), row.sent_time is not None)
+        Outgoing(
+            source,
+            row.event_id,
+            row.routing_key,
+            _instant(row.create_time),
+            row.sent_time is not None,
+            row.tries,
+        )
         for row in connection.execute(query)
     ]
 
@@ -541,9 +552,10 @@ def _provider_refunds(refunds: Iterable[sandbox_pb2.Refund]) -> Iterable[Provide
         yield ProviderRefund(refund.key, minor, succeeded, currency)
 
 
-async def _dead_letters(amqp_url: str, queues: Sequence[str]) -> list[DeadLetter]:
+async def _broker(amqp_url: str, queues: Sequence[str]) -> dict[str, Any]:
     try:
         async with connected(amqp_url) as bus:
-            return [letter for queue in queues for letter in await dead_letters_of(bus, queue)]
+            found = [letter for queue in queues for letter in await dead_letters_of(bus, queue)]
+            return {"dead_letters": found, "broker_blocks": await blocks(bus)}
     except NoBroker as error:
         raise Unreadable(str(error)) from error

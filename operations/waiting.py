@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from dinemesh.kit.canaries import HEALED_SECONDS
 from operations.limits import Limits
 from operations.picture import LISTENS, Outgoing, Picture
 from operations.text import indented
@@ -45,6 +46,7 @@ class Waiting:
 def everything(picture: Picture, limits: Limits) -> Iterator[Waiting]:
     """All that waits, of each kind."""
     yield from bookings_and_money(picture, limits)
+    yield from blocked(picture)
     yield from unsent(picture, limits)
     yield from unheard(picture, limits)
     yield from dead_letters(picture)
@@ -130,8 +132,19 @@ def _instructions(picture: Picture, limits: Limits) -> Iterator[Waiting]:
             yield Waiting("INSTRUCTION", one.instruction_id, what, one.create_time, until, remedy)
 
 
+def blocked(picture: Picture) -> Iterator[Waiting]:
+    """A broker that takes no messages."""
+    if picture.broker_blocks:
+        what = "rabbitmq is short of memory or disk and takes no messages from anybody"
+        remedy = (
+            "free disk, or memory of its machine (make logs SERVICE=rabbitmq: which alarm is set?);"
+            " then all that is unsent follows by itself"
+        )
+        yield Waiting("BROKER BLOCKS", "rabbitmq", what, picture.now, None, remedy)
+
+
 def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    """Events that no broker has."""
+    """Events that no broker has, or that one of its queues refuses."""
     for event in picture.outgoing:
         if not event.sent:
             what = f"{event.routing_key} of {event.source} is not published"
@@ -139,6 +152,13 @@ def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
                 "make status: is rabbitmq ready? If it is, the relay is stuck:"
                 f" make stop SERVICE={event.source}, then make start SERVICE={event.source}"
             )
+            if event.tries:
+                what = f"{event.routing_key} of {event.source} was refused {event.tries} times by the broker"
+                remedy = (
+                    "the subscribers of the mesh have it, unless they are listed too. Some other queue"
+                    " bound to dinemesh.events is full and refuses it: have its owner empty or delete it"
+                    " (rabbitmqctl list_queues name messages arguments); the event follows within a minute"
+                )
             until = event.create_time + limits.on_the_way
             yield Waiting("EVENT UNSENT", event.event_id, what, event.create_time, until, remedy)
 
@@ -158,7 +178,12 @@ def unheard(picture: Picture, limits: Limits, queues: Iterable[str] = LISTENS) -
         for event in (event for source in LISTENS[queue] for event in by_source[source]):
             if event.event_id not in taken and (queue, event.event_id) not in dead:
                 what = f"{event.routing_key} has not been taken by {queue}"
-                remedy = f"make status: is {service} ready? If it is: make replay SERVICE={event.source}"
+                remedy = (
+                    f"make status: is {service} ready? A binding that was lost is mended within"
+                    f" {HEALED_SECONDS:g} s, and what was missed is taken then: wait so long. If it is listed"
+                    f" still: make stop SERVICE={service}, make start SERVICE={service}, then"
+                    f" make replay SERVICE={event.source}"
+                )
                 until = event.create_time + limits.on_the_way
                 yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
 

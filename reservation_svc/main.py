@@ -75,7 +75,14 @@ async def run() -> None:
     service.add_worker(bus, "bus")
     service.add_relay(
         Relay(store, outbox, bus),
-        Canaries(store, bus, outbox, tables.inbox.canaries, routing_keys(events_pb2.DESCRIPTOR)),
+        Canaries(
+            store,
+            bus,
+            outbox,
+            tables.inbox.canaries,
+            routing_keys(events_pb2.DESCRIPTOR),
+            seconds=settings.canary_seconds,
+        ),
     )
     service.add_worker(admission, "circuit breaker")
     service.add_worker(

@@ -4,7 +4,7 @@ A publisher sends marked messages on its own routing keys at an interval. They c
 of its events, so whoever is bound gets them. A subscriber keeps in its database up to when it has seen them
 without a gap. After a gap it looks into the log: where the log holds canaries that did not come, the binding
 was gone, with whatever was published meanwhile. It is declared again, and the log read from before the gap.
-No binding is declared again unseen, since that would hide the loss.
+A start of a subscriber declares its bindings too, and reads what a gap too short to be seen would hide.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from dinemesh.kit.store import Instant, Store, Transaction
 
 log = logging.getLogger(__name__)
 
-# A loss is found within twice this and a look, so within half a minute.
-CANARY_SECONDS = 10.0
 # How often a subscriber looks for a gap.
 LOOK_SECONDS = 3.0
 # A canary may come this much later than it was announced for, and as much again for each 2 s of interval.
 LATE_SECONDS = 1.0
 # Publishers' clocks and the broker's may differ this much: the log is read from so long before a gap.
-MARGIN = timedelta(seconds=15)
+MARGIN_SECONDS = 15.0
+_MARGIN = timedelta(seconds=MARGIN_SECONDS)
 # What was in the log at the end of a look is on its way in the queue, too; then it has come.
 ON_THE_WAY_SECONDS = 1.0
 # By then a loss is found and mended; operators are told so.
@@ -123,7 +122,7 @@ def canary_of(message: AbstractIncomingMessage) -> Canary | None:
 class Canaries:
     """A publisher's part: sends canaries, and sees by them that the log is bound.
 
-    `turn` belongs into a Periodic worker of CANARY_SECONDS.
+    `turn` belongs into a Periodic worker of `seconds`.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Canaries:
         table: Table,
         keys: Sequence[str],
         *,
-        seconds: float = CANARY_SECONDS,
+        seconds: float,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -149,8 +148,8 @@ class Canaries:
         if not self._bus.can_publish:
             return
         began = await self._store.read(lambda tx: tx.now)
-        if self._bus.made_exchange and await self._was_bound():
-            self._bus.made_exchange = False
+        was_made, self._bus.made_exchange = self._bus.made_exchange, False
+        if was_made and await self._was_bound():
             telemetry.TOPOLOGY_LOSSES.labels("exchange").inc()
             log.error(
                 "the exchange was gone and is declared again; subscribers find out within %g s that they are"
@@ -197,7 +196,7 @@ class Canaries:
         through = _through_of_log(tx, self._table)
         if through is None:
             return None
-        return mark_unsent(tx, self._outbox.table, since=through - MARGIN)
+        return mark_unsent(tx, self._outbox.table, since=through - _MARGIN)
 
 
 def _through_of_log(tx: Transaction, table: Table) -> datetime | None:
@@ -336,7 +335,7 @@ class Bindings:
             async with self._bus.channel(1) as channel:
                 await self._bus.bind(channel, self._queue, [binding])
             telemetry.TOPOLOGY_LOSSES.labels(self._queue).inc()
-            news = await self._read_again(seen.through_time - MARGIN)
+            news = await self._read_again(seen.through_time - _MARGIN)
             log.error(
                 "the binding %s of %s was gone since %s and is declared again; %d events were taken from the"
                 " log. Nothing is left to do",
@@ -365,19 +364,29 @@ class Bindings:
         await self._bus.mark_log(mark)
         end = seen.resume_time
         found = False
-        since = (seen.look_time or seen.through_time) - MARGIN
+        since = (seen.look_time or seen.through_time) - _MARGIN
         async for message in self._bus.read_log_messages(mark, since):
             canary = canary_of(message)
             if canary is not None and canary.proves(binding) and canary.time > seen.through_time:
                 found = found or end is None or canary.time < end
         return found
 
+    async def hidden_since(self) -> datetime | None:
+        """From when on the log has to be read after bindings were declared that may have been gone: if the
+        next canary came in time, nobody would see that there was a gap."""
+        hidden: list[datetime] = []
+        for binding in self._bindings:
+            seen, now = await self._store.read(partial(self._seen_now, binding=binding))
+            if seen is not None and now - seen.through_time <= seen.allowed:
+                hidden.append(seen.through_time)
+        return min(hidden) - _MARGIN if hidden else None
+
     async def begin_of_gap(self) -> datetime | None:
         """From when on the log has to be read by a guest that lost its place; None: from the beginning."""
         table = self._table
         query = select(table.c.through_time).where(table.c.subscriber == self._queue)
         times = await self._store.read(lambda tx: list(tx.execute(query).scalars()))
-        return min(times) - MARGIN if len(times) == len(self._bindings) else None
+        return min(times) - _MARGIN if len(times) == len(self._bindings) else None
 
     def _read(self, tx: Transaction, binding: str) -> _Seen | None:
         columns = self._table.c

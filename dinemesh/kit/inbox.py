@@ -333,12 +333,13 @@ class Consumer:
             await self._inbox.set_caught_up(False)
         async with self._bus.channel(self._prefetch) as channel:
             is_new = not is_there or not await self._inbox.caught_up()
-            bindings = self.subscription.bindings if is_new else await self._bindings.unknown()
+            bindings = self.subscription.bindings
+            hidden_since = None if is_new else await self._bindings.hidden_since()
             await self._bus.declare_subscriber(
                 channel, queue, bindings, max_length=self.subscription.max_length
             )
-            await self._bindings.begin(bindings)
-            if not await self._inbox.caught_up():
+            await self._bindings.begin(bindings if is_new else await self._bindings.unknown())
+            if is_new:
                 await self._read_log(None)
                 if __debug__:
                     crash.point("inbox.log.read")
@@ -348,7 +349,7 @@ class Consumer:
             await self._mind_the_place()
             self.caught_up.set()
             self._arrived = await deliveries(channel, queue)
-            looking = asyncio.create_task(self._keep_looking(), name=f"bindings of {queue}")
+            looking = asyncio.create_task(self._keep_looking(hidden_since), name=f"bindings of {queue}")
             try:
                 await self._take_all(self._arrived)
             finally:
@@ -366,11 +367,14 @@ class Consumer:
             await self._take(batch)
             self._in_hand = 0
 
-    async def _keep_looking(self) -> None:
+    async def _keep_looking(self, hidden_since: datetime | None) -> None:
         """Whether the bindings are there and, of a guest, whether its queue overflows."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
+                if hidden_since is not None:
+                    await self._read_log(hidden_since)
+                    hidden_since = None
                 await self._mind_the_place()
                 await self._bindings.look()
             except (*BROKER_ERRORS, BusUnavailable, StoreUnavailable, CommitInDoubt) as error:

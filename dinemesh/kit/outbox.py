@@ -49,7 +49,7 @@ BATCH = 100
 LEASE_SECONDS = 30.0
 # The wake-up is in process; the sweep finds what a crash or another pod left behind.
 SWEEP_SECONDS = 1.0
-# What the broker refuses waits by itself, twice as long each time: a queue that is full may be somebody else's.
+# What the broker refuses waits by itself, twice as long each time: a full queue may be somebody else's.
 REFUSED_PAUSE_SECONDS = 1.0
 REFUSED_PAUSE_MAX_SECONDS = 60.0
 # Of its refusals the first is logged, then every so many.

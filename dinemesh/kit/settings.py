@@ -61,6 +61,9 @@ class ServiceSettings(BaseSettings):
     """Silence on a watch after which a heartbeat is sent; below a proxy's idle timeout."""
     watch_poll_ms: int = Field(default=500, ge=10, le=60_000)
     """How often a watch looks for changes that another process made."""
+    canary_seconds: float = Field(default=10, gt=0, le=15)
+    """How often a publisher lets its subscribers see that they are still bound; a loss is found within twice
+    this."""
     watch_max_seconds: Seconds = Field(default=3600, gt=0)
     """A watch is told to start anew after this, so that streams spread over pods again."""
 

@@ -123,8 +123,21 @@ def _restaurant() -> Numbers:
 
 
 def _bus() -> Numbers:
-    bus, inbox, outbox = (f"dinemesh.kit.{name}" for name in ("bus", "inbox", "outbox"))
+    bus, inbox, outbox, canaries = (f"dinemesh.kit.{name}" for name in ("bus", "inbox", "outbox", "canaries"))
     return {
+        "service.outbox_count": constant("dinemesh.kit.service", "OUTBOX_COUNT_SECONDS"),
+        "outbox.refused_rest": constant(outbox, "REFUSED_PAUSE_SECONDS"),
+        "outbox.refused_longest_rest": constant(outbox, "REFUSED_PAUSE_MAX_SECONDS"),
+        "bus.log_mark": constant(bus, "LOG_MARK_SECONDS"),
+        "bus.blocked_check": constant(bus, "BLOCKED_CHECK_SECONDS"),
+        "bus.close_timeout": constant(bus, "CLOSE_TIMEOUT_SECONDS"),
+        "canary.interval": setting(EVERY, "canary_seconds"),
+        "canary.look": constant(canaries, "LOOK_SECONDS"),
+        "canary.late": constant(canaries, "LATE_SECONDS"),
+        "canary.first": constant(canaries, "FIRST_SECONDS"),
+        "canary.on_the_way": constant(canaries, "ON_THE_WAY_SECONDS"),
+        "canary.margin": constant(canaries, "MARGIN_SECONDS"),
+        "canary.healed": constant(canaries, "HEALED_SECONDS"),
         "outbox.batch": constant(outbox, "BATCH"),
         "outbox.lease": constant(outbox, "LEASE_SECONDS"),
         "outbox.sweep": constant(outbox, "SWEEP_SECONDS"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from dinemesh.kit.bus import EXCHANGE
 from local_mesh.broker import RunningBroker, start_broker
 from tests.support.ports import free_ports
 
@@ -29,3 +31,41 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
 def own_broker(tmp_path: Path) -> Iterator[RunningBroker]:
     """A broker of the test's own, which it may stop and kill."""
     yield from _run(tmp_path / "rabbitmq")
+
+
+def _bindings(url: str, queue: str) -> str:
+    vhost = url.rpartition("/")[2] or "/"
+    return (
+        f'[B || B <- rabbit_binding:list(<<"{vhost}">>), element(4, element(2, B)) =:= <<"{EXCHANGE}">>, '
+        f'element(4, element(4, B)) =:= <<"{queue}">>]'
+    )
+
+
+def is_bound(broker: RunningBroker, url: str, queue: str) -> bool:
+    """Whether a queue has a binding."""
+    return int(broker.evaluate(f"length({_bindings(url, queue)})")) > 0
+
+
+def unbind(broker: RunningBroker, url: str, queue: str) -> None:
+    """What RabbitMQ does by mistake (rabbitmq-server 4236, 8994, 12782): all bindings of a queue are gone."""
+    assert is_bound(broker, url, queue), f"void: {queue} was not bound"
+    broker.evaluate(f'[rabbit_binding:remove(B, <<"test">>) || B <- {_bindings(url, queue)}]')
+
+
+def delete_exchange(broker: RunningBroker, url: str) -> None:
+    """The exchange of the events is gone, and with it all its bindings."""
+    vhost = url.rpartition("/")[2] or "/"
+    name = f'rabbit_misc:r(<<"{vhost}">>, exchange, <<"{EXCHANGE}">>)'
+    assert broker.evaluate(f'rabbit_exchange:delete({name}, false, <<"test">>)') == "ok", "void"
+
+
+@contextmanager
+def block_publishers(broker: RunningBroker) -> Iterator[None]:
+    """The broker takes itself to be short of memory: it takes nothing from publishers."""
+    limit = broker.evaluate("vm_memory_monitor:get_vm_memory_high_watermark()")
+    broker.evaluate("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1000000})")
+    try:
+        assert "memory" in broker.evaluate("rabbit_alarm:get_alarms()"), "void: there is no alarm"
+        yield
+    finally:
+        broker.evaluate(f"vm_memory_monitor:set_vm_memory_high_watermark({limit})")

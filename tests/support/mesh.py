@@ -40,6 +40,7 @@ FAST: dict[str, dict[str, str]] = {
         "STOP_GRACE_SECONDS": "1",
         "WATCH_POLL_MS": "100",
         "HEARTBEAT_SECONDS": "2",
+        "CANARY_SECONDS": "1",
     },
     "reservation": {
         "DEPOSIT_DEADLINE_MS": "1500",
