@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of stories and faults (%(default)g)")
     parser.add_argument("--seed", type=int, help="chooses everything; a new one is made up and printed")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="of the services' databases")
-    parser.add_argument("--broker-nodes", type=int, choices=(1, NODES), default=1, help="(%(default)s)")
+    parser.add_argument("--broker-nodes", type=int, choices=(1, NODES), default=NODES, help="(%(default)s)")
     parser.add_argument(
         "--faults",
         type=_faults,
