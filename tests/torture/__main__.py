@@ -22,7 +22,7 @@ from tests.support.broker_cluster import NODES, RunningCluster
 from tests.support.mesh import Launch, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
-from tests.torture.databases import Database, following, launch, on_postgresql, on_sqlite
+from tests.torture.databases import Database, following, keep, launch, on_postgresql, on_sqlite
 from tests.torture.disks import enter
 from tests.torture.plan import Fault
 from tests.torture.run import SETTINGS, Outcome, describe, torture
@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 databases=databases,
             )
         )
+        if outcome.violations:
+            keep(databases)
     print(describe(outcome), flush=True)
     return _end(outcome, folder)
 

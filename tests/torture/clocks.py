@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from tests.torture.books import Books
@@ -24,17 +24,20 @@ def complaints(jumps: list[Jump], books: Books) -> Iterator[str]:
     for jump in jumps:
         if jump.service != "reservation" or jump.by <= WATCHED:
             continue
-        for state, count in _ended(jump, books).items():
-            alive = jump.alive[_ENDS[state]] + count
+        for state, after in _ended(jump, books).items():
+            alive = jump.alive[_ENDS[state]]
             allowed = max(LAPSE_FLOOR, int(LAPSE_SHARE * alive))
-            if count > allowed:
-                yield f"a clock {jump.by} ahead ended {count} of {alive} bookings as {state}, {allowed} may"
+            if len(after) > allowed:
+                when = ", ".join(f"{seconds:.1f}" for seconds in sorted(after)[:20])
+                what = f"{len(after)} of {alive} bookings as {state}, {allowed} may"
+                yield f"a clock {jump.by} ahead ended {what}; after {when} s"
 
 
-def _ended(jump: Jump, books: Books) -> Counter[str]:
-    """Those that were ended while it was ahead, by it alone: by the right clock nothing was due."""
+def _ended(jump: Jump, books: Books) -> Mapping[str, list[float]]:
+    """Those that were ended while it was ahead, by it alone: by the right clock nothing was due. By state, so
+    many seconds after the jump."""
     last = jump.first + timedelta(seconds=jump.end - jump.begin)
-    found: Counter[str] = Counter()
+    found: dict[str, list[float]] = defaultdict(list)
     for one in books.picture.reservations.values():
         stages = books.stages.get(one.reservation_id, ())
         if not stages or one.state not in _ENDS or not jump.first <= stages[-1].time <= last:
@@ -45,5 +48,5 @@ def _ended(jump: Jump, books: Books) -> Counter[str]:
         due = one.accept_deadline if one.state == "DECLINED" else one.dine_time
         # What was made by the wrong clock is due by it.
         if due is not None and last - jump.by < due and stages[0].time < jump.first:
-            found[one.state] += 1
+            found[one.state].append((stages[-1].time - jump.first).total_seconds())
     return found

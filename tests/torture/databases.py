@@ -6,6 +6,7 @@ Each way to hurt one is a context: hurt inside, and as before after it. Nothing 
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,6 +168,13 @@ def on_postgresql(folder: Path, server: PostgresServer) -> dict[str, Database]:
 def plain(urls: Mapping[str, str]) -> dict[str, Database]:
     """Databases that stay where they are."""
     return {name: Database(name, urls[name]) for name in SERVICES}
+
+
+def keep(databases: Mapping[str, Database]) -> None:
+    """Copies SQLite files from disks that end with this process to where their folders are."""
+    for one in databases.values():
+        if one.on_sqlite and one.disk is not None:
+            shutil.copytree(one.disk.mount, one.disk.mount.with_name(f"{one.service}.kept"))
 
 
 def _give_clock(database: Database, name: str) -> None:

@@ -151,7 +151,8 @@ def _bindings_of(scene: Scene, queue: str) -> str:
 
 def _is_ours(exchange: str) -> str:
     """Erlang: neither the default exchange nor one that every virtual host has."""
-    return f'binary:match(element(4, {exchange}), <<"dinemesh.">>) =:= {{0, 9}}'
+    name = f"element(4, {exchange})"
+    return f'{name} =/= <<>>, binary:match({name}, <<"amq.">>) =:= nomatch'
 
 
 def _host(scene: Scene) -> str:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 
@@ -487,6 +487,9 @@ def describe(outcome: Outcome) -> str:
         lines.append("logged as errors by the services:")
         lines += [f"  {count:3} {what}" for what, count in outcome.logged_errors.most_common(20)]
     lines += [f"VOID: {reason}" for reason in outcome.void]
+    if outcome.violations:
+        lines.append("the faults by the clock of the logs:")
+        lines += [f"  {_clock(one.begin)} to {_clock(one.end)} {one.blow.kind}" for one in _by_time(outcome)]
     lines.append(f"{len(outcome.violations)} violations")
     lines += [f"VIOLATION: {one}" for one in outcome.violations]
     if not outcome.holds:
@@ -497,6 +500,15 @@ def describe(outcome: Outcome) -> str:
         )
         lines.append(f"to replay the same choices: {command}")
     return "\n".join(lines)
+
+
+def _by_time(outcome: Outcome) -> list[Witness]:
+    return sorted(outcome.witnesses, key=lambda one: one.begin)
+
+
+def _clock(monotonic: float) -> str:
+    moment = datetime.fromtimestamp(time.time() - time.monotonic() + monotonic, UTC)
+    return f"{moment:%H:%M:%S}"
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -87,8 +87,9 @@ class Scene:
         await self.until(enough, f"too few calls were in flight for {target}")
         return f"{self.in_flight} calls in flight" + (f" ({there[service]} at {service})" if service else "")
 
-    async def until(self, happened: Callable[[], bool], otherwise: str) -> None:
-        end = time.monotonic() + PATIENCE
+    async def until(self, happened: Callable[[], bool], otherwise: str, seconds: float = PATIENCE) -> None:
+        """Waits for it. Raises NotWitnessed when there is no more time."""
+        end = time.monotonic() + seconds
         while not happened():
             if self.is_over() or time.monotonic() > end:
                 raise NotWitnessed(otherwise)

@@ -48,7 +48,7 @@ def ended(
 
 def test_more_than_the_set_share_ended_by_a_wrong_clock_are_complained_of() -> None:
     (said,) = complaints([jump()], ended(10))
-    assert "10 of 30" in said
+    assert "10 of 20" in said
 
 
 def test_within_the_share_nothing_is() -> None:
