@@ -51,7 +51,10 @@ of a start. A slow machine needs it; the last is beyond what any side of a race 
 ALL_FAULTS_FROM = 240.0
 """A run of so many seconds has to see every kind of fault."""
 
-SETTINGS = {"deposit": {"CHARGES_IN_FLIGHT_LIMIT": str(CHARGES_IN_FLIGHT)}}
+SETTINGS = {
+    "deposit": {"CHARGES_IN_FLIGHT_LIMIT": str(CHARGES_IN_FLIGHT)},
+    "reservation": {"LAPSE_FLOOR": str(clocks.LAPSE_FLOOR)},
+}
 
 
 @dataclass
