@@ -57,7 +57,7 @@ WORKERS ?= 2
 test: dev
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
-#? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql]
+#? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql] [FAULTS=full_disk,...]
 #?                                  a death at every crash point; then clients and faults out of one seed; then the books
 SECONDS ?= 600
 ENGINE ?= sqlite
@@ -65,7 +65,8 @@ torture: dev
 	.venv/bin/python -m tests.crash --all
 	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
 	.venv/bin/python -m pytest -q tests/machines --hypothesis-profile=torture --timeout 3600
-	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED)) \
+		$(if $(FAULTS),--faults $(FAULTS))
 
 #? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
 guards: dev

@@ -15,7 +15,10 @@ import runpy
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
+
+from tests.support import clock
 
 _PR_SET_PDEATHSIG = 1
 # What the services import late: at their first migration, connection or call.
@@ -56,6 +59,8 @@ def _become(asked: dict[str, Any]) -> None:
     if os.environ["DINEMESH_DATABASE_URL"].startswith("postgresql"):
         _shorten_leases()
     _shorten_meals()
+    if file := os.environ.get(clock.VARIABLE):
+        clock.follow(Path(file))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "found in sys.modules": that is the idea
         runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)

@@ -1,20 +1,26 @@
 """A mesh whose calendar shows another day, for tests whose outcome depends on it.
 
 `python -m tests.support.clock SECONDS MODULE` is like `python -m MODULE`, with the one clock of a service,
-its embedded database's, so much ahead (or, below zero, behind). Tokens and deadlines stay with the machine's
-clock. The product has no such switch.
+its embedded database's, so much ahead (or, below zero, behind). With the name of a file in place of SECONDS
+it is always so much ahead as the file then says. Tokens and deadlines stay with the machine's clock. The
+product has no such switch.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import runpy
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dinemesh.kit import engines
 from tests.support.process import Child, spawn
+
+VARIABLE = "CLOCK_FILE"
+"""In the environment of a process that tests.crash.nursery forks: the file that its clock follows."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,33 @@ class Calendar:
 
 def set_ahead(ahead: dt.timedelta) -> None:
     """In this process. Raises where the clock is not read any more as it was."""
+    _replace(lambda: ahead)
 
+
+def follow(file: Path) -> None:
+    """As `set_ahead`, always by so much as `write_ahead` last wrote to the file; by nothing without one."""
+
+    def ahead() -> dt.timedelta:
+        try:
+            return dt.timedelta(seconds=float(file.read_text()))
+        except FileNotFoundError:
+            return dt.timedelta()
+
+    _replace(ahead)
+
+
+def write_ahead(file: Path, ahead: dt.timedelta) -> None:
+    """For those who follow the file: at once, in one piece."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(str(ahead.total_seconds()))
+    os.replace(new, file)
+
+
+def _replace(ahead: Callable[[], dt.timedelta]) -> None:
     class Shifted(dt.datetime):
         @classmethod
         def now(cls, tz: dt.tzinfo | None = None) -> Shifted:
-            return super().now(tz) + ahead
+            return super().now(tz) + ahead()
 
     names = vars(engines)
     if names.get("datetime") is not dt.datetime:
@@ -57,7 +85,10 @@ def set_ahead(ahead: dt.timedelta) -> None:
 
 
 def main() -> None:
-    set_ahead(dt.timedelta(seconds=float(sys.argv[1])))
+    try:
+        set_ahead(dt.timedelta(seconds=float(sys.argv[1])))
+    except ValueError:
+        follow(Path(sys.argv[1]))
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -16,11 +16,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from local_mesh.broker import RunningBroker, start_broker
+from local_mesh.broker import RunningBroker, project_cache, start_broker, unpack_broker
 from tests.crash.forked import Nursery
-from tests.support.mesh import SERVICES, Launch, RunningMesh, launch
+from tests.support.broker_cluster import NODES, RunningCluster
+from tests.support.mesh import Launch, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
+from tests.torture.databases import Database, following, keep, launch, on_postgresql, on_sqlite
+from tests.torture.disks import enter
+from tests.torture.plan import Fault
 from tests.torture.run import SETTINGS, Outcome, describe, torture
 
 ENGINES = ("sqlite", "postgresql")
@@ -33,16 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of stories and faults (%(default)g)")
     parser.add_argument("--seed", type=int, help="chooses everything; a new one is made up and printed")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="of the services' databases")
-    parser.add_argument("--without-faults", action="store_true", help="the control run")
+    parser.add_argument("--broker-nodes", type=int, choices=(1, NODES), default=NODES, help="(%(default)s)")
+    parser.add_argument(
+        "--faults",
+        type=_faults,
+        metavar="NAME,...",
+        help=f"only these: {', '.join(fault.name.lower() for fault in Fault)}; none: the control run",
+    )
     parser.add_argument("--forked", action="store_true", help="start processes faster: more faults a minute")
     options = parser.parse_args(arguments)
+    unpack_broker(project_cache(), lambda text: print(text, file=sys.stderr, flush=True))
+    enter("tests.torture", sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PostgreSQL would outlive us
     # That the broker goes away is what a run is about.
     logging.disable(logging.CRITICAL)
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="dinemesh-torture-"))
-    with _running(folder, options.engine, forked=options.forked) as (mesh, broker):
+    with _running(folder, options.engine, options.broker_nodes, forked=options.forked) as (
+        mesh,
+        broker,
+        databases,
+    ):
         outcome = asyncio.run(
             torture(
                 seed,
@@ -50,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 mesh,
                 broker,
                 engine=options.engine,
-                with_faults=not options.without_faults,
+                faults=options.faults,
+                databases=databases,
             )
         )
+        if outcome.violations:
+            keep(databases)
     print(describe(outcome), flush=True)
     return _end(outcome, folder)
 
@@ -65,27 +84,51 @@ def _end(outcome: Outcome, folder: Path) -> int:
     return EXIT_VOID if outcome.void else 0
 
 
+def _faults(names: str) -> frozenset[Fault]:
+    if names == "none":
+        return frozenset()
+    known = {fault.name.lower(): fault for fault in Fault}
+    if unknown := [name for name in names.split(",") if name not in known]:
+        raise argparse.ArgumentTypeError(f"there is no fault {', '.join(unknown)}")
+    return frozenset(known[name] for name in names.split(","))
+
+
+Broker = RunningBroker | RunningCluster
+
+
 @contextmanager
-def _running(folder: Path, engine: str, *, forked: bool) -> Iterator[tuple[RunningMesh, RunningBroker]]:
+def _running(
+    folder: Path, engine: str, nodes: int, *, forked: bool
+) -> Iterator[tuple[RunningMesh, Broker, dict[str, Database]]]:
     with ExitStack() as stack:
-        databases = {}
         if engine == "postgresql":
             server = PostgresServer(folder / "postgresql")
             stack.callback(server.stop)
-            databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
-        amqp, dist, epmd = free_ports(3)
-        broker = start_broker(folder / "rabbitmq", amqp, dist, epmd)
+            databases = on_postgresql(folder, server)
+        else:
+            databases = on_sqlite(folder)
+        broker = _broker(folder, nodes)
         stack.callback(broker.stop)
         start: Launch = launch
         if forked:
             nursery = Nursery(folder / "nursery.log")
             stack.callback(nursery.close)
-            start = nursery.launch
+            start = following(nursery.launch)
         url = broker.fresh_url()
-        mesh = RunningMesh(folder, url, databases=databases, settings=SETTINGS, launch=start)
+        urls = {name: one.url for name, one in databases.items()}
+        mesh = RunningMesh(folder, url, databases=urls, settings=SETTINGS, launch=start)
         mesh.start()
         stack.callback(mesh.stop)
-        yield mesh, broker
+        yield mesh, broker, databases
+
+
+def _broker(folder: Path, nodes: int) -> Broker:
+    if nodes == NODES:
+        cluster = RunningCluster(folder / "rabbitmq")
+        cluster.start()
+        return cluster
+    amqp, dist, epmd = free_ports(3)
+    return start_broker(folder / "rabbitmq", amqp, dist, epmd)
 
 
 if __name__ == "__main__":

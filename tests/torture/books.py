@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,15 +28,19 @@ from tests.torture.record import Terms
 
 T = TypeVar("T")
 
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A state that a reservation went through, told by an event of its own. `happened`: the event's name."""
+    """A state that a reservation went through, told by an event of its own. `happened`: the event's name;
+    `time`: when, by the service's clock."""
 
     happened: str
     state: str
     revision: int
     terms: Terms
+    time: datetime = LONG_AGO
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _reservation(connection: Connection) -> tuple[dict[tuple[str, str], str], di
     rows = connection.execute(text("SELECT customer_id, request_id, reservation_id FROM requests"))
     requests = {(row.customer_id, row.request_id): row.reservation_id for row in rows}
     stages: dict[str, list[Stage]] = {}
-    for name, message in _events(connection, reservation_events, "reservation"):
+    for name, message, time in _events(connection, reservation_events, "reservation"):
         said = message.reservation
         stages.setdefault(said.reservation_id, []).append(
             Stage(
@@ -132,6 +136,7 @@ def _reservation(connection: Connection) -> tuple[dict[tuple[str, str], str], di
                 state_name(said.state),
                 said.revision,
                 Terms(said.restaurant_id, said.dine_time.ToDatetime(UTC), said.party_size),
+                time,
             )
         )
     return requests, stages
@@ -139,7 +144,7 @@ def _reservation(connection: Connection) -> tuple[dict[tuple[str, str], str], di
 
 def _restaurant(connection: Connection) -> dict[str, list[BookingStage]]:
     stages: dict[str, list[BookingStage]] = {}
-    for _, message in _events(connection, restaurant_events, "booking"):
+    for _, message, _ in _events(connection, restaurant_events, "booking"):
         said = message.booking
         stages.setdefault(said.reservation_id, []).append(
             BookingStage(booking_state_name(said.state), said.revision)
@@ -147,18 +152,19 @@ def _restaurant(connection: Connection) -> dict[str, list[BookingStage]]:
     return stages
 
 
-def _events(connection: Connection, module: Any, about: str) -> list[tuple[str, Any]]:
-    """The events that have a field `about`, by aggregate in the order of their versions."""
-    found: list[tuple[str, int, str, Message]] = []
+def _events(connection: Connection, module: Any, about: str) -> list[tuple[str, Any, datetime]]:
+    """The events that have a field `about`, by aggregate in the order of their versions; with their times."""
+    found: list[tuple[str, int, str, Message, datetime]] = []
     for (body,) in connection.execute(text("SELECT envelope FROM outbox")):
         envelope = envelope_pb2.Envelope.FromString(bytes(body))
         name = envelope.type.rpartition(".")[2]
         kind = getattr(module, name)
         if about in kind.DESCRIPTOR.fields_by_name:
             message = kind.FromString(envelope.payload)
-            found.append((envelope.aggregate_id, envelope.aggregate_version, name, message))
+            time = envelope.occur_time.ToDatetime(UTC)
+            found.append((envelope.aggregate_id, envelope.aggregate_version, name, message, time))
     found.sort(key=lambda one: one[:2])
-    return [(name, message) for _, _, name, message in found]
+    return [(name, message, time) for _, _, name, message, time in found]
 
 
 def state_name(state: reservation_pb2.ReservationState.ValueType) -> str:

@@ -10,102 +10,36 @@ import asyncio
 import random
 import socket
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 
+from aio_pika import Message
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import Connection, bindparam, text
 
 from dinemesh.event.v1 import envelope_pb2 as event_pb2
-from dinemesh.kit.bus import Bus, BusUnavailable
-from local_mesh.broker import RunningBroker, answers
+from dinemesh.kit.bus import BROKER_ERRORS
+from local_mesh.broker import answers
 from operations import events
-from tests.support.mesh import RunningMesh, state_of
-from tests.torture.books import look
-from tests.torture.plan import OUTBOXES, Blow, Fault, Story, Tale
-from tests.torture.town import Town, Visitor
+from tests.support.broker_cluster import RunningCluster
+from tests.support.mesh import state_of
+from tests.torture import faults_of_databases, faults_of_topology
+from tests.torture.plan import Blow, Fault, Story, Tale
+from tests.torture.scene import PATIENCE, NotWitnessed, Scene, Witness, see
+from tests.torture.town import Visitor
 
-LEAST_IN_FLIGHT = 3
-"""Calls of clients that have to be under way when a process is hit."""
+__all__ = ["CHARGES_IN_FLIGHT", "NotWitnessed", "Scene", "Witness", "strike"]
+
 LEAST_HELD = 3
 """Events that have to be caught to be delayed, reordered or doubled."""
 MOST_HELD = 30
-PATIENCE = 60.0
-"""How long a fault waits for work, seconds."""
+MORE_PATIENCE = 150.0
+"""How long events are waited for, which may have lost their binding just before; seconds."""
 CHARGES_IN_FLIGHT = 6
 """Deposit refuses more charges at once than this."""
 BURST = 2 * CHARGES_IN_FLIGHT
 BURSTS = 6
 REPLAYED_SECONDS = 30.0
-
-
-# No client calls deposit or the provider itself, and history and the broker only hear of what is done.
-_NEEDED_BY = {
-    "reservation": "reservation",
-    "deposit": "reservation",
-    "sandbox": "reservation",
-    "restaurant": "restaurant",
-}
-
-
-class NotWitnessed(Exception):
-    """The fault did not happen, or hit nothing: the run is void."""
-
-
-@dataclass(frozen=True)
-class Witness:
-    """That a fault happened: `what` was seen, from `begin` to `end` by the monotonic clock."""
-
-    blow: Blow
-    what: str
-    begin: float
-    end: float
-
-
-@dataclass
-class Scene:
-    """Where faults happen. `begin_story` lets a story of a crowd begin; `is_over`: there is no more work to
-    wait for."""
-
-    town: Town
-    mesh: RunningMesh
-    broker: RunningBroker
-    bus: Bus
-    begin_story: Callable[[Awaitable[object]], None]
-    is_over: Callable[[], bool]
-    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-
-    @asynccontextmanager
-    async def alone_with(self, *names: str) -> AsyncIterator[None]:
-        """No other fault hits these meanwhile."""
-        async with AsyncExitStack() as stack:
-            for name in sorted(names):
-                await stack.enter_async_context(self.locks[name])
-            yield
-
-    @property
-    def in_flight(self) -> int:
-        return self.town.in_flight.total()
-
-    async def busy(self, target: str) -> str:
-        """Waits until enough calls are under way, some of them where they need the target; how many."""
-        service = _NEEDED_BY.get(target)
-        there = self.town.in_flight
-
-        def enough() -> bool:
-            return self.in_flight >= LEAST_IN_FLIGHT and (service is None or there[service] > 0)
-
-        await self.until(enough, f"too few calls were in flight for {target}")
-        return f"{self.in_flight} calls in flight" + (f" ({there[service]} at {service})" if service else "")
-
-    async def until(self, happened: Callable[[], bool], otherwise: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not happened():
-            if self.is_over() or time.monotonic() > end:
-                raise NotWitnessed(otherwise)
-            await asyncio.sleep(0.01)
 
 
 async def strike(scene: Scene, blow: Blow) -> Witness:
@@ -119,12 +53,12 @@ async def _kill(scene: Scene, blow: Blow) -> Witness:
         in_flight, old = await scene.busy(blow.target), part.pid
         begin = time.monotonic()
         part.kill()
-        _see(state_of(old) == "", f"process {old} lives on")
-        _see(not _is_open(part.port), f"port {part.port} is still open")
+        see(state_of(old) == "", f"process {old} lives on")
+        see(not _is_open(part.port), f"port {part.port} is still open")
         await asyncio.sleep(blow.seconds)
         part.spawn()
         await asyncio.to_thread(part.wait_until_ready)
-        _see(part.pid != old, "the process is the same one")
+        see(part.pid != old, "the process is the same one")
         what = f"{in_flight}, pid {old} gone, port closed, pid {part.pid} there"
         return Witness(blow, what, begin, time.monotonic())
 
@@ -137,43 +71,58 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
         part.pause()
         try:
             await asyncio.sleep(blow.seconds)
-            _see(part.hangs, "it did not stand still all the time")
+            see(part.hangs, "it did not stand still all the time")
             stood = time.monotonic() - begin
         finally:
             part.resume()
-        _see(not part.hangs, "it stands still for ever")
+        see(not part.hangs, "it stands still for ever")
         await asyncio.to_thread(part.wait_until_ready)
         what = f"{in_flight}, pid {part.pid} stood still (T) for {stood:.1f} s"
         return Witness(blow, what, begin, time.monotonic())
 
 
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
+    """All of it: of three nodes all three, at once."""
     async with scene.alone_with("rabbitmq"):
-        broker = scene.broker
-        in_flight, old = await scene.busy(blow.target), broker.pid
+        nodes = scene.broker.nodes if isinstance(scene.broker, RunningCluster) else [scene.broker]
+        in_flight, old = await scene.busy(blow.target), [node.pid for node in nodes]
         begin = time.monotonic()
-        broker.kill()
-        _see(state_of(old) == "", f"process {old} lives on")
-        _see(not answers(broker.ports.amqp), "the broker still answers")
+        for node in nodes:
+            node.kill()
+        for node, pid in zip(nodes, old, strict=True):
+            see(state_of(pid) == "", f"process {pid} lives on")
+            see(not answers(node.ports.amqp), "the broker still answers")
         await asyncio.sleep(blow.seconds)
-        unsent = await _unsent(scene)
-        broker.spawn()
-        await asyncio.to_thread(broker.wait_until_ready)
-        _see(broker.pid != old, "the process is the same one")
-        what = f"{in_flight}, pid {old} gone, port closed, {unsent} events waited"
-        return Witness(blow, f"{what}, pid {broker.pid} there", begin, time.monotonic())
+        unsent = await scene.unsent()
+        for node in nodes:
+            node.spawn()
+        for node in nodes:
+            await asyncio.to_thread(node.wait_until_ready)
+        new = [node.pid for node in nodes]
+        see(not set(old) & set(new), "a process is the same one")
+        what = f"{in_flight}, pid {_listed(old)} gone, port closed, {unsent} events waited"
+        return Witness(blow, f"{what}, pid {_listed(new)} there", begin, time.monotonic())
+
+
+def _listed(pids: Sequence[int]) -> str:
+    return ", ".join(map(str, pids))
 
 
 async def _delay(scene: Scene, blow: Blow) -> Witness:
     begin = time.monotonic()
-    async with _caught(scene, blow.target) as held:
-        await asyncio.sleep(blow.seconds)
-        late = len(held) - await _taken(scene, blow.target, held)
-        _see(late > 0, "all events were taken before")
-        for message in held:
-            await message.nack(requeue=True)
-    what = f"{late} of {len(held)} events of {blow.target} were kept from it for {blow.seconds:.1f} s"
-    return Witness(blow, what, begin, time.monotonic())
+    while True:
+        async with _caught(scene, blow.target) as held:
+            await asyncio.sleep(blow.seconds)
+            late = len(held) - await _taken(scene, blow.target, held)
+            for message in held:
+                await message.nack(requeue=True)
+            if late > 0:
+                what = f"{late} of {len(held)} events of {blow.target} were kept from it"
+                return Witness(blow, f"{what} for {blow.seconds:.1f} s", begin, time.monotonic())
+        # Its subscriber has read them in the log.
+        in_time = time.monotonic() < begin + PATIENCE and not scene.is_over()
+        see(in_time, "all events were taken before")
+        await asyncio.sleep(0.2)
 
 
 async def _reorder(scene: Scene, blow: Blow) -> Witness:
@@ -196,7 +145,7 @@ async def _reorder(scene: Scene, blow: Blow) -> Witness:
             for message in held:
                 await message.nack(requeue=True)
         in_time = time.monotonic() < begin + PATIENCE and not scene.is_over()
-        _see(in_time, f"no two events of {blow.target} were of one aggregate")
+        see(in_time, f"no two events of {blow.target} were of one aggregate")
         await asyncio.sleep(0.2)
 
 
@@ -241,7 +190,7 @@ async def _replay(scene: Scene, blow: Blow) -> Witness:
         while count == 0 and time.monotonic() < begin + PATIENCE and not scene.is_over():
             count = await events.replay(scene.mesh.databases[blow.target], REPLAYED_SECONDS)
             await asyncio.sleep(0.1)
-        _see(count > 0, f"{blow.target} had sent nothing")
+        see(count > 0, f"{blow.target} had sent nothing")
         what = f"{count} events of {blow.target} became unsent again"
         return Witness(blow, what, begin, time.monotonic())
 
@@ -283,6 +232,14 @@ _FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
     Fault.DUPLICATE: _duplicate,
     Fault.REPLAY: _replay,
     Fault.OVERLOAD: _overload,
+    Fault.READ_ONLY: faults_of_databases.read_only,
+    Fault.FULL_DISK: faults_of_databases.full_disk,
+    Fault.HELD_LOCK: faults_of_databases.held_lock,
+    Fault.CLOCK_JUMP: faults_of_databases.clock_jump,
+    Fault.BINDING_LOST: faults_of_topology.binding_lost,
+    Fault.EXCHANGE_LOST: faults_of_topology.exchange_lost,
+    Fault.QUEUE_FULL: faults_of_topology.queue_full,
+    Fault.KILL_NODE: faults_of_topology.kill_node,
 }
 
 
@@ -302,18 +259,28 @@ async def _caught(
         await scene.until(
             lambda: len(held) >= MOST_HELD or (len(held) >= LEAST_HELD and enough(held)),
             f"too few events came to {queue}",
+            MORE_PATIENCE,
         )
         await caught.cancel(tag)
         yield held
 
 
 async def _send_again(scene: Scene, queue: str, message: AbstractIncomingMessage) -> None:
+    """As it is, headers and all: some are marks, and no events."""
+    copy = Message(
+        message.body,
+        headers=message.headers,
+        content_type=message.content_type,
+        message_id=message.message_id,
+        delivery_mode=message.delivery_mode,
+    )
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            await scene.bus.publish_to_queue(message.body, queue, event_id=message.message_id or "")
+            async with scene.bus.channel(1) as channel:
+                await channel.default_exchange.publish(copy, queue, mandatory=True, timeout=PATIENCE)
             return
-        except BusUnavailable:  # our own way to a broker that was killed just before comes back, too
+        except BROKER_ERRORS:  # our own way to a broker that was killed just before comes back, too
             if time.monotonic() > end:
                 raise
             await asyncio.sleep(0.1)
@@ -328,16 +295,7 @@ async def _taken(scene: Scene, queue: str, held: list[AbstractIncomingMessage]) 
     def count(connection: Connection) -> int:
         return int(connection.execute(query, values).scalar_one())
 
-    return await asyncio.to_thread(look, scene.mesh.databases[queue.partition(".")[0]], count)
-
-
-async def _unsent(scene: Scene) -> int:
-    def count(connection: Connection) -> int:
-        return int(
-            connection.execute(text("SELECT count(*) FROM outbox WHERE sent_time IS NULL")).scalar_one()
-        )
-
-    return sum([await asyncio.to_thread(look, scene.mesh.databases[name], count) for name in OUTBOXES])
+    return await scene.ask(queue.partition(".")[0], count)
 
 
 async def _refused_by_deposit(scene: Scene) -> int:
@@ -346,12 +304,7 @@ async def _refused_by_deposit(scene: Scene) -> int:
     def count(connection: Connection) -> int:
         return int(connection.execute(query).scalar_one())
 
-    return await asyncio.to_thread(look, scene.mesh.databases["reservation"], count)
-
-
-def _see(seen: bool, otherwise: str) -> None:
-    if not seen:
-        raise NotWitnessed(otherwise)
+    return await scene.ask("reservation", count)
 
 
 def _is_open(port: int) -> bool:

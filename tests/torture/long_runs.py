@@ -24,9 +24,7 @@ def test_a_broker_killed_five_times_under_load_loses_no_event_and_none_has_a_sec
     fresh_mesh: FreshMesh, broker_to_kill: RunningBroker
 ) -> None:
     blows = [Blow(Fault.KILL_BROKER, "rabbitmq", 1.0, 0.5, n) for n in range(5)]
-    run = torture(
-        20, 600, fresh_mesh("sqlite"), broker_to_kill, blows=blows, blows_to_events=False, clients=6
-    )
+    run = torture(20, 600, fresh_mesh("sqlite"), broker_to_kill, blows=[blows], faults=(), clients=6)
     outcome = asyncio.run(run)
     print(describe(outcome))  # noqa: T201 - shown by `pytest -rP`, and when it fails
     assert (outcome.violations, outcome.void) == ([], [])

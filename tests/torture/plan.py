@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -25,6 +25,11 @@ QUEUES = (
     "history.timeline",
 )
 OUTBOXES = ("reservation", "deposit", "restaurant")
+DATABASES = ("reservation", "deposit", "restaurant", "history")
+CLOCKS = ("reservation", "deposit", "restaurant")
+"""The databases by whose clock something is ended or repeated."""
+EXCHANGES = ("dinemesh.events", "dinemesh.events", "exchange of dead letters")
+"""The first twice: nearly everything goes through it."""
 
 
 class Tale(StrEnum):
@@ -95,14 +100,25 @@ class Fault(StrEnum):
     DUPLICATE = "events duplicated"
     REPLAY = "outbox published again"
     OVERLOAD = "deposit refuses"
+    READ_ONLY = "database read-only"
+    FULL_DISK = "disk full"
+    HELD_LOCK = "database locked by another"
+    CLOCK_JUMP = "clock ahead"
+    BINDING_LOST = "binding lost"
+    EXCHANGE_LOST = "exchange lost"
+    QUEUE_FULL = "foreign queue full"
+    KILL_NODE = "kill -9 of a broker node"
 
 
-PROCESS_FAULTS = frozenset({Fault.KILL, Fault.PAUSE})
+DISK_FAULTS = frozenset({Fault.READ_ONLY, Fault.FULL_DISK})
+DATABASE_FAULTS = DISK_FAULTS | {Fault.HELD_LOCK, Fault.CLOCK_JUMP}
+_SAY_WHOSE = DATABASE_FAULTS | {Fault.KILL, Fault.PAUSE, Fault.EXCHANGE_LOST}
 
 
 @dataclass(frozen=True)
 class Blow:
-    """A fault to come: of which process, queue or outbox, after and for how many seconds."""
+    """A fault to come: of which process, database, queue, exchange or outbox; after and for how many
+    seconds."""
 
     fault: Fault
     target: str
@@ -112,7 +128,7 @@ class Blow:
 
     @property
     def kind(self) -> str:
-        return f"{self.fault} of {self.target}" if self.fault in PROCESS_FAULTS else str(self.fault)
+        return f"{self.fault} of {self.target}" if self.fault in _SAY_WHOSE else str(self.fault)
 
 
 _GOOD = ("tok_visa", "tok_visa", "tok_visa", "tok_slow_200")
@@ -167,6 +183,46 @@ def blows_to_events(seed: int) -> Iterator[Blow]:
         yield from _dealt(deal, deck)
 
 
+def blows_to_databases(seed: int) -> Iterator[Blow]:
+    """Each fault once a round, of one database."""
+    deal = random.Random(f"{seed} databases")
+    while True:
+        deck = [(fault, deal.choice(DATABASES)) for fault in (*sorted(DISK_FAULTS), Fault.HELD_LOCK)]
+        deck.append((Fault.CLOCK_JUMP, deal.choice(CLOCKS)))
+        yield from _dealt(deal, deck)
+
+
+def blows_to_topology(seed: int) -> Iterator[Blow]:
+    """What is taken from the broker, or put beside it, while it runs. A node: the one that leads a queue."""
+    deal = random.Random(f"{seed} topology")
+    while True:
+        deck = [
+            (Fault.BINDING_LOST, deal.choice(QUEUES)),
+            (Fault.EXCHANGE_LOST, deal.choice(EXCHANGES)),
+            (Fault.QUEUE_FULL, "torture.guest"),
+            (Fault.KILL_NODE, deal.choice(QUEUES)),
+        ]
+        yield from _dealt(deal, deck)
+
+
+LANES: tuple[Callable[[int], Iterator[Blow]], ...] = (
+    blows_to_processes,
+    blows_to_events,
+    blows_to_databases,
+    blows_to_topology,
+)
+"""Each by itself goes on from one blow to the next; all at once."""
+
+
+def lanes(seed: int, faults: Collection[Fault]) -> list[Iterator[Blow]]:
+    """The sequences of a seed with these faults alone; a lane that has none of them is left out."""
+    return [
+        (blow for blow in lane(seed) if blow.fault in faults)
+        for lane in LANES
+        if any(blow.fault in faults for blow in itertools.islice(lane(seed), 20))
+    ]
+
+
 def _dealt(deal: random.Random, deck: Sequence[tuple[Fault, str]]) -> Iterator[Blow]:
     for fault, target in deal.sample(deck, len(deck)):
         after, seconds = deal.uniform(0.2, 1.5), deal.uniform(0.2, 3.0)
@@ -176,7 +232,7 @@ def _dealt(deal: random.Random, deck: Sequence[tuple[Fault, str]]) -> Iterator[B
 def digest(seed: int, most: int = 1000) -> str:
     """A short name of the choices: equal for runs that choose the same."""
     chosen = hashlib.sha256()
-    for sequence in (stories(seed), blows_to_processes(seed), blows_to_events(seed)):
+    for sequence in (stories(seed), *(lane(seed) for lane in LANES)):
         for one in itertools.islice(sequence, most):
             chosen.update(repr(one).encode())
     return chosen.hexdigest()[:12]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -86,6 +88,11 @@ class Answer:
     refusal: Refusal | None = None
 
     @property
+    def service(self) -> str:
+        """Who was asked."""
+        return "restaurant" if self.call in STAFF else "reservation"
+
+    @property
     def good(self) -> bool:
         return self.refusal is None
 
@@ -101,12 +108,29 @@ class Answer:
 
 
 @dataclass
+class Jump:
+    """A time in which a service's clock was `by` ahead, from `begin` to `end` of the clock of the answers;
+    `first`: what it showed at the beginning. `alive`: reservations by state just before."""
+
+    service: str
+    by: timedelta
+    first: datetime
+    begin: float
+    end: float = math.inf
+    alive: Counter[str] = field(default_factory=Counter)
+
+    def touches(self, answer: Answer) -> bool:
+        return answer.begin <= self.end and answer.end >= self.begin
+
+
+@dataclass
 class Record:
     """Everything that was answered, in the order in which it ended. Each customer has one wish: one
     request_id to reserve. `given_up`: request ids that their clients did not repeat to the end."""
 
     answers: list[Answer] = field(default_factory=list)
     given_up: set[str] = field(default_factory=set)
+    jumps: list[Jump] = field(default_factory=list)
 
     def of_request(self, request_id: str) -> Sequence[Answer]:
         return [one for one in self.answers if one.request_id == request_id]

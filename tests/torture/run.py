@@ -12,10 +12,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 
@@ -23,17 +23,20 @@ from dinemesh.deposit.v1 import deposit_service_pb2
 from dinemesh.kit.bus import Bus
 from dinemesh.sandbox.v1 import sandbox_pb2
 from local_mesh.broker import RunningBroker
+from local_mesh.settings import service_settings
 from operations import events, picture
 from operations.audit import look as audit_once
 from operations.limits import Limits
 from operations.picture import QUEUES, Sources, Unreadable
 from operations.report import Report
 from tests.mesh.people import City
+from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.process import NotHealthy
-from tests.torture import books, plan, tales, truth
+from tests.torture import books, clocks, plan, tales, truth
+from tests.torture.databases import Database, plain
 from tests.torture.faults import CHARGES_IN_FLIGHT, NotWitnessed, Scene, Witness, strike
-from tests.torture.plan import PROCESSES, RACES, Blow, Fault, Story
+from tests.torture.plan import DATABASE_FAULTS, DISK_FAULTS, PROCESSES, RACES, Blow, Fault, Story
 from tests.torture.record import Answer, Call, Record
 from tests.torture.town import Town, Visitor, build
 
@@ -46,10 +49,16 @@ LEAST_STORIES = 20
 PUSHES = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Of races of which only one side has won so far: a round each, after the faults, with so many seconds more
 of a start. A slow machine needs it; the last is beyond what any side of a race takes."""
-ALL_FAULTS_FROM = 150.0
+ALL_FAULTS_FROM = 240.0
 """A run of so many seconds has to see every kind of fault."""
 
-SETTINGS = {"deposit": {"CHARGES_IN_FLIGHT_LIMIT": str(CHARGES_IN_FLIGHT)}}
+SETTINGS = {
+    "deposit": {"CHARGES_IN_FLIGHT_LIMIT": str(CHARGES_IN_FLIGHT)},
+    # A run has few bookings, so few may end at once.
+    "reservation": {
+        name: str(clocks.LAPSE_FLOOR) for name in ("LAPSE_FLOOR",) if name in service_settings("reservation")
+    },
+}
 
 
 @dataclass
@@ -60,6 +69,8 @@ class Outcome:
     seconds: float
     engine: str
     choices: str
+    faults: str = ""
+    """The names of those that it was held to, if it was."""
     record: Record = field(default_factory=Record)
     stories: Counter[str] = field(default_factory=Counter)
     races: dict[str, Counter[str]] = field(default_factory=dict)
@@ -70,6 +81,8 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     endings: Counter[str] = field(default_factory=Counter)
     refused_while_deposit_was_down: list[float] = field(default_factory=list)
+    refused_while_database_was_down: list[float] = field(default_factory=list)
+    """By the service whose database it was, with a retry time."""
     redriven: int = 0
     retried_refunds: int = 0
     rest_seconds: float = 0.0
@@ -85,36 +98,43 @@ async def torture(
     seed: int,
     seconds: float,
     mesh: RunningMesh,
-    broker: RunningBroker,
+    broker: RunningBroker | RunningCluster,
     *,
     engine: str = "sqlite",
-    with_faults: bool = True,
-    blows: Sequence[Blow] | None = None,
-    blows_to_events: bool = True,
+    faults: Collection[Fault] | None = None,
+    databases: Mapping[str, Database] | None = None,
+    blows: Sequence[Sequence[Blow]] = (),
     clients: int = CLIENTS,
 ) -> Outcome:
-    """Runs it on a mesh that has just been started. `blows` takes the place of the faults of processes that
-    the seed chooses; then the run ends after the last of them. Without `blows_to_events` they are all."""
-    outcome = Outcome(seed, seconds, engine, plan.digest(seed))
+    """Runs it on a mesh that has just been started.
+
+    `faults`: which of them the seed chooses from; by default all that this mesh and its broker can have.
+    `databases`: where they have disks and clocks of their own. With `blows`, sequences that happen besides,
+    each one blow after the other, the run ends after the last of them.
+    """
+    databases = databases or plain(mesh.databases)
+    chosen = possible(databases, broker) if faults is None else frozenset(faults)
+    if impossible := chosen - possible(databases, broker):
+        raise ValueError(f"this mesh cannot have: {', '.join(sorted(impossible))}")
+    names = "" if faults is None else ",".join(sorted(fault.name.lower() for fault in faults))
+    outcome = Outcome(seed, seconds, engine, plan.digest(seed), names)
     city = City(mesh)
     try:
         places = await build(mesh, city, seconds)
         town = Town(city, mesh, places, outcome.record)
-        await asyncio.to_thread(broker.write_queue_directory)
+        for node in broker.nodes if isinstance(broker, RunningCluster) else [broker]:
+            await asyncio.to_thread(node.write_queue_directory)
         async with _on_the_bus(mesh) as bus:
-            lanes: list[Iterator[Blow]] = []
-            if with_faults:
-                lanes.append(plan.blows_to_processes(seed) if blows is None else iter(blows))
-                lanes += [plan.blows_to_events(seed)] if blows_to_events else []
-            run = _Run(outcome, town, mesh, broker, bus, time.monotonic() + seconds)
-            await run.live(plan.stories(seed), lanes, clients)
+            lanes = plan.lanes(seed, chosen)
+            run = _Run(outcome, town, mesh, broker, bus, databases, time.monotonic() + seconds)
+            await run.live(plan.stories(seed), lanes, blows, clients)
             await run.rest()
             await run.ask_again()
             await run.judge()
-            if lanes and not outcome.witnesses:
+            if (lanes or blows) and not outcome.witnesses:
                 outcome.void.append("no fault was witnessed")
-            if lanes and blows is None and seconds >= ALL_FAULTS_FROM:
-                outcome.void += _unseen(outcome.witnesses)
+            if not blows and seconds >= ALL_FAULTS_FROM:
+                outcome.void += _unseen(outcome.witnesses, chosen)
         await run.rebuild_history()
     except (NotHealthy, Unreadable) as error:
         outcome.violations.append(f"the mesh does not come back: {error}")
@@ -124,16 +144,31 @@ async def torture(
     return outcome
 
 
+def possible(databases: Mapping[str, Database], broker: RunningBroker | RunningCluster) -> frozenset[Fault]:
+    """The faults that there can be: not every database has a disk or a clock of its own, not every broker has
+    several nodes."""
+    never = set() if isinstance(broker, RunningCluster) else {Fault.KILL_NODE}
+    if any(one.disk is None for one in databases.values()):
+        never |= {*DISK_FAULTS, Fault.CLOCK_JUMP}
+    return frozenset(Fault) - never
+
+
 class _Run:
     def __init__(
-        self, outcome: Outcome, town: Town, mesh: RunningMesh, broker: RunningBroker, bus: Bus, end: float
+        self,
+        outcome: Outcome,
+        town: Town,
+        mesh: RunningMesh,
+        broker: RunningBroker | RunningCluster,
+        bus: Bus,
+        databases: Mapping[str, Database],
+        end: float,
     ) -> None:
         self._outcome = outcome
         self._town = town
         self._mesh = mesh
-        self._broker = broker
         self._end = end
-        self._bus = bus
+        self._scene = Scene(town, mesh, broker, bus, databases, self._begin, lambda: self._over)
         self._told: list[Story] = []
         self._crowd: list[asyncio.Future[object]] = []
         self._sources = Sources(
@@ -149,15 +184,23 @@ class _Run:
     def _over(self) -> bool:
         return time.monotonic() > self._end
 
-    async def live(self, stories: Iterator[Story], lanes: Sequence[Iterator[Blow]], many: int) -> None:
+    async def live(
+        self,
+        stories: Iterator[Story],
+        lanes: Sequence[Iterator[Blow]],
+        blows: Sequence[Sequence[Blow]],
+        many: int,
+    ) -> None:
         """Stories and faults, then the healing; ends when the last story has ended."""
-        scene = Scene(self._town, self._mesh, self._broker, self._bus, self._begin, lambda: self._over)
         async with asyncio.TaskGroup() as talking:
             for _ in range(many):
                 talking.create_task(self._client(stories))
-            async with asyncio.TaskGroup() as blows:
+            async with asyncio.TaskGroup() as striking:
                 for lane in lanes:
-                    blows.create_task(self._faults(scene, lane))
+                    striking.create_task(self._faults(lane))
+                if blows:
+                    await asyncio.gather(*map(self._faults, blows))
+                    self._end = time.monotonic()
             await asyncio.sleep(max(0.0, self._end - time.monotonic()))
             await self._heal()
             self._town.closing = time.monotonic() + CLOSING_SECONDS
@@ -195,26 +238,25 @@ class _Run:
         await tales.live(self._town, story, push)
         self._outcome.stories[story.tale] += 1
 
-    async def _faults(self, scene: Scene, lane: Iterator[Blow]) -> None:
+    async def _faults(self, lane: Iterable[Blow]) -> None:
         for blow in lane:
             await asyncio.sleep(blow.after)
             if self._over:
                 return
             self._find_the_dead()
             try:
-                self._outcome.witnesses.append(await strike(scene, blow))
+                self._outcome.witnesses.append(await strike(self._scene, blow))
             except NotWitnessed as error:
                 # Work runs out with the time: a fault that came too late for it was none.
                 if not self._over:
                     self._outcome.void.append(f"{blow.kind}: {error}")
             except NotHealthy as error:
                 self._outcome.violations.append(f"{blow.kind}: {error}")
-                break
-        self._end = time.monotonic()
+                self._end = time.monotonic()
 
     def _find_the_dead(self) -> None:
         for name, part in self._mesh.parts.items():
-            if part.died:
+            if part.died and not self._scene.locks[name].locked():
                 self._outcome.violations.append(f"{name} ended by itself.\n{part.last_words(20)}")
 
     async def _heal(self) -> None:
@@ -292,6 +334,7 @@ class _Run:
         outcome.violations += [
             f"lost: {queue} never took {event_id} ({key})" for queue, key, event_id in books.missing(found)
         ]
+        outcome.violations += clocks.complaints(outcome.record.jumps, found)
         for slot in found.picture.slots:
             if slot.sold > slot.capacity:
                 outcome.violations.append(f"oversold: {slot.sold} of {slot.capacity} at {slot.dine_time}")
@@ -341,6 +384,16 @@ class _Run:
             and answer.outcome == "TRY_AGAIN_LATER"
             and any(begin <= answer.begin <= end for begin, end in down)
         )
+        self._outcome.refused_while_database_was_down = sorted(
+            answer.end - answer.begin
+            for one in self._outcome.witnesses
+            if one.blow.fault in DATABASE_FAULTS - {Fault.CLOCK_JUMP}
+            for answer in self._outcome.record.answers
+            if answer.service == one.blow.target
+            and one.begin <= answer.begin <= one.end
+            and answer.refusal is not None
+            and answer.refusal.retry_after is not None
+        )
 
     async def rebuild_history(self) -> None:
         """History dropped and read from the log again equals the live one."""
@@ -366,11 +419,13 @@ class _Run:
             self._outcome.violations.append(f"history differs from its rebuild: {said.strip()}")
 
 
-def _unseen(witnesses: Sequence[Witness]) -> list[str]:
+def _unseen(witnesses: Sequence[Witness], chosen: frozenset[Fault]) -> list[str]:
     seen = {one.blow.fault for one in witnesses}
     killed = {one.blow.target for one in witnesses if one.blow.fault is Fault.KILL}
-    missing = [f"never happened: {fault}" for fault in Fault if fault not in seen]
-    return missing + [f"never killed: {name}" for name in PROCESSES if name not in killed]
+    missing = [f"never happened: {fault}" for fault in Fault if fault in chosen - seen]
+    if Fault.KILL in chosen:
+        missing += [f"never killed: {name}" for name in PROCESSES if name not in killed]
+    return missing
 
 
 @asynccontextmanager
@@ -426,6 +481,11 @@ def describe(outcome: Outcome) -> str:
         f"{len(refused)} refusals while deposit was down: p50 {percentile(refused, 0.5) * 1000:.0f} ms, "
         f"p99 {percentile(refused, 0.99) * 1000:.0f} ms; each named a retry time"
     )
+    refused = outcome.refused_while_database_was_down
+    lines.append(
+        f"{len(refused)} refusals with a retry time by a service whose database was down: "
+        f"p50 {percentile(refused, 0.5) * 1000:.0f} ms, p99 {percentile(refused, 0.99) * 1000:.0f} ms"
+    )
     lines.append(
         f"healed: {outcome.redriven} dead letters sent back, {outcome.retried_refunds} refunds retried, "
         f"at rest after {outcome.rest_seconds:.1f} s, {outcome.events} events taken by all their subscribers"
@@ -434,13 +494,28 @@ def describe(outcome: Outcome) -> str:
         lines.append("logged as errors by the services:")
         lines += [f"  {count:3} {what}" for what, count in outcome.logged_errors.most_common(20)]
     lines += [f"VOID: {reason}" for reason in outcome.void]
+    if outcome.violations:
+        lines.append("the faults by the clock of the logs:")
+        lines += [f"  {_clock(one.begin)} to {_clock(one.end)} {one.blow.kind}" for one in _by_time(outcome)]
     lines.append(f"{len(outcome.violations)} violations")
     lines += [f"VIOLATION: {one}" for one in outcome.violations]
     if not outcome.holds:
         engine = f" --engine {outcome.engine}" if outcome.engine != "sqlite" else ""
-        command = f"python -m tests.torture --seconds {outcome.seconds:g} --seed {outcome.seed}{engine}"
+        faults = f" --faults {outcome.faults}" if outcome.faults else ""
+        command = (
+            f"python -m tests.torture --seconds {outcome.seconds:g} --seed {outcome.seed}{engine}{faults}"
+        )
         lines.append(f"to replay the same choices: {command}")
     return "\n".join(lines)
+
+
+def _by_time(outcome: Outcome) -> list[Witness]:
+    return sorted(outcome.witnesses, key=lambda one: one.begin)
+
+
+def _clock(monotonic: float) -> str:
+    moment = datetime.fromtimestamp(time.time() - time.monotonic() + monotonic, UTC)
+    return f"{moment:%H:%M:%S}"
 
 
 def _counted(counts: Counter[str]) -> str:

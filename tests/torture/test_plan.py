@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-from tests.torture.plan import RACES, Fault, Tale, blows_to_events, blows_to_processes, digest, stories
+import pytest
+
+from tests.torture.plan import DATABASES, LANES, RACES, Fault, Tale, digest, lanes, stories
 
 
 def test_the_same_seed_makes_the_same_choices() -> None:
-    for sequence in (stories, blows_to_processes, blows_to_events):
+    for sequence in (stories, *LANES):
         first, again = (list(itertools.islice(sequence(7), 500)) for _ in range(2))
         assert first == again
     assert digest(7) == digest(7)
@@ -26,8 +28,20 @@ def test_one_round_holds_every_tale_and_both_sides_of_every_race() -> None:
 
 
 def test_one_round_holds_every_fault() -> None:
-    blows = [*itertools.islice(blows_to_processes(1), 20), *itertools.islice(blows_to_events(1), 20)]
+    blows = [blow for lane in LANES for blow in itertools.islice(lane(1), 20)]
     assert {one.fault for one in blows} == set(Fault)
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_run_can_be_held_to_one_fault(fault: Fault) -> None:
+    (lane,) = lanes(1, {fault})
+    assert {one.fault for one in itertools.islice(lane, 20)} == {fault}
+
+
+def test_in_time_every_database_meets_every_fault() -> None:
+    for fault in (Fault.READ_ONLY, Fault.FULL_DISK, Fault.HELD_LOCK):
+        (lane,) = lanes(1, {fault})
+        assert {one.target for one in itertools.islice(lane, 40)} == set(DATABASES)
 
 
 def test_every_story_has_a_customer_of_its_own() -> None:

@@ -15,10 +15,15 @@ from tests.torture.truth import FINAL
 
 SEED = 147
 """Its events meet a broker that is killed, and then each other in another order."""
+AMONG_EVENTS = {Fault.KILL_BROKER, Fault.DELAY, Fault.REORDER, Fault.DUPLICATE, Fault.REPLAY, Fault.OVERLOAD}
 OUTAGES = (
     Blow(Fault.KILL, "deposit", 0.5, 2.0, 0),
     Blow(Fault.PAUSE, "deposit", 0.5, 2.0, 1),
     Blow(Fault.KILL, "reservation", 0.5, 0.5, 2),
+)
+BESIDES = (
+    Blow(Fault.HELD_LOCK, "restaurant", 0.5, 0.5, 3),
+    Blow(Fault.QUEUE_FULL, "torture.guest", 0.5, 0.2, 4),
 )
 LEAST_REFUSALS = 15
 
@@ -28,7 +33,9 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def outcome(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> Outcome:
     """Of the run with faults."""
-    outcome = asyncio.run(torture(SEED, 600, fresh_mesh("sqlite"), broker_to_kill, blows=OUTAGES))
+    mesh = fresh_mesh("sqlite")
+    blows = [OUTAGES, BESIDES]
+    outcome = asyncio.run(torture(SEED, 600, mesh, broker_to_kill, blows=blows, faults=AMONG_EVENTS))
     print(describe(outcome))  # noqa: T201 - shown by `pytest -rP`, and when a test fails
     return outcome
 
@@ -36,7 +43,8 @@ def outcome(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> Outcome:
 def test_whatever_fails_nothing_is_lost_and_no_answer_is_a_lie(outcome: Outcome) -> None:
     assert (outcome.violations, outcome.void) == ([], [])
     witnessed = [one.blow for one in outcome.witnesses]
-    assert [blow for blow in witnessed if blow in OUTAGES] == list(OUTAGES)
+    for blows in (OUTAGES, BESIDES):
+        assert [blow for blow in witnessed if blow in blows] == list(blows)
     assert Fault.KILL_BROKER in {blow.fault for blow in witnessed}
 
 
@@ -60,7 +68,7 @@ def test_while_deposit_is_down_a_client_is_refused_soon_and_told_when_to_come_ba
 
 
 def test_the_same_run_without_faults_holds(fresh_mesh: FreshMesh, broker_to_kill: RunningBroker) -> None:
-    outcome = asyncio.run(torture(SEED, 3, fresh_mesh("sqlite"), broker_to_kill, with_faults=False))
+    outcome = asyncio.run(torture(SEED, 3, fresh_mesh("sqlite"), broker_to_kill, faults=()))
     print(describe(outcome))  # noqa: T201
     assert (outcome.violations, outcome.void) == ([], [])
     assert outcome.witnesses == []

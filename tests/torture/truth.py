@@ -30,6 +30,7 @@ _NOTHING_STAYS = FINAL | {"TRY_AGAIN_LATER", "DEADLINE_TOO_SHORT"}
 _NAMES_A_TIME = frozenset(
     {
         "TRY_AGAIN_LATER",
+        "UNAVAILABLE",  # said by a service whose database is down; a lost connection has no reason
         "REQUEST_IN_PROGRESS",
         "OUTCOME_UNKNOWN",
         "MODIFICATION_IN_PROGRESS",
