@@ -426,8 +426,8 @@ GUARDS = (
         (
             Edit(
                 BUS,
-                '                "x-overflow": "drop-head",\n',
-                '                "x-overflow": "reject-publish",\n',
+                '"x-overflow": "drop-head"',
+                '"x-overflow": "reject-publish"',
             ),
         ),
         (
