@@ -134,7 +134,9 @@ async def _back(scene: Scene, there: dict[str, int]) -> float:
     begin = time.monotonic()
     while (now := {queue: await _bindings(scene, queue) for queue in there}) != there:
         if time.monotonic() > begin + HEALED_SECONDS:
-            missing = [f"{queue} has {now[queue]} of {there[queue]}" for queue in there if now != there]
+            missing = [
+                f"{queue} has {now[queue]} of {there[queue]}" for queue in there if now[queue] != there[queue]
+            ]
             raise NotHealthy(f"{HEALED_SECONDS:g} s later bindings are missing: {', '.join(missing)}")
         await asyncio.sleep(0.2)
     return time.monotonic() - begin
