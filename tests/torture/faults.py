@@ -83,7 +83,7 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
 
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
     """All of it: of three nodes all three, at once."""
-    async with scene.alone_with("rabbitmq"):
+    async with scene.alone_with("deliveries", "rabbitmq"):
         nodes = scene.broker.nodes if isinstance(scene.broker, RunningCluster) else [scene.broker]
         in_flight, old = await scene.busy(blow.target), [node.pid for node in nodes]
         begin = time.monotonic()
@@ -253,7 +253,7 @@ async def _caught(
     async def keep(message: AbstractIncomingMessage) -> None:
         held.append(message)
 
-    async with scene.bus.channel(MOST_HELD) as channel:
+    async with scene.alone_with("deliveries"), scene.bus.channel(MOST_HELD) as channel:
         caught = await channel.get_queue(queue, ensure=False)
         tag = await caught.consume(keep)
         await scene.until(

@@ -108,7 +108,8 @@ async def kill_node(scene: Scene, blow: Blow) -> Witness:
     """The one that leads a queue."""
     cluster = scene.broker
     assert isinstance(cluster, RunningCluster)
-    async with scene.alone_with("rabbitmq"):
+    # What is caught to be delayed would be lost with its consumer.
+    async with scene.alone_with("deliveries", "rabbitmq"):
         in_flight = await scene.busy(blow.target)
         leaders = await asyncio.to_thread(cluster.leaders, scene.mesh.amqp_url)
         see(blow.target in leaders, f"nobody leads {blow.target}")
