@@ -44,7 +44,16 @@ REPLAYED_SECONDS = 30.0
 
 async def strike(scene: Scene, blow: Blow) -> Witness:
     """Does it, undoes it, and says what was seen."""
-    return await _FAULTS[blow.fault](scene, blow)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await _FAULTS[blow.fault](scene, blow)
+        except BROKER_ERRORS as error:
+            # Our own way to a broker that was killed just before; what was caught is given back by itself.
+            if blow.fault not in _CATCHING:
+                raise
+            see(time.monotonic() < end and not scene.is_over(), f"the broker stays away: {error!r}")
+            await asyncio.sleep(0.5)
 
 
 async def _kill(scene: Scene, blow: Blow) -> Witness:
@@ -241,6 +250,9 @@ _FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
     Fault.QUEUE_FULL: faults_of_topology.queue_full,
     Fault.KILL_NODE: faults_of_topology.kill_node,
 }
+
+
+_CATCHING = frozenset({Fault.DELAY, Fault.REORDER, Fault.DUPLICATE})
 
 
 @asynccontextmanager
