@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.sql.elements import TextClause
 
 from dinemesh.kit.store_errors import StoreInUse
 
@@ -139,11 +140,21 @@ def _open_sqlite(url: URL, readers: int, *, exclusive: bool) -> Engines:
 
 
 def _open_postgresql(url: URL, readers: int, *, patient: bool) -> Engines:
+    # Not out of one pool: a session that has read is told "read and write" from then on, and would write to a
+    # database that its operators have made read-only.
+    writer = _postgresql_engine(url, 1, patient=patient)
+    reader = _postgresql_engine(url, readers, patient=patient)
+    return Engines(
+        writer, reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    )
+
+
+def _postgresql_engine(url: URL, sessions: int, *, patient: bool) -> Engine:
     engine = create_engine(
         url,
         # Notes of guests and payment tokens must not reach a log by way of an error.
         hide_parameters=True,
-        pool_size=readers + 1,
+        pool_size=sessions,
         max_overflow=0,
         # Every transaction of the store ends by an explicit commit or rollback: the reset would be one more
         # round trip per use.
@@ -156,8 +167,7 @@ def _open_postgresql(url: URL, readers: int, *, patient: bool) -> Engines:
         session.execute(_timeouts(0 if patient else READ_TIMEOUT_SECONDS))
         session.commit()
 
-    reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    return Engines(engine, reader)
+    return engine
 
 
 def _lock_beside(path: Path) -> IO[str]:
@@ -223,7 +233,12 @@ _WAITS_FOR_STANDBY = text(
     " WHERE datname = current_database() AND usename = current_user AND wait_event = 'SyncRep'"
     " AND query_start < clock_timestamp() - interval '2 s'"
 )
-_NOT_ALLOWED = frozenset({"42501", "42883"})  # no right to call it, or no such function
+# As much as ROOM_BYTES, where the tables of this database are.
+_TAKES_ROOM = text(
+    "CREATE TEMPORARY TABLE dinemesh_room ON COMMIT DROP AS"
+    f" SELECT repeat(md5(n::text), 32) FROM generate_series(1, {ROOM_BYTES // 1024}) AS n"
+)
+_NOT_ALLOWED = frozenset({"42501", "42883"})  # no right to do so, or no such function
 
 
 def look(connection: Connection) -> None:
@@ -286,26 +301,44 @@ class Writer:
             # The server answers as if all were well when the wait for a standby is ended from outside.
             raise NotReplicated(self._warnings[0])
 
-    def prove(self) -> None:
-        """Writes and commits something that leaves nothing behind; raises where that fails."""
-        self.begin()
+    def prove(self, *, room: bool = False) -> None:
+        """Writes and commits something that leaves nothing behind; raises where that fails. With `room` it
+        fails also where the disk has no more than what the next change would take."""
         if self.connection.dialect.name == "sqlite":
-            version = self.connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            self.connection.exec_driver_sql(f"PRAGMA user_version = {version}")
-            self.commit()
-            _need_room_beside(Path(self.connection.engine.url.database or ""))
+            self._prove_on_sqlite(room)
             return
+        if room:
+            self._need_room()
+        self.begin()
         look(self.connection)
         if self.connection.execute(_WAITS_FOR_STANDBY).scalar_one():
             raise NotReplicated("commits wait for a standby")
+        if self._may(_LEAVES_NOTHING):
+            self.commit()
+
+    def _prove_on_sqlite(self, room: bool) -> None:
+        self.begin()
+        version = self.connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        self.connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+        self.commit()
+        if room:
+            _need_room_beside(Path(self.connection.engine.url.database or ""))
+
+    def _need_room(self) -> None:
+        self.begin()
+        self._may(_TAKES_ROOM)
+        self.connection.rollback()
+
+    def _may(self, statement: TextClause) -> bool:
+        """Runs it; False, and rolled back, where this role has no right to."""
         try:
-            self.connection.execute(_LEAVES_NOTHING)
+            self.connection.execute(statement)
         except DBAPIError as error:
+            self.connection.rollback()
             if _state(error) not in _NOT_ALLOWED:
                 raise
-            self.connection.rollback()
-        else:
-            self.commit()
+            return False
+        return True
 
     def cut(self) -> None:
         """From another thread: whatever the session waits for ends with an error."""
@@ -385,6 +418,13 @@ def is_lost(error: BaseException) -> bool:
         return True
     # psycopg has no state for a server that it never reached or lost.
     return isinstance(error, (OperationalError, InterfaceError)) and not _state(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk is."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return _state(error) == "53100" or _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def is_undone(error: BaseException) -> bool:

@@ -15,9 +15,9 @@ import grpc
 import uvloop
 from google.protobuf import descriptor_pool
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from dinemesh.kit import crash, migrate, reflection
+from dinemesh.kit import crash, engines, migrate, reflection
 from dinemesh.kit import log as logs
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries
@@ -356,12 +356,18 @@ async def _until_it_works(name: str, step: Check) -> None:
         try:
             await step()
             return
-        except (OperationalError, InterfaceError, StoreUnavailable, CommitInDoubt, OSError, _NotYet) as error:
-            why = str(error.orig if isinstance(error, OperationalError | InterfaceError) else error)
+        except (DBAPIError, StoreUnavailable, CommitInDoubt, OSError, _NotYet) as error:
+            if isinstance(error, DBAPIError) and not _may_pass(error):
+                raise
+            why = str(error.orig if isinstance(error, DBAPIError) else error)
             if why != told:
                 log.warning("waiting for %s: %s", name, why)
                 told = why
         await asyncio.sleep(SET_UP_RETRY_SECONDS)
+
+
+def _may_pass(error: DBAPIError) -> bool:
+    return isinstance(error, OperationalError | InterfaceError) or engines.is_down(error)
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:

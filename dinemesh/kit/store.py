@@ -62,7 +62,7 @@ RETRY_AFTER_SECONDS = 1.0
 # pause of the process nothing has gone on either.
 LOOK_SECONDS = 0.25
 # The writer has not come a step further: what waits and what comes is refused. Readiness knows within 3 s.
-STALLED_LOOKS = 8
+STALLED_LOOKS = 7
 # Still not: its items are told how they stand, and its session is cut. Above the timeout of a statement.
 CUT_LOOKS = 24
 # A database that is down is tried this often.
@@ -70,7 +70,7 @@ TRY_SECONDS = 0.5
 # One change that fails for a reason of its own must not keep a whole service out for longer, at a time.
 REHEARSAL_SECONDS = 60.0
 # A writer that wrote so lately need not be asked whether it can.
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 0.5
 # Readers come back from a database that is away with one of them ahead, this often.
 READER_REST_SECONDS = 0.5
 
@@ -269,11 +269,13 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Down:
-    """Why nothing can be changed, since when (by the monotonic clock), and the item that found it out."""
+    """Why nothing can be changed, since when (by the monotonic clock), the item that found it out, and
+    whether it is the disk that is full."""
 
     why: str
     since: float
     found_by: _Item[Any] | None
+    full: bool
 
 
 class _Readers:
@@ -524,7 +526,7 @@ class Store:
             writer.begin()
         except Exception as error:
             self._drop_session()
-            self._go_down(engines.why(error))
+            self._go_down(error)
             _fail(work, items, StoreUnavailable("the database cannot be reached"), error)
             return
         work.item = items[0]
@@ -541,7 +543,7 @@ class Store:
                 raise _Spoiled from error
             self._drop_session()
             if not engines.is_lost(error):
-                self._go_down(engines.why(error), work.item)
+                self._go_down(error, work.item)
             _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
             return
         if not work.commit(items):
@@ -562,7 +564,7 @@ class Store:
     def _commit_failed(self, work: _Work, items: list[_Item[Any]], error: Exception) -> None:
         self._drop_session()
         if engines.is_down(error) and not engines.is_lost(error):
-            self._go_down(engines.why(error), work.item)
+            self._go_down(error, work.item)
         if engines.is_undone(error):
             _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
             return
@@ -601,12 +603,14 @@ class Store:
 
     # A database that is down
 
-    def _go_down(self, why: str, found_by: _Item[Any] | None = None) -> None:
+    def _go_down(self, error: BaseException | str, found_by: _Item[Any] | None = None) -> None:
         """From now on changes are refused at once, those that wait already too."""
+        why = error if isinstance(error, str) else engines.why(error)
+        full = not isinstance(error, str) and engines.is_full(error)
         with self._ready:
             if self._down is not None:
                 return
-            self._down = _Down(why, time.monotonic(), found_by)
+            self._down = _Down(why, time.monotonic(), found_by, full)
             refused = self._take_waiting()
             self._ready.notify()
         log.warning("the database is down: %s", why)
@@ -642,7 +646,7 @@ class Store:
             if down.found_by is not None and time.monotonic() - down.since < REHEARSAL_SECONDS:
                 self._rehearse(writer, work, down.found_by)
             work.commit()
-            writer.prove()
+            writer.prove(room=down.full)
         except Exception as error:
             log.info("the database is still down: %s", engines.why(error))
             self._drop_session()

@@ -1,7 +1,7 @@
 """A mesh on a PostgreSQL with a synchronous standby, while bookings and refunds are under way.
 
-The database turns read-only, is locked by somebody else's session, loses its standby, or is lost: nothing
-that was acknowledged is, no event becomes a dead letter, and all comes back without a hand.
+The database is locked by somebody else's session, loses its standby, or is lost: nothing that was
+acknowledged is, no event becomes a dead letter, and all comes back without a hand.
 """
 
 from __future__ import annotations
@@ -89,25 +89,6 @@ async def city(mesh: RunningMesh) -> AsyncIterator[City]:
     yield city
     await city.close()
     assert pids == {name: part.pid for name, part in mesh.parts.items() if part.running}, "restarted by hand"
-
-
-async def test_deposit_turns_read_only_while_refunds_are_under_way(
-    city: City, mesh: RunningMesh, pair: Pair
-) -> None:
-    async with crowd(city) as people:
-        with database_faults.read_only(pair.primary.execute, "deposit"):
-            noticed = await ready(mesh, "deposit", wanted=False, seconds=3)
-            waiting = await people.cancel_some()
-            # Their events are given back and taken again for longer than twenty deliveries would last.
-            await stays_so(mesh, "deposit", 5)
-        ended = time.monotonic()
-        back = await ready(mesh, "deposit", wanted=True, seconds=5)
-        booked = await people.back(ended)
-    await all_is_well(people)
-    tell(
-        f"not ready after {noticed:.1f} s, ready {back:.1f} s and booked {booked:.1f} s after;"
-        f" {waiting} refunds waited; {people.told()}"
-    )
 
 
 async def test_somebody_else_holds_a_lock(city: City, mesh: RunningMesh, pair: Pair) -> None:

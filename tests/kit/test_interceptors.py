@@ -394,7 +394,7 @@ async def test_a_refusal_with_hundreds_of_violations_still_arrives(tmp_path: Pat
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (StoreUnavailable(SECRET), "TRY_AGAIN_LATER"),
+        (StoreUnavailable(SECRET), "UNAVAILABLE"),
         (CommitInDoubt(SECRET), "OUTCOME_UNKNOWN"),
         (invalid("note", "bad"), "INVALID_ARGUMENT"),
     ],
@@ -622,4 +622,4 @@ async def test_a_stream_that_breaks_after_a_message_ends_with_its_refusal(tmp_pa
         stream = server.stub.WatchTimeline(pb.WatchTimelineRequest(), timeout=10)
         await stream.read()
         said = await refused(stream.read())
-    assert said.reason == "TRY_AGAIN_LATER"
+    assert said.reason == "UNAVAILABLE"

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 from dinemesh.kit import migrate
+from tests.support.database_faults import name_of
 from tests.support.mesh import ROOT
 from tests.support.postgres import FreshDatabase, PostgresServer
 
@@ -98,4 +99,14 @@ def test_pods_that_start_at_once_do_not_disturb_each_other(package: Path, postgr
         for _ in range(3)
     ]
     assert [pod.wait(60) for pod in pods] == [0, 0, 0]
+    assert columns(url) == {"id"}
+
+
+def test_a_migration_takes_the_time_that_it_takes(package: Path, postgres: PostgresServer) -> None:
+    """Whatever timeouts the database has for changes."""
+    slow = FIRST.replace("def upgrade():", "def upgrade():\n    op.execute('SELECT pg_sleep(1.5)')")
+    (package / "migrations" / "versions" / "0001_first.py").write_text(slow)
+    url = postgres.fresh("")
+    postgres.execute(f"ALTER DATABASE {name_of(url)} SET statement_timeout = '1s'")
+    migrate.upgrade(url, "guests_svc")
     assert columns(url) == {"id"}

@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,20 @@ async def test_readiness_follows_a_check_and_liveness_does_not(
         live = await asking(server.channel).Check(health_pb2.HealthCheckRequest(service="live"))
         assert live.status != NOT_SERVING
         up = True
+        await until(lambda: server.service.health.ready)
+
+
+async def test_a_service_is_not_ready_while_its_database_takes_no_changes(tmp_path: Path) -> None:
+    def arrange(service: Service) -> None:
+        service.open_store("history_svc")
+
+    async with serving(tmp_path, arrange=arrange) as server:
+        with closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # it can still be read
+            await until(lambda: not server.service.health.ready, seconds=4)
+            live = await asking(server.channel).Check(health_pb2.HealthCheckRequest(service="live"))
+            assert live.status != NOT_SERVING
+            other.execute("ROLLBACK")
         await until(lambda: server.service.health.ready)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -113,6 +115,18 @@ async def test_an_outcome_that_is_not_known_comes_with_a_time_to_ask_again(pod: 
         said = await refused("OUTCOME_UNKNOWN", call)
         assert said.retry_after == pod.desk.limits.retry_after
         stumble(pod, "well", "well", *["away"] * 1000, record=0.2)
+
+
+async def test_nobody_waits_until_an_outcome_can_be_recorded_and_it_is(pod: Pod) -> None:
+    store = stumble(pod, "well", *["away"] * 1000, record=20)
+    begun = time.monotonic()
+    await refused("OUTCOME_UNKNOWN", pod.reserve())
+    assert time.monotonic() - begun < 5
+    store.steps.clear()  # the database is back
+    end = time.monotonic() + 10
+    while (await pod.mine())[0].state is not State.PENDING_ACCEPTANCE:
+        assert time.monotonic() < end, "the outcome was forgotten"
+        await asyncio.sleep(0.02)
 
 
 async def test_a_database_away_before_anything_begins_charges_nothing(pod: Pod) -> None:

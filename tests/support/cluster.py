@@ -80,9 +80,10 @@ class Cluster(Process):
 
     def url(self, database: str, *also: Cluster) -> str:
         """SQLAlchemy URL of a database here; with `also`, of whichever of the servers takes changes."""
-        hosts = ",".join("127.0.0.1" for _ in (self, *also))
-        ports = ",".join(str(one.port) for one in (self, *also))
-        return f"postgresql+psycopg://postgres@/{database}?host={hosts}&port={ports}&target_session_attrs=read-write"
+        if not also:
+            return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+        all_of_them = "&".join(f"host=127.0.0.1:{one.port}" for one in (self, *also))
+        return f"postgresql+psycopg://postgres@/{database}?{all_of_them}&target_session_attrs=read-write"
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Runs one statement in a transaction of its own; its rows, if it has any."""

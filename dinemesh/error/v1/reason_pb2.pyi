@@ -69,8 +69,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     The outcome is unknown. Remedy: read again, or repeat with the same request_id; report the error id.
     """
     REASON_UNAVAILABLE: _Reason.ValueType  # 9
-    """This instance cannot do its work now, for example because its database is away. Nothing was changed.
-    Remedy: repeat with the same request_id; another instance may answer.
+    """This instance cannot do its work now, because its database is away or takes no changes. Nothing was changed. Comes
+    with RetryInfo. Remedy: repeat with the same request_id after that time; another instance may answer at once.
     """
     REASON_OUTCOME_UNKNOWN: _Reason.ValueType  # 10
     """The server cannot say whether the change was committed. Comes with RetryInfo.
@@ -249,8 +249,8 @@ REASON_INTERNAL: Reason.ValueType  # 8
 The outcome is unknown. Remedy: read again, or repeat with the same request_id; report the error id.
 """
 REASON_UNAVAILABLE: Reason.ValueType  # 9
-"""This instance cannot do its work now, for example because its database is away. Nothing was changed.
-Remedy: repeat with the same request_id; another instance may answer.
+"""This instance cannot do its work now, because its database is away or takes no changes. Nothing was changed. Comes
+with RetryInfo. Remedy: repeat with the same request_id after that time; another instance may answer at once.
 """
 REASON_OUTCOME_UNKNOWN: Reason.ValueType  # 10
 """The server cannot say whether the change was committed. Comes with RetryInfo.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tests.guards.catalogue import (
     away,
     bus,
+    down,
     events,
     history,
     modifications,
@@ -19,7 +20,7 @@ from tests.guards.catalogue import (
 )
 from tests.guards.guard import Guard
 
-ROOMS = (money, modifications, requests, seats, events, bus, away, restarts, strangers, history, terms)
+ROOMS = (money, modifications, requests, seats, events, bus, away, down, restarts, strangers, history, terms)
 
 GUARDS: Mapping[str, Guard] = {guard.name: guard for room in ROOMS for guard in room.GUARDS}
 """By name. A name that is there twice would hide a guard: a test looks after that."""

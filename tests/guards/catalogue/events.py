@@ -238,8 +238,8 @@ GUARDS = (
         (
             Edit(
                 STORE,
-                "        try:\n            connection.commit()\n",
-                "        _release(items)\n        try:\n            connection.commit()\n",
+                "        try:\n            writer.commit()\n",
+                "        work.tell(items)\n        try:\n            writer.commit()\n",
             ),
         ),
         (
@@ -257,8 +257,8 @@ GUARDS = (
         (
             Edit(
                 STORE,
-                'log.exception("COMMIT failed; %d items are in doubt", len(items))\n',
-                "self._drop_connection()\n            raise _Spoiled from error\n",
+                'log.error("COMMIT failed; %d items are in doubt", len(items), exc_info=error)\n',
+                "raise _Spoiled from error\n",
             ),
             Edit(
                 STORE,

@@ -186,7 +186,7 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.usecases.desk",
-                'repeat with the same request_id.",\n                retry_after=self.limits.retry_after,',
+                'repeat with the same request_id.",\n            retry_after=self.limits.retry_after,',
                 'repeat with the same request_id.",',
             ),
         ),
