@@ -212,7 +212,7 @@ def alarms(files: Unpacked, home: Path, ports: BrokerPorts) -> list[str]:
 class RunningBroker:
     """A broker of one's own, child of this process and gone with it.
 
-    `node` and `configuration`: as `commands` takes them. Without `own_epmd` somebody else's runs on that port.
+    `node` and `configuration`: as `commands` takes them. Without `own_epmd` another's runs on that port.
     """
 
     def __init__(

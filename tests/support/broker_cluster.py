@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -35,7 +34,7 @@ class RunningCluster:
     """Nodes are named by their place, 0 to 2."""
 
     def __init__(self, home: Path) -> None:
-        files = unpack_broker(project_cache(), lambda text: print(text, file=sys.stderr, flush=True))
+        files = unpack_broker(project_cache(), lambda _: None)
         epmd, *ports = free_ports(1 + 2 * NODES)
         self.names = [f"dinemesh-{place}@localhost" for place in range(NODES)]
         cookie = secrets.token_hex(16)
