@@ -51,6 +51,7 @@ class Disk:
         while self.free_bytes:
             there = os.statvfs(self.mount)
             used = (there.f_blocks - there.f_bfree) * there.f_frsize
+            assert used, "there is nothing on it, and size=0 would be no limit"
             try:
                 _mount(self.mount, _MS_REMOUNT, f"size={used}")
             except OSError as error:

@@ -44,7 +44,16 @@ REPLAYED_SECONDS = 30.0
 
 async def strike(scene: Scene, blow: Blow) -> Witness:
     """Does it, undoes it, and says what was seen."""
-    return await _FAULTS[blow.fault](scene, blow)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await _FAULTS[blow.fault](scene, blow)
+        except BROKER_ERRORS as error:
+            # Our own way to a broker that was killed just before; what was caught is given back by itself.
+            if blow.fault not in _CATCHING:
+                raise
+            see(time.monotonic() < end and not scene.is_over(), f"the broker stays away: {error!r}")
+            await asyncio.sleep(0.5)
 
 
 async def _kill(scene: Scene, blow: Blow) -> Witness:
@@ -83,7 +92,7 @@ async def _pause(scene: Scene, blow: Blow) -> Witness:
 
 async def _kill_broker(scene: Scene, blow: Blow) -> Witness:
     """All of it: of three nodes all three, at once."""
-    async with scene.alone_with("rabbitmq"):
+    async with scene.alone_with("deliveries", "rabbitmq"):
         nodes = scene.broker.nodes if isinstance(scene.broker, RunningCluster) else [scene.broker]
         in_flight, old = await scene.busy(blow.target), [node.pid for node in nodes]
         begin = time.monotonic()
@@ -243,6 +252,9 @@ _FAULTS: Mapping[Fault, Callable[[Scene, Blow], Awaitable[Witness]]] = {
 }
 
 
+_CATCHING = frozenset({Fault.DELAY, Fault.REORDER, Fault.DUPLICATE})
+
+
 @asynccontextmanager
 async def _caught(
     scene: Scene, queue: str, enough: Callable[[Sequence[AbstractIncomingMessage]], bool] = bool
@@ -253,7 +265,7 @@ async def _caught(
     async def keep(message: AbstractIncomingMessage) -> None:
         held.append(message)
 
-    async with scene.bus.channel(MOST_HELD) as channel:
+    async with scene.alone_with("deliveries"), scene.bus.channel(MOST_HELD) as channel:
         caught = await channel.get_queue(queue, ensure=False)
         tag = await caught.consume(keep)
         await scene.until(

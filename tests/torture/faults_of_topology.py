@@ -108,7 +108,8 @@ async def kill_node(scene: Scene, blow: Blow) -> Witness:
     """The one that leads a queue."""
     cluster = scene.broker
     assert isinstance(cluster, RunningCluster)
-    async with scene.alone_with("rabbitmq"):
+    # What is caught to be delayed would be lost with its consumer.
+    async with scene.alone_with("deliveries", "rabbitmq"):
         in_flight = await scene.busy(blow.target)
         leaders = await asyncio.to_thread(cluster.leaders, scene.mesh.amqp_url)
         see(blow.target in leaders, f"nobody leads {blow.target}")
@@ -134,7 +135,9 @@ async def _back(scene: Scene, there: dict[str, int]) -> float:
     begin = time.monotonic()
     while (now := {queue: await _bindings(scene, queue) for queue in there}) != there:
         if time.monotonic() > begin + HEALED_SECONDS:
-            missing = [f"{queue} has {now[queue]} of {there[queue]}" for queue in there if now != there]
+            missing = [
+                f"{queue} has {now[queue]} of {there[queue]}" for queue in there if now[queue] != there[queue]
+            ]
             raise NotHealthy(f"{HEALED_SECONDS:g} s later bindings are missing: {', '.join(missing)}")
         await asyncio.sleep(0.2)
     return time.monotonic() - begin
