@@ -222,9 +222,15 @@ _MOVE = update(deposits).where(
 )
 
 
+def _is_due(table: Table) -> ColumnElement[bool]:
+    """Also what is scheduled for later than anything is: the clock was ahead then."""
+    at = table.c.settle_time
+    return (at <= bindparam("now", type_=Instant)) | (at > bindparam("latest", type_=Instant))
+
+
 def _claim(table: Table, key: Column[str], *more: ColumnElement[Any]) -> ReturningUpdate[Any]:
     """One statement, however many it takes; what another pod is just taking is passed over."""
-    is_due = table.c.settle_time <= bindparam("now", type_=Instant)
+    is_due = _is_due(table)
     first = select(key).where(is_due).order_by(table.c.settle_time).limit(bindparam("most"))
     picked = first.with_for_update(skip_locked=True).cte("picked")
     return (
@@ -245,10 +251,7 @@ _CLAIM_REFUNDS = _claim(
     .scalar_subquery()
     .label("currency"),
 )
-_DUE = tuple(
-    select(literal(1)).where(table.c.settle_time <= bindparam("now", type_=Instant)).limit(1)
-    for table in (deposits, refunds)
-)
+_DUE = tuple(select(literal(1)).where(_is_due(table)).limit(1) for table in (deposits, refunds))
 _NOT_OPEN_ANY_MORE = delete(failures).where(
     failures.c.subject.not_in(
         select(literal("CHARGE/") + deposits.c.deposit_id)
@@ -480,24 +483,30 @@ class OpenRefund:
 Open = OpenCharge | OpenRefund
 
 
-def is_due(tx: Transaction) -> bool:
-    """Whether there is anything to claim."""
-    now = {"now": tx.now}
-    return any(tx.execute(query, now).one_or_none() is not None for query in _DUE)
+AHEAD = timedelta(hours=1)
+"""Nothing is scheduled for so much later, unless the settings say so."""
 
 
-def claim_charges(tx: Transaction, most: int, lease: timedelta) -> list[OpenCharge]:
+def is_due(tx: Transaction, ahead: timedelta = AHEAD) -> bool:
+    """Whether there is anything to claim; `ahead`: nothing is scheduled for later than that."""
+    times = {"now": tx.now, "latest": tx.now + ahead}
+    return any(tx.execute(query, times).one_or_none() is not None for query in _DUE)
+
+
+def claim_charges(tx: Transaction, most: int, lease: timedelta, ahead: timedelta = AHEAD) -> list[OpenCharge]:
     """Takes up to `most` undecided charges, those first that are due longest. Other pods, and this one, keep
     off them for the time of the lease."""
-    rows = tx.execute(_CLAIM_CHARGES, {"now": tx.now, "until": tx.now + lease, "most": most})
+    times = {"now": tx.now, "latest": tx.now + ahead, "until": tx.now + lease}
+    rows = tx.execute(_CLAIM_CHARGES, times | {"most": most})
     return [
         OpenCharge(row.deposit_id, State(row.state), row.settle_tries - 1, _cause_of(row)) for row in rows
     ]
 
 
-def claim_refunds(tx: Transaction, most: int, lease: timedelta) -> list[OpenRefund]:
+def claim_refunds(tx: Transaction, most: int, lease: timedelta, ahead: timedelta = AHEAD) -> list[OpenRefund]:
     """The same of refunds."""
-    rows = tx.execute(_CLAIM_REFUNDS, {"now": tx.now, "until": tx.now + lease, "most": most})
+    times = {"now": tx.now, "latest": tx.now + ahead, "until": tx.now + lease}
+    rows = tx.execute(_CLAIM_REFUNDS, times | {"most": most})
     return [
         OpenRefund(row.deposit_id, _refund(row, row.currency), row.settle_tries - 1, _cause_of(row))
         for row in rows

@@ -76,6 +76,12 @@ class Limits:
     settle_lease_seconds: float
     settle_at_once: int = 200
 
+    @property
+    def ahead(self) -> timedelta:
+        """Nothing is scheduled for later than this."""
+        longest = max(self.pending_settle_seconds, self.settle_lease_seconds, LONGEST_PAUSE_SECONDS)
+        return timedelta(seconds=longest)
+
 
 class Deposits:
     """The use cases of deposit."""
@@ -307,7 +313,7 @@ class Deposits:
                 if was_idle or counted is None or loop.time() - counted >= LOOK_SECONDS:
                     await self._count()
                     counted = loop.time()
-                ready, is_due = await self._store.read(_open)
+                ready, is_due = await self._store.read(self._open)
                 await asyncio.gather(*(self._apply_waiting(*one) for one in ready))
                 claimed = await self._claim(window) if is_due and window.free else []
                 for one in claimed:
@@ -347,6 +353,9 @@ class Deposits:
             failed = await self._store.read(lambda tx: failing.count(tx, persistence.failures))
         FAILING.set(failed)
 
+    def _open(self, tx: Transaction) -> tuple[Sequence[tuple[Instruction, Cause]], bool]:
+        return persistence.waiting(tx, SETTLE_BATCH), persistence.is_due(tx, self._limits.ahead)
+
     async def _claim(self, window: _Window) -> Sequence[Open]:
         """As many as there are places. The kind of which fewer are at work comes first, and none gets all."""
         lease = timedelta(seconds=self._limits.settle_lease_seconds)
@@ -358,9 +367,9 @@ class Deposits:
                 most = min(charges if kind is OpenCharge else refunds, window.free - len(found))
                 if most > 0:
                     found += (
-                        persistence.claim_charges(tx, most, lease)
+                        persistence.claim_charges(tx, most, lease, self._limits.ahead)
                         if kind is OpenCharge
-                        else persistence.claim_refunds(tx, most, lease)
+                        else persistence.claim_refunds(tx, most, lease, self._limits.ahead)
                     )
             return found
 
@@ -608,10 +617,6 @@ class _Window:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-
-
-def _open(tx: Transaction) -> tuple[list[tuple[Instruction, Cause]], bool]:
-    return persistence.waiting(tx, SETTLE_BATCH), persistence.is_due(tx)
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

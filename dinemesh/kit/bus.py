@@ -231,6 +231,7 @@ class Bus:
         # Four words: of the mesh's bindings only `#` takes it. The first word is what a broker's topic
         # permissions hold a service to.
         self._mark_key = f"{name.partition('.')[0]}.v1.log.mark"
+        self._declaring = asyncio.Lock()
         self.made_exchange = False
         """The exchange was missing and had to be made; whoever looks after the topology resets it."""
 
@@ -346,11 +347,7 @@ class Bus:
         lays them aside itself.
         """
         dead = dead_letter_queue(queue)
-        exchange = await channel.declare_exchange(
-            dead_exchange(queue), aio_pika.ExchangeType.DIRECT, durable=True
-        )
-        dead_queue = await channel.declare_queue(dead, durable=True, arguments={"x-queue-type": "quorum"})
-        await dead_queue.bind(exchange, routing_key=dead)
+        await self.declare_dead_letters(queue)
         arguments: dict[str, Any] = {"x-queue-type": "quorum"}
         if max_length is None:
             arguments |= {
@@ -369,6 +366,17 @@ class Bus:
         except ChannelPreconditionFailed as error:
             log.warning("queue %s is used as an earlier version declared it: %s", queue, error)
         await self.bind(channel, queue, bindings)
+
+    async def declare_dead_letters(self, queue: str) -> None:
+        """The queue for the dead letters of `queue`, with the way there. Nobody hears of it if that is lost:
+        a quorum queue keeps what it cannot pass on."""
+        async with self.channel(1) as channel:
+            dead = dead_letter_queue(queue)
+            exchange = await channel.declare_exchange(
+                dead_exchange(queue), aio_pika.ExchangeType.DIRECT, durable=True
+            )
+            declared = await channel.declare_queue(dead, durable=True, arguments={"x-queue-type": "quorum"})
+            await declared.bind(exchange, routing_key=dead)
 
     async def bind(self, channel: AbstractChannel, queue: str, bindings: Sequence[str]) -> None:
         """Bind a queue that exists to the routing keys `bindings`."""
@@ -443,12 +451,15 @@ class Bus:
     async def _declare_what_is_missing(self, connection: AbstractConnection) -> None:
         """A binding that was lost is not made again unseen: whoever looks after it would not learn that the
         log lacks events."""
-        has_exchange = await _exists(connection, lambda channel: channel.get_exchange(EXCHANGE))
-        has_log = await _exists(connection, lambda channel: channel.declare_queue(LOG_QUEUE, passive=True))
-        if not (has_exchange and has_log):
-            self.made_exchange = self.made_exchange or not has_exchange
-            async with await connection.channel() as channel:
-                await _declare_topology(channel)
+        async with self._declaring:  # what one connection has just made, the other did not miss
+            has_exchange = await _exists(connection, lambda channel: channel.get_exchange(EXCHANGE))
+            has_log = await _exists(
+                connection, lambda channel: channel.declare_queue(LOG_QUEUE, passive=True)
+            )
+            if not (has_exchange and has_log):
+                self.made_exchange = self.made_exchange or not has_exchange
+                async with await connection.channel() as channel:
+                    await _declare_topology(channel)
 
 
 Deliveries = asyncio.Queue[AbstractIncomingMessage | None]

@@ -58,16 +58,22 @@ def canaries_table(metadata: MetaData) -> Table:
         metadata,
         Column("subscriber", Text, primary_key=True),
         Column("binding", Text, primary_key=True),
-        # By the publishers' clocks: up to here canaries came without a gap; after one, from then to then.
+        # By the machines' clocks, as all times here: up to here canaries came without a gap; after one, from
+        # then to then. A database's clock may jump, and a publisher's canary knows nothing of it.
         Column("through_time", Instant, nullable=False),
         Column("resume_time", Instant),
         Column("latest_time", Instant),
-        # By this database's clock.
         Column("receive_time", Instant, nullable=False),
         # Up to here the log holds no canary of the gap that did not come.
         Column("look_time", Instant),
         Column("interval_ms", BigInteger, nullable=False),
+        # A start declared the binding, and the log is not yet read from here on.
+        Column("unread_time", Instant),
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def routing_keys(contract: FileDescriptor) -> list[str]:
@@ -209,15 +215,17 @@ def begin(
     tx: Transaction, table: Table, subscriber: str, bindings: Sequence[str], *, since: datetime | None = None
 ) -> None:
     """Note that `bindings` are in place, and that nothing from before is missing."""
-    through = since or tx.now
+    now = _now()
+    through = since or now
     for binding in bindings:
         row = {
             "through_time": through,
             "resume_time": None,
             "latest_time": None,
-            "receive_time": tx.now,
+            "receive_time": now,
             "look_time": None,
             "interval_ms": int(FIRST_SECONDS * 1000),
+            "unread_time": None,
         }
         insert = tx.insert(table).values(subscriber=subscriber, binding=binding, **row)
         tx.execute(
@@ -240,6 +248,7 @@ class _Seen:
     receive_time: datetime
     look_time: datetime | None
     interval_ms: int
+    unread_time: datetime | None
 
     @property
     def allowed(self) -> timedelta:
@@ -252,7 +261,7 @@ class _Seen:
         return self.through_time, self.resume_time
 
     def has_gap(self, now: datetime) -> bool:
-        return self.resume_time is not None or now - self.receive_time > self.allowed
+        return self.resume_time is not None or abs(now - self.receive_time) > self.allowed
 
 
 class Bindings:
@@ -305,7 +314,7 @@ class Bindings:
                 begin(tx, self._table, self._queue, [binding], since=canary.time)
                 continue
             values: dict[str, object] = {
-                "receive_time": tx.now,
+                "receive_time": _now(),
                 "interval_ms": canary.interval // timedelta(milliseconds=1),
             }
             if canary.time > seen.through_time:
@@ -321,12 +330,24 @@ class Bindings:
     async def look(self) -> None:
         """Find what was lost, and mend it. Raises what the broker and the database raise."""
         for binding in self._bindings:
-            seen, now = await self._store.read(partial(self._seen_now, binding=binding))
-            if seen is not None and seen.has_gap(now) and self._bus.can_publish:
+            now = _now()
+            seen = await self._store.read(partial(self._read, binding=binding))
+            if seen is None or not self._bus.can_publish:
+                continue
+            if seen.through_time > now + _MARGIN:
+                await self._start_over(binding, now - seen.allowed)
+            elif seen.has_gap(now):
                 await self._look(binding, seen, now)
 
-    def _seen_now(self, tx: Transaction, binding: str) -> tuple[_Seen | None, datetime]:
-        return self._read(tx, binding), tx.now
+    async def _start_over(self, binding: str, since: datetime) -> None:
+        """What was noted is of a clock that was ahead: no canary of now is later than that."""
+        await self._bind(binding)
+        await self._read_again(since - _MARGIN)
+        await self._store.write(lambda tx: begin(tx, self._table, self._queue, [binding]))
+
+    async def _bind(self, binding: str) -> None:
+        async with self._bus.channel(1) as channel:
+            await self._bus.bind(channel, self._queue, [binding])
 
     async def _look(self, binding: str, seen: _Seen, now: datetime) -> None:
         if await self._bus.waiting(self._queue) or self._is_busy():
@@ -334,13 +355,12 @@ class Bindings:
         is_missing = await self._is_missing(binding, seen)
         if is_missing:
             await asyncio.sleep(ON_THE_WAY_SECONDS)
-        still, _ = await self._store.read(partial(self._seen_now, binding=binding))
+        still = await self._store.read(partial(self._read, binding=binding))
         if still is None or still.bounds != seen.bounds or self._is_busy():
             return  # they come; what is missing then is seen at the next look
         if is_missing:
-            async with self._bus.channel(1) as channel:
-                await self._bus.bind(channel, self._queue, [binding])
-            now = await self._store.read(lambda tx: tx.now)
+            await self._bind(binding)
+            now = _now()
             telemetry.TOPOLOGY_LOSSES.labels(self._queue).inc()
             news = await self._read_again(seen.through_time - _MARGIN)
             log.error(
@@ -363,7 +383,7 @@ class Bindings:
             values = {"through_time": through, "resume_time": None, "latest_time": None, "look_time": None}
         else:
             values = {"look_time": now}
-        tx.execute(update(self._table).where(*self._is(binding)).values(values | {"receive_time": tx.now}))
+        tx.execute(update(self._table).where(*self._is(binding)).values(values | {"receive_time": _now()}))
 
     async def _is_missing(self, binding: str, seen: _Seen) -> bool:
         """Whether the log holds canaries of the gap."""
@@ -378,15 +398,33 @@ class Bindings:
                 found = found or end is None or canary.time < end
         return found
 
-    async def hidden_since(self) -> datetime | None:
-        """From when on the log has to be read after bindings were declared that may have been gone: if the
-        next canary came in time, nobody would see that there was a gap."""
-        hidden: list[datetime] = []
-        for binding in self._bindings:
-            seen, now = await self._store.read(partial(self._seen_now, binding=binding))
-            if seen is not None and now - seen.through_time <= seen.allowed:
-                hidden.append(seen.through_time)
-        return min(hidden) - _MARGIN if hidden else None
+    async def note_hidden(self) -> datetime | None:
+        """Before bindings are declared that may have been gone: from when on the log has to be read. If the
+        next canary came in time, nobody would see that there was a gap. It stands in the database until
+        `hidden_is_read`, since whoever declares may be gone before the log is read."""
+
+        def note(tx: Transaction) -> datetime | None:
+            now = _now()
+            hidden: list[datetime] = []
+            for binding in self._bindings:
+                seen = self._read(tx, binding)
+                if seen is None:
+                    continue
+                if seen.unread_time is not None:
+                    hidden.append(seen.unread_time)
+                elif now - seen.through_time <= seen.allowed:
+                    values = {"unread_time": seen.through_time}
+                    tx.execute(update(self._table).where(*self._is(binding)).values(values))
+                    hidden.append(seen.through_time)
+            return min(hidden) - _MARGIN if hidden else None
+
+        return await self._store.write(note)
+
+    async def hidden_is_read(self) -> None:
+        """The log was read from where `note_hidden` said."""
+        table = self._table
+        unread = update(table).where(table.c.subscriber == self._queue, table.c.unread_time.is_not(None))
+        await self._store.write(lambda tx: tx.execute(unread.values(unread_time=None)) and None)
 
     async def begin_of_gap(self) -> datetime | None:
         """From when on the log has to be read by a guest that lost its place; None: from the beginning."""
@@ -404,6 +442,7 @@ class Bindings:
             columns.receive_time,
             columns.look_time,
             columns.interval_ms,
+            columns.unread_time,
         )
         row = tx.execute(query.where(*self._is(binding))).one_or_none()
         return None if row is None else _Seen(**row._mapping)

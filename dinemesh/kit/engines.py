@@ -171,7 +171,11 @@ def _postgresql_engine(url: URL, sessions: int, *, patient: bool) -> Engine:
 
 
 def _lock_beside(path: Path) -> IO[str]:
-    lock = path.with_name(path.name + ".lock").open("w")
+    beside = path.with_name(path.name + ".lock")
+    try:
+        lock = beside.open("w")
+    except OSError:  # a disk that is read-only for now: the lock of before is as good
+        lock = beside.open()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -51,8 +51,11 @@ def forget(tx: Transaction, table: Table, subjects: Sequence[str]) -> None:
 
 
 def rests(tx: Transaction, table: Table, subject: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether `subject`, a column of another table, waits for its next look."""
-    return exists(select(table.c.subject).where(table.c.subject == subject, table.c.next_time > tx.now))
+    """Whether `subject`, a column of another table, waits for its next look: no longer than any may, since
+    the clock may have been ahead when that was noted."""
+    latest = tx.now + timedelta(seconds=LONGEST_PAUSE_SECONDS)
+    waits = table.c.next_time.between(tx.now, latest)
+    return exists(select(table.c.subject).where(table.c.subject == subject, waits))
 
 
 def count(tx: Transaction, table: Table) -> int:

@@ -363,7 +363,7 @@ class Consumer:
         async with self._bus.channel(self._prefetch) as channel:
             is_new = not is_there or not await self._inbox.caught_up()
             bindings = self.subscription.bindings
-            hidden_since = None if is_new else await self._bindings.hidden_since()
+            hidden_since = None if is_new else await self._bindings.note_hidden()
             await self._bus.declare_subscriber(
                 channel, queue, bindings, max_length=self.subscription.max_length
             )
@@ -403,7 +403,9 @@ class Consumer:
             try:
                 if hidden_since is not None:
                     await self._read_log(hidden_since)
+                    await self._bindings.hidden_is_read()
                     hidden_since = None
+                await self._bus.declare_dead_letters(self.subscription.queue)
                 await self._mind_the_place()
                 await self._bindings.look()
             except (*BROKER_ERRORS, BusUnavailable, StoreUnavailable, CommitInDoubt) as error:

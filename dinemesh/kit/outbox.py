@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -52,8 +54,8 @@ SWEEP_SECONDS = 1.0
 # What the broker refuses waits by itself, twice as long each time: a full queue may be somebody else's.
 REFUSED_PAUSE_SECONDS = 1.0
 REFUSED_PAUSE_MAX_SECONDS = 60.0
-# Of its refusals the first is logged, then every so many.
-REFUSALS_PER_LINE = 10
+# Of refusals one line is logged in this time, with their number.
+REFUSALS_LINE_SECONDS = 10.0
 
 
 def outbox_table(metadata: MetaData) -> Table:
@@ -182,6 +184,8 @@ class Relay:
         self._lease = timedelta(seconds=lease_seconds)
         self._batch = batch
         self._refused_batch = 1
+        self._untold = 0
+        self._next_line = float("-inf")
         self._added = asyncio.Event()
         outbox.on_added(self._added.set)
 
@@ -257,12 +261,21 @@ class Relay:
         if is_away:
             log.warning("%d events are in doubt: the broker went away; they are sent again", len(unsent))
             return
-        for row, error in unsent.items():
-            if row.tries % REFUSALS_PER_LINE == 0:
-                envelope = envelope_pb2.Envelope.FromString(row.envelope)
-                with call.working_on(call.Call(envelope.correlation_id, envelope.causation_id)):
-                    tries = row.tries + 1
-                    log.warning("event %s is not confirmed (%d times now): %s", row.event_id, tries, error)
+        self._untold += len(unsent)
+        if not unsent or time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + REFUSALS_LINE_SECONDS
+        count, self._untold = self._untold, 0
+        row, error = next(iter(unsent.items()))
+        envelope = envelope_pb2.Envelope.FromString(row.envelope)
+        with call.working_on(call.Call(envelope.correlation_id, envelope.causation_id)):
+            log.warning(
+                "%d events were not confirmed, such as %s (%d times now): %s; each waits by itself",
+                count,
+                row.event_id,
+                row.tries + 1,
+                error,
+            )
 
     def _drop_claims_of_the_dead(self, tx: Transaction) -> None:
         """On SQLite a service is one process: a claim found at the start is of one that was killed, and its
@@ -274,16 +287,22 @@ class Relay:
 
     def _claim_fresh(self, tx: Transaction) -> list[_Row]:
         columns = self._table.c
-        free = or_(columns.claim_until.is_(None), columns.claim_until < tx.now)
+        free = or_(columns.claim_until.is_(None), self._is_over(tx))
         fresh = select(columns.position).where(columns.sent_time.is_(None), columns.tries == 0, free)
         return self._claim(tx, fresh.order_by(columns.position).limit(self._batch))
 
     def _claim_refused(self, tx: Transaction, limit: int) -> list[_Row]:
         columns = self._table.c
         due = select(columns.position).where(
-            columns.sent_time.is_(None), columns.tries > 0, columns.claim_until < tx.now
+            columns.sent_time.is_(None), columns.tries > 0, self._is_over(tx)
         )
         return self._claim(tx, due.order_by(columns.claim_until).limit(limit))
+
+    def _is_over(self, tx: Transaction) -> ColumnElement[bool]:
+        """Whether a lease or pause is over; also one longer than any is: the clock was ahead then."""
+        until = self._table.c.claim_until
+        longest = max(self._lease, timedelta(seconds=REFUSED_PAUSE_MAX_SECONDS))
+        return or_(until < tx.now, until > tx.now + longest)
 
     def _claim(self, tx: Transaction, rows: Select[Any]) -> list[_Row]:
         columns = self._table.c

@@ -74,7 +74,14 @@ class Clock:
         self._until = verdict.until
         self._is_held = verdict.held > 0
 
-    @property
-    def held_at(self) -> datetime | None:
-        """While the clock is not trusted, the last time at which it was: by that an answer is late or not."""
-        return self._until if self._is_held else None
+    def not_later_than(self, now: datetime, own_time: float) -> datetime:
+        """`now` of the database; of a clock that is not trusted, or has jumped since it was looked at, the
+        last time at which it was right. By that an answer is late or not."""
+        if self._is_held and self._until is not None:
+            return min(now, self._until)
+        if self._seen is not None:
+            then, own_then = self._seen
+            passed = timedelta(seconds=own_time - own_then)
+            if now - then > passed + timedelta(seconds=SLACK_SECONDS):
+                return then + passed
+        return now

@@ -3,6 +3,7 @@ nothing is refused, and no order of arrival matters."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from dinemesh.kit.store import Transaction
@@ -32,10 +33,7 @@ def hear_booking(desk: Desk, tx: Transaction, reservation_id: str, news: Booking
     """Accepted, declined, seated, no-show, completed."""
 
     def decide(current: Reservation) -> list[Move]:
-        trusted = desk.clock.held_at
-        if trusted is not None:
-            return current.hear_restaurant(news, tx.now, trusted)
-        return current.hear_restaurant(news, tx.now)
+        return current.hear_restaurant(news, tx.now, desk.clock.not_later_than(tx.now, time.monotonic()))
 
     desk.follow(tx, reservation_id, decide)
 

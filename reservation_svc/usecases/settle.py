@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from datetime import UTC, datetime
 from functools import partial
 
@@ -61,7 +62,7 @@ async def settle(desk: Desk) -> None:
 
 async def _judge(desk: Desk) -> Verdict:
     """How far the clock is trusted in this step."""
-    own_time = asyncio.get_running_loop().time()
+    own_time = time.monotonic()
     verdict = await desk.store.read(lambda tx: desk.clock.judge(tx, desk.rules, own_time))
     desk.clock.keep(verdict, own_time)
     HELD.set(verdict.held)

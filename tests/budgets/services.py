@@ -140,6 +140,7 @@ def _bus() -> Numbers:
         "service.outbox_count": constant("dinemesh.kit.service", "OUTBOX_COUNT_SECONDS"),
         "outbox.refused_rest": constant(outbox, "REFUSED_PAUSE_SECONDS"),
         "outbox.refused_longest_rest": constant(outbox, "REFUSED_PAUSE_MAX_SECONDS"),
+        "outbox.refusals_line": constant(outbox, "REFUSALS_LINE_SECONDS"),
         "bus.log_mark": constant(bus, "LOG_MARK_SECONDS"),
         "bus.blocked_check": constant(bus, "BLOCKED_CHECK_SECONDS"),
         "bus.close_timeout": constant(bus, "CLOSE_TIMEOUT_SECONDS"),

@@ -188,6 +188,10 @@ async def test_what_is_due_is_claimed_by_one_and_comes_back_after_the_lease(
     assert await claim(store) == []
     clock.pass_by(2)
     assert len(await claim(store)) == 1
+    # A clock that was ahead and was set back leaves nothing waiting for as long as it was ahead.
+    clock.pass_by(-86_400)
+    assert len(await claim(store)) == 1
+    assert await claim(store) == []
 
 
 async def test_of_what_is_due_the_oldest_are_claimed_and_each_refund_knows_its_currency(

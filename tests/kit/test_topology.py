@@ -22,7 +22,7 @@ from dinemesh.kit.bus import EXCHANGE, LOG_QUEUE, Bus
 from dinemesh.kit.canaries import Canaries, Canary, begin, matches, routing_keys
 from dinemesh.kit.inbox import Consumer, Subscription
 from dinemesh.kit.outbox import Outbox, Relay, backlog, mark_unsent, pause
-from dinemesh.kit.store import Store
+from dinemesh.kit.store import Store, Transaction
 from dinemesh.kit.workers import Periodic
 from dinemesh.reservation.v1 import events_pb2
 from local_mesh.broker import RunningBroker
@@ -197,12 +197,25 @@ async def test_a_binding_that_is_lost_while_its_subscriber_is_away_is_found_at_i
             # As if the next canary came in time, so that no gap can be seen.
             soon = datetime.now(UTC) + timedelta(seconds=10)
             await sqlite_store.write(lambda tx: begin(tx, tables.canaries, QUEUE, ["words.v1.*"], since=soon))
+            # One that is gone again before it has read the log leaves that to the next.
+            gone = Consumer(sqlite_store, publisher.bus, tables, words())
+            async with running(gone):
+                await asyncio.wait_for(gone.caught_up.wait(), 30)
+            assert await sqlite_store.read(unread), "the next one does not know what is unread"
         if away_seconds:
             await until(lambda: time.monotonic() > since + away_seconds)
         async with running(Consumer(sqlite_store, publisher.bus, tables, words())):
             await until(hears(sqlite_store, "lost?"))
             if away_seconds:
                 await until(lambda: lost(QUEUE) == before + 1)
+        assert not await sqlite_store.read(unread)
+
+
+def unread(tx: Transaction) -> bool:
+    """Whether the log is still to be read since a binding was declared."""
+    table = tables.canaries
+    query = select(table.c.unread_time).where(table.c.subscriber == QUEUE, table.c.unread_time.is_not(None))
+    return tx.execute(query).first() is not None
 
 
 async def test_what_make_pending_names_helps_where_nothing_heals_by_itself(

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("receive_time", sa.BigInteger, nullable=False),
         sa.Column("look_time", sa.BigInteger),
         sa.Column("interval_ms", sa.BigInteger, nullable=False),
+        sa.Column("unread_time", sa.BigInteger),
     )
 
 

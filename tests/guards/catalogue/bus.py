@@ -373,6 +373,19 @@ GUARDS = (
         ),
     ),
     Guard(
+        "unread-stands",
+        (4,),
+        "That a start has declared a binding and not yet read the log stands until it is read.",
+        (Edit(CANARIES, '{"unread_time": seen.through_time}', '{"unread_time": None}'),),
+        (
+            Witness(
+                _TOPOLOGY
+                + "test_a_binding_that_is_lost_while_its_subscriber_is_away_is_found_at_its_next_start",
+                "the next one does not know what is unread",
+            ),
+        ),
+    ),
+    Guard(
         "start-binds",
         (4,),
         "A start of a subscriber declares its bindings, also those that were there.",
