@@ -62,7 +62,7 @@ GUARDS = (
         (
             Edit(
                 OUTBOX,
-                "free = or_(columns.claim_until.is_(None), columns.claim_until < tx.now)",
+                "free = or_(columns.claim_until.is_(None), self._is_over(tx))",
                 "free = columns.sent_time.is_(None)",
             ),
         ),
@@ -75,7 +75,7 @@ GUARDS = (
         (
             Edit(
                 OUTBOX,
-                "free = or_(columns.claim_until.is_(None), columns.claim_until < tx.now)",
+                "free = or_(columns.claim_until.is_(None), self._is_over(tx))",
                 "free = columns.claim_until.is_(None)",
             ),
         ),

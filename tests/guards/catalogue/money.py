@@ -108,8 +108,8 @@ GUARDS = (
         (
             Edit(
                 "deposit_svc.persistence",
-                'tx.execute(_CLAIM_CHARGES, {"now": tx.now, "until": tx.now + lease, "most": most})',
-                'tx.execute(_CLAIM_CHARGES, {"now": tx.now, "until": tx.now, "most": most})',
+                'tx.execute(_CLAIM_CHARGES, times | {"most": most})',
+                'tx.execute(_CLAIM_CHARGES, times | {"most": most, "until": tx.now})',
             ),
         ),
         (
