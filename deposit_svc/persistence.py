@@ -228,7 +228,7 @@ def _is_due(table: Table) -> ColumnElement[bool]:
     return (at <= bindparam("now", type_=Instant)) | (at > bindparam("latest", type_=Instant))
 
 
-def _claim(table: Table, key: Column[str], *more: ColumnElement[Any]) -> ReturningUpdate[Any]:
+def _claim(table: Table, key: Column[str]) -> ReturningUpdate[Any]:
     """One statement, however many it takes; what another pod is just taking is passed over."""
     is_due = _is_due(table)
     first = select(key).where(is_due).order_by(table.c.settle_time).limit(bindparam("most"))
@@ -237,19 +237,14 @@ def _claim(table: Table, key: Column[str], *more: ColumnElement[Any]) -> Returni
         update(table)
         .where(key.in_(select(picked.c[key.name])), is_due)
         .values(settle_time=bindparam("until", type_=Instant), settle_tries=table.c.settle_tries + 1)
-        .returning(table, *more)
+        .returning(table)
     )
 
 
 _CLAIM_CHARGES = _claim(deposits, deposits.c.deposit_id)
-_CLAIM_REFUNDS = _claim(
-    refunds,
-    refunds.c.refund_id,
-    select(deposits.c.currency)
-    .where(deposits.c.deposit_id == refunds.c.deposit_id)
-    .correlate(refunds)
-    .scalar_subquery()
-    .label("currency"),
+_CLAIM_REFUNDS = _claim(refunds, refunds.c.refund_id)
+_CURRENCIES = select(deposits.c.deposit_id, deposits.c.currency).where(
+    deposits.c.deposit_id.in_(bindparam("wanted", expanding=True))
 )
 _DUE = tuple(select(literal(1)).where(_is_due(table)).limit(1) for table in (deposits, refunds))
 _NOT_OPEN_ANY_MORE = delete(failures).where(
@@ -506,9 +501,13 @@ def claim_charges(tx: Transaction, most: int, lease: timedelta, ahead: timedelta
 def claim_refunds(tx: Transaction, most: int, lease: timedelta, ahead: timedelta = AHEAD) -> list[OpenRefund]:
     """The same of refunds."""
     times = {"now": tx.now, "latest": tx.now + ahead, "until": tx.now + lease}
-    rows = tx.execute(_CLAIM_REFUNDS, times | {"most": most})
+    rows = tx.execute(_CLAIM_REFUNDS, times | {"most": most}).all()
+    wanted = {row.deposit_id for row in rows}
+    currencies = {row.deposit_id: row.currency for row in tx.execute(_CURRENCIES, {"wanted": sorted(wanted)})}
     return [
-        OpenRefund(row.deposit_id, _refund(row, row.currency), row.settle_tries - 1, _cause_of(row))
+        OpenRefund(
+            row.deposit_id, _refund(row, currencies[row.deposit_id]), row.settle_tries - 1, _cause_of(row)
+        )
         for row in rows
     ]
 

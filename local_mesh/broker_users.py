@@ -113,6 +113,7 @@ def passwords(file: Path, users: Iterable[str] = USERS) -> dict[str, str]:
 
 def write_privately(file: Path, text: str) -> None:
     """The whole file or nothing, for our user only."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:

@@ -30,7 +30,7 @@ PAUSE_SECONDS = 0.2
 """Between two bookings of a client: some 15 a second in all, which two cores carry beside three brokers."""
 AWAY_SECONDS = 5.0
 """A node is away for so long at least: longer than an election takes."""
-LEAST_BOOKINGS = 10
+LEAST_BOOKINGS = 3
 """While a node is away; fewer say nothing."""
 SETTLED_SECONDS = 2.5
 """RabbitMQ forgets a queue that was declared less than this before its node is killed."""

@@ -270,7 +270,7 @@ async def test_a_change_runs_in_its_callers_context(store: Store) -> None:
 
 
 async def test_a_long_queue_sheds_what_may_be_shed(url: str) -> None:
-    store = Store.open(url, queue_limit=2)
+    store = Store.open(url, queue_limit=2, patient=True)
     gate = Gate(store)
     await gate.closed()
     waiting = [asyncio.ensure_future(store.write(put(name))) for name in ("a", "b", "c")]

@@ -40,7 +40,7 @@ class Listener:
     def __init__(self, store: Store, bus: Bus) -> None:
         self.sick = False
         self.store = store
-        subscription = Subscription(QUEUE, ["word.v1.*"], {StringValue: self._hear}, newest_only=False)
+        subscription = Subscription(QUEUE, ["deposit.v1.*"], {StringValue: self._hear}, newest_only=False)
         self.consumer = Consumer(store, bus, inbox, subscription)
 
     async def count(self) -> int:
@@ -90,7 +90,7 @@ async def relaying(database_url: str, amqp_url: str) -> AsyncIterator[Callable[[
     """A service's store with its relay; yields a function that says so many words."""
     table = outbox_table(MetaData())
     outbox = Outbox(
-        table, lambda word: OutgoingEvent(StringValue(value=word), "word.v1.said", word, 1), "deposit"
+        table, lambda word: OutgoingEvent(StringValue(value=word), "deposit.v1.said", word, 1), "deposit"
     )
     store = Store.open(database_url)
 
@@ -166,7 +166,7 @@ async def test_an_unreadable_message_is_listed_as_such(
     amqp_url = broker.fresh_url()
     async with listening(amqp_url, sqlite_templates("")):
         async with connected(amqp_url) as bus:
-            await bus.publish(b"\xff\xff", "word.v1.said", event_id="junk")
+            await bus.publish(b"\xff\xff", "deposit.v1.said", event_id="junk")
 
         async def dead() -> bool:
             return bool(await events.dead_letters(amqp_url, [QUEUE]))
@@ -225,7 +225,7 @@ async def test_an_audit_ends_with_one_for_what_is_wrong_and_lists_dead_letters(
 
     seat_sold_to_nobody(world)
     async with listening(amqp_url, sqlite_templates("")), connected(amqp_url) as bus:
-        await bus.publish(b"\xff\xff", "word.v1.said", event_id="junk")
+        await bus.publish(b"\xff\xff", "deposit.v1.said", event_id="junk")
 
         async def dead() -> bool:
             return bool(await events.dead_letters(amqp_url, [QUEUE]))

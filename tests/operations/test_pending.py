@@ -137,7 +137,7 @@ async def test_an_event_that_lies_dead_is_not_listed_twice(
     assert (unheard.kind, unheard.subject) == ("EVENT UNHEARD", event_id)
     amqp_url = broker.fresh_url()
     async with listening(amqp_url, sqlite_templates("")), connected(amqp_url) as bus:
-        await bus.publish(b"\xff\xff", "word.v1.said", event_id=event_id)
+        await bus.publish(b"\xff\xff", "deposit.v1.said", event_id=event_id)
 
         async def kinds() -> list[str]:
             sources = Sources(**{f"{name}_db": world.urls[name] for name in SERVICES}, amqp=amqp_url)
@@ -175,7 +175,7 @@ async def test_the_command_lists_what_is_late_and_ends_with_one(
     for _ in range(3):
         unsent_event(world, then(world))
     async with listening(amqp_url, sqlite_templates("")), connected(amqp_url) as bus:
-        await bus.publish(b"\xff\xff", "word.v1.said", event_id="junk")
+        await bus.publish(b"\xff\xff", "deposit.v1.said", event_id="junk")
 
         async def dead() -> bool:
             return bool(await events.dead_letters(amqp_url, [QUEUE]))
