@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import Column, ColumnElement, Integer, MetaData, Table, Text, delete, exists, func, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    delete,
+    exists,
+    func,
+    select,
+)
 
 from dinemesh.kit.store import Instant, Transaction
 
@@ -54,7 +66,7 @@ def rests(tx: Transaction, table: Table, subject: ColumnElement[str]) -> ColumnE
     """Whether `subject`, a column of another table, waits for its next look: no longer than any may, since
     the clock may have been ahead when that was noted."""
     latest = tx.now + timedelta(seconds=LONGEST_PAUSE_SECONDS)
-    waits = table.c.next_time.between(tx.now, latest)
+    waits = and_(table.c.next_time > tx.now, table.c.next_time <= latest)
     return exists(select(table.c.subject).where(table.c.subject == subject, waits))
 
 

@@ -25,8 +25,8 @@ def test_the_machine_finds_staff_who_are_heard_on_terms_that_are_gone(
 ) -> None:
     hear = Reservation.hear_restaurant
 
-    def of_any_revision(self: Reservation, news: BookingNews, now: datetime) -> list[Move]:
-        return hear(self, BookingNews(news.state, self.terms.revision, news.accepted), now)
+    def of_any_revision(self: Reservation, news: BookingNews, *times: datetime) -> list[Move]:
+        return hear(self, BookingNews(news.state, self.terms.revision, news.accepted), *times)
 
     monkeypatch.setattr(Reservation, "hear_restaurant", of_any_revision)
     assert "terms that are gone" in finds(Reservations, PLAYS)
