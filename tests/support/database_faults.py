@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,11 +44,23 @@ def read_only(execute: Callable[[str], Any], database: str) -> Iterator[None]:
 def locked(url: str, *tables: str) -> Iterator[psycopg.Connection[Any]]:
     """Somebody else's session holds tables against changes (and not against reading)."""
     with psycopg.connect(plain(url)) as holder:
-        holder.execute(f"LOCK TABLE {', '.join(tables)} IN EXCLUSIVE MODE".encode())
+        _lock(holder, tables)
         try:
             yield holder
         finally:
             holder.rollback()
+
+
+def _lock(holder: psycopg.Connection[Any], tables: Sequence[str]) -> None:
+    """Of a deadlock with those who write meanwhile one side is the victim: it may be this one."""
+    for last in (False, False, False, True):
+        try:
+            holder.execute(f"LOCK TABLE {', '.join(tables)} IN EXCLUSIVE MODE".encode())
+            return
+        except psycopg.errors.DeadlockDetected:
+            holder.rollback()
+            if last:
+                raise
 
 
 def sessions_that_wait(execute: Callable[[str], Any], database: str) -> Any:
