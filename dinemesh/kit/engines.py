@@ -171,11 +171,7 @@ def _postgresql_engine(url: URL, sessions: int, *, patient: bool) -> Engine:
 
 
 def _lock_beside(path: Path) -> IO[str]:
-    beside = path.with_name(path.name + ".lock")
-    try:
-        lock = beside.open("w")
-    except OSError:  # a disk that is read-only for now: the lock of before is as good
-        lock = beside.open()
+    lock = path.with_name(path.name + ".lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
