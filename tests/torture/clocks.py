@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -24,6 +25,8 @@ def complaints(jumps: list[Jump], books: Books) -> Iterator[str]:
     for jump in jumps:
         if jump.service != "reservation" or jump.by <= WATCHED:
             continue
+        if not math.isfinite(jump.end):
+            continue  # its fault was not witnessed to the end, and the run is void
         for state, after in _ended(jump, books).items():
             alive = jump.alive[_ENDS[state]]
             allowed = max(LAPSE_FLOOR, int(LAPSE_SHARE * alive))
