@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,15 +93,6 @@ def mesh(
         yield mesh
     finally:
         mesh.stop()
-
-
-@pytest.fixture
-async def city(mesh: RunningMesh) -> AsyncIterator[City]:
-    pids = {name: part.pid for name, part in mesh.parts.items()}
-    city = City(mesh)
-    yield city
-    await city.close()
-    assert pids == {name: part.pid for name, part in mesh.parts.items() if part.running}, "restarted by hand"
 
 
 @pytest.mark.parametrize("service", ["reservation", "deposit"])
