@@ -41,9 +41,10 @@ _MARGIN = timedelta(seconds=MARGIN_SECONDS)
 # What was in the log at the end of a look is on its way in the queue, too; then it has come.
 ON_THE_WAY_SECONDS = 1.0
 # By then a loss is found and mended; operators are told so.
-HEALED_SECONDS = 45
-# Before it has heard how often one comes, a subscriber waits this long for a canary.
-FIRST_SECONDS = 30.0
+HEALED_SECONDS = 30
+# Before it has heard how often one comes, a subscriber takes this for the interval. A look that finds nothing
+# costs little, and a binding may be lost before the first canary.
+FIRST_SECONDS = 10.0
 
 WORD = "canary"
 """The last word of a publisher's own key for canaries, `<service>.v1.canary`."""

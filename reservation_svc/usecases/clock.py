@@ -50,12 +50,12 @@ class Clock:
         if until is None or not self._watched_since(until, now, own_time):
             ends = records.endings(tx, until, now)
             if any(count > rules.lapse_floor for count in ends.values()):
-                alive = records.alive(tx)
-                if any(
+                alive, is_news = records.alive(tx), record.held_time is None
+                # What is held stays held: bookings made since, by the wrong clock, would lower its share.
+                if not is_news or any(
                     count > max(rules.lapse_floor, rules.lapse_share * alive[kind])
                     for kind, count in ends.items()
                 ):
-                    is_news = record.held_time is None
                     return Verdict(now, until, ends.total(), alive.total(), is_news)
         behind = record.until is None or abs(now - record.until) >= timedelta(seconds=RECORD_SECONDS)
         return Verdict(now, now, is_news=behind or record.held_time is not None)
