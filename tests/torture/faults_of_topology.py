@@ -111,9 +111,7 @@ async def kill_node(scene: Scene, blow: Blow) -> Witness:
     # What is caught to be delayed would be lost with its consumer.
     async with scene.alone_with("deliveries", "rabbitmq"):
         in_flight = await scene.busy(blow.target)
-        leaders = await asyncio.to_thread(cluster.leaders, scene.mesh.amqp_url)
-        see(blow.target in leaders, f"nobody leads {blow.target}")
-        place = leaders[blow.target]
+        place = await _leader(scene, cluster, blow.target)
         node = cluster.nodes[place]
         old = node.pid
         begin = time.monotonic()
@@ -127,6 +125,17 @@ async def kill_node(scene: Scene, blow: Blow) -> Witness:
         see(node.pid != old, "the process is the same one")
         what = f"{in_flight}, node {place} led {blow.target}: pid {old} gone, pid {node.pid} there"
         return Witness(blow, what, begin, time.monotonic())
+
+
+async def _leader(scene: Scene, cluster: RunningCluster, queue: str) -> int:
+    """The node that leads `queue`; after the last kill it may still be elected."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        leaders = await asyncio.to_thread(cluster.leaders, scene.mesh.amqp_url)
+        if queue in leaders:
+            return leaders[queue]
+        see(time.monotonic() < end, f"nobody leads {queue}")
+        await asyncio.sleep(0.2)
 
 
 async def _back(scene: Scene, there: dict[str, int]) -> float:
