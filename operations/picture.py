@@ -92,8 +92,12 @@ class Reservation:
 
     @property
     def _terms(self) -> Mapping[str, Any]:
-        found: dict[str, Any] = json.loads(self.policy or "{}")
-        return found
+        # What nobody can read is listed as failing, and must not hide all else.
+        try:
+            found = json.loads(self.policy)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

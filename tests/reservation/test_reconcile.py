@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import select, text, update
 
 from operations import __main__ as operations
+from operations import audit
 from operations.checks import seats
 from operations.limits import Limits
 from operations.picture import Sources, take
@@ -79,6 +80,21 @@ async def test_rows_that_fail_wait_longer_each_time_and_hold_up_no_other(
     await pod.settle()
     assert measured("reconcile_failing_rows") == 0
     assert await waiting(database_url, "FAILING") == []
+
+
+async def test_a_booking_that_nobody_can_read_is_listed_and_hides_no_other(
+    pod: Pod, database_url: str
+) -> None:
+    unreadable, other = await bookings(pod, 2)
+    await pod.hear_booking(unreadable, BookingState.ACCEPTED)
+    await spoil(pod, unreadable.reservation_id)
+    pod.clock.pass_by(days=30)
+    await pod.settle()
+    assert await states(pod, other) == {State.DECLINED}
+    (listed,) = await waiting(database_url, "FAILING")
+    assert listed.subject == unreadable.reservation_id
+    assert (await audit.look(Sources(reservation_db=database_url), Limits())).clean
+    await mend(pod)
 
 
 async def test_one_that_failed_and_was_cancelled_meanwhile_is_forgotten(pod: Pod) -> None:
