@@ -24,7 +24,7 @@ from dinemesh.kit.inbox import (
     Undecodable,
     forget,
 )
-from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, mark_unsent
+from dinemesh.kit.outbox import LEASE_SECONDS, Outbox, OutgoingEvent, Relay, mark_unsent
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
 from local_mesh.broker import RunningBroker
@@ -398,7 +398,7 @@ async def test_what_a_killed_process_had_claimed_is_sent_by_the_next_one_at_once
     sqlite_store: Store, outbox: Outbox, broker: RunningBroker
 ) -> None:
     await say(sqlite_store, outbox, "claimed")
-    lease = datetime.now(UTC) + timedelta(hours=1)
+    lease = datetime.now(UTC) + timedelta(seconds=LEASE_SECONDS)
     await sqlite_store.write(lambda tx: tx.changed(update(outbox_rows).values(claim_until=lease)))
     bus = Bus(broker.fresh_url(), "test")
     async with running(bus, Relay(sqlite_store, outbox, bus, sweep_seconds=0.05)):
