@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -79,6 +81,31 @@ def test_each_phrase_is_used_and_other_tests_that_are_named_exist() -> None:
         if each.held_by:
             file, _, name = each.held_by.partition("::")
             assert f"def {name}(" in (REPOSITORY / file).read_text(), each
+
+
+def refusals() -> Iterator[tuple[str, str, bool]]:
+    """Where a refusal is made whose reason is written there, the reason, and whether a time comes with it."""
+    for folder in ("reservation_svc", "deposit_svc", "restaurant_svc", "history_svc", "dinemesh/kit"):
+        for file in sorted((REPOSITORY / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                match node:
+                    case ast.Call(func=ast.Name("Refusal"), args=[ast.Constant(str(reason)), *_]):
+                        where = f"{file.relative_to(REPOSITORY)}:{node.lineno}"
+                        yield where, reason, any(one.arg == "retry_after" for one in node.keywords)
+
+
+def test_a_refusal_says_when_to_come_back_where_its_reason_says_so() -> None:
+    reasons = phrases.contracts().enums["dinemesh.error.v1.Reason"].values
+    said = {one.name.removeprefix("REASON_"): " ".join(one.comment.split()) for one in reasons}
+    found = list(refusals())
+    assert len(found) >= 40
+    wrong = [
+        f"{where}: {reason} {'with' if retries else 'without'} RetryInfo"
+        for where, reason, retries in found
+        if (retries and "RetryInfo" not in said[reason])
+        or (not retries and "Comes with RetryInfo" in said[reason])
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_there_are_inputs_of_both_kinds() -> None:
