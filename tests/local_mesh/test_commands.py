@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -164,7 +165,8 @@ def test_a_part_that_was_stopped_stays_away_until_it_is_started(mesh: LocalMesh)
 def test_what_does_not_exist_is_refused_with_what_does(
     mesh: LocalMesh, target: str, word: str, there_is: str
 ) -> None:
-    refused = mesh.run(target, **{"SUB": "olga", word: "kitchen"})
+    words: dict[str, Any] = {"SUB": "olga", word: "kitchen"}
+    refused = mesh.run(target, **words)
     assert refused.returncode != 0, refused.stdout
     assert there_is in refused.stderr
     assert "Traceback" not in refused.stderr
