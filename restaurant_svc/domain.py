@@ -253,15 +253,16 @@ def dine_times_to_open(restaurant: Restaurant, span: Span) -> DineTimes:
     ]
     if wrong:
         raise invalid_all(wrong)
+    days = dine_times(restaurant, span)
     skipped: dict[str, str] = {}
-    for day in span.days():
+    for day in (day for day, moments in days.items() if len(moments) < len(set(span.times or ()))):
         for position, at in enumerate(span.times or ()):
             if instant(restaurant.zone, day, at) is None:
                 told = f"{at} does not exist on {day} in {restaurant.time_zone}: the clocks go forward"
                 skipped.setdefault(f"times[{position}]", told)
     if skipped:
         raise invalid_all(Violation(field, told) for field, told in skipped.items())
-    return dine_times(restaurant, span)
+    return days
 
 
 def dine_times(restaurant: Restaurant, span: Span) -> DineTimes:
