@@ -199,6 +199,8 @@ def main() -> int:
     arguments.add_argument("--shipped-limits", action="store_true", help="leave the rates of the edge")
     arguments.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the mesh")
     given = arguments.parse_args()
+    if min(given.in_flight) < 1:
+        arguments.error(f"argument --in-flight: {min(given.in_flight)} is not 1 or more")
     rates = {} if given.shipped_limits else RATES
     settings = {**SETTINGS, **rates, **dict(one.split("=", 1) for one in given.setting)}
     try:

@@ -246,10 +246,10 @@ class Mesh:
             subprocess.run(["tail", "-n", "20", "-F", *files], check=False)
 
     def _running_with(self, service: str) -> Supervisor:
+        self._check_service(service)
         supervisor = self.supervisor
         if supervisor is None:
             raise Failure("The mesh is not running. Start it with: make up")
-        self._check_service(service)
         return supervisor
 
     def _check_service(self, service: str) -> list[str]:

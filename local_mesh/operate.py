@@ -113,7 +113,7 @@ def _named(mesh: Mesh, word: str, question: str) -> str:
 
 
 def _queue(mesh: Mesh) -> list[str]:
-    return [f"--queue={mesh.word('QUEUE')}"] if mesh.word("QUEUE") else []
+    return [f"--queue={mesh.word('QUEUE')}"] if mesh.word("QUEUE") not in ("", ALL) else []
 
 
 def _databases(started: Mapping[str, Mapping[str, str]], *services: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
 
 from local_mesh import keys
@@ -30,7 +31,21 @@ def person(places: Places, subject: str, role: str, restaurant_id: str = "") -> 
         )
     if role != "staff" and restaurant_id:
         raise Failure(f"RESTAURANT goes with ROLE=staff, not with ROLE={role}.")
-    return _sign(places, subject, role, PERSON_SECONDS, restaurant_id)
+    return _sign(places, subject, role, PERSON_SECONDS, _restaurant(restaurant_id) if restaurant_id else "")
+
+
+def _restaurant(given: str) -> str:
+    """In lower case, as the services compare it."""
+    try:
+        canonical = str(uuid.UUID(given))
+    except ValueError:
+        canonical = ""
+    if given.lower() != canonical:
+        raise Failure(
+            f"RESTAURANT must be the id of a restaurant, a UUID, not {given!r}: GET /v1/restaurants of the"
+            " edge lists them."
+        )
+    return canonical
 
 
 def write_for_services(places: Places) -> None:

@@ -16,9 +16,9 @@ from datetime import datetime, timedelta
 from operations import events, lapses, picture, refunds, waiting
 from operations.addresses import AMQP, PROVIDER, TOKEN, database
 from operations.audit import PATIENCE_SECONDS, audit
-from operations.broker import NoBroker
+from operations.broker import QUEUES, NoBroker, NoQueue
 from operations.limits import Limits
-from operations.picture import QUEUES, Sources, Unreadable
+from operations.picture import Sources, Unreadable
 from operations.refunds import WAIT_SECONDS
 
 EXIT_WRONG = 1
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code: int = asyncio.run(options.run(options))
-    except (Unreadable, NoBroker, events.Unwritable, refunds.NotDone) as error:
+    except (Unreadable, NoBroker, NoQueue, events.Unwritable, refunds.NotDone) as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return EXIT_CANNOT
     return code
@@ -104,6 +104,10 @@ async def _redrive(options: argparse.Namespace) -> int:
 
 async def _replay(options: argparse.Namespace) -> int:
     given = {name: getattr(options, f"{name}_db") for name in _DATABASES[:-1]}
+    if not any(given.values()):
+        raise events.Unwritable(
+            f"whose events? Name a database with {', '.join(f'--{name}-db' for name in given)}"
+        )
     for name, url in given.items():
         if url is not None:
             count = await events.replay(url, options.since)
@@ -146,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     _add_broker(command)
     _add_limits(command)
     command.add_argument(
-        "--most", metavar="N", type=int, default=MOST, help="of each kind (%(default)s), the oldest first"
+        "--most", metavar="N", type=_count, default=MOST, help="of each kind (%(default)s), the oldest first"
     )
     command.set_defaults(run=_pending)
 
@@ -268,17 +272,31 @@ def _some(text: str) -> str:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time, such as 2027-05-01T18:00:00Z; `pending` names the one to give"
+        ) from None
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError("must end with Z or an offset")
     return moment
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
     if not 0 <= value < 10**9:
-        raise argparse.ArgumentTypeError("must not be negative")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

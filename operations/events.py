@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from aio_pika.exceptions import ChannelNotFoundEntity
 from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from dinemesh.kit import dead_letters as kit
 from dinemesh.kit.dead_letters import DeadLetter
 from dinemesh.kit.outbox import mark_unsent, outbox_table
 from dinemesh.kit.store import Store, StoreUnavailable
-from operations.broker import connected, dead_letters_of
+from operations.broker import check_exists, connected, dead_letters_of, redriven
 
 _COLUMNS = ("QUEUE", "TYPE", "EVENT", "CORRELATION", "REASON", "COUNT", "SINCE (UTC)")
 
@@ -25,20 +23,21 @@ class Unwritable(Exception):
 
 
 async def dead_letters(amqp_url: str, queues: Sequence[str]) -> list[DeadLetter]:
-    """What could not be taken, by queue, oldest first. Changes nothing."""
+    """What could not be taken, by queue, oldest first. Changes nothing. Raises NoQueue."""
     async with connected(amqp_url) as bus:
         return [letter for queue in queues for letter in await dead_letters_of(bus, queue)]
 
 
 async def redrive(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
-    """Send the dead letters of each queue back to it, once; how many. What dies again stays dead."""
+    """Send the dead letters of each queue back to it, once; how many. What dies again stays dead.
+    Raises NoQueue for one that does not exist, before anything is sent."""
     sent: dict[str, int] = {}
     async with connected(amqp_url) as bus:
+        # Before anything is sent: a misspelt name among others changes nothing.
         for queue in queues:
-            try:
-                sent[queue] = await kit.redrive(bus, queue)
-            except ChannelNotFoundEntity:
-                sent[queue] = 0
+            await check_exists(bus, queue)
+        for queue in queues:
+            sent[queue] = await redriven(bus, queue)
     return sent
 
 
@@ -62,7 +61,13 @@ async def replay(database_url: str, since_seconds: float | None = None) -> int:
 
 def existing(database_url: str) -> str:
     """The URL as it may be shown. A SQLite file that is not there must not be made by looking for it."""
-    url = make_url(database_url)
+    try:
+        url = make_url(database_url)
+    except ArgumentError:
+        raise Unwritable(
+            "the address of the database is no URL; one looks like sqlite:////path/deposit.db or"
+            " postgresql+psycopg://user@host/deposit"
+        ) from None
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise Unwritable(f"{name}: there is no such file")

@@ -24,17 +24,7 @@ from dinemesh.kit import currency as currencies
 from dinemesh.kit import wire
 from dinemesh.kit.dead_letters import DeadLetter
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.broker import NoBroker, blocks, connected, dead_letters_of
-
-LISTENS: Mapping[str, tuple[str, ...]] = {
-    "reservation.restaurants": ("restaurant",),
-    "reservation.deposits": ("deposit",),
-    "deposit.instructions": ("reservation",),
-    "restaurant.bookings": ("reservation",),
-    "history.timeline": ("reservation", "deposit", "restaurant"),
-}
-"""By subscriber, whose events it takes: the mesh's own. Guests are named by whoever runs the command."""
-QUEUES = tuple(LISTENS)
+from operations.broker import LISTENS, QUEUES, NoBroker, blocks, connected, dead_letters_of
 
 PROVIDER_SECONDS = 10.0
 CONNECT_SECONDS = 5
@@ -415,6 +405,17 @@ async def refunds_of(deposit_db: str, deposit_id: str) -> list[Refund]:
         return {"found": _rows(connection, Refund, "refunds WHERE deposit_id = :id", id=deposit_id)}
 
     found: list[Refund] = (await asyncio.to_thread(_read, deposit_db, read))["found"]
+    return found
+
+
+async def refused_deposits(deposit_db: str, most: int) -> list[str]:
+    """Of at most so many deposits whose refunds the provider refused, the ids. Raises Unreadable."""
+
+    def read(connection: Connection) -> dict[str, Any]:
+        query = text("SELECT DISTINCT deposit_id FROM refunds WHERE state = 'FAILED' ORDER BY 1 LIMIT :most")
+        return {"found": [row.deposit_id for row in connection.execute(query, {"most": most})]}
+
+    found: list[str] = (await asyncio.to_thread(_read, deposit_db, read))["found"]
     return found
 
 

@@ -12,10 +12,12 @@ import grpc
 from dinemesh.deposit.v1 import deposit_service_pb2, deposit_service_pb2_grpc
 from dinemesh.kit import errors
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.picture import Refund, refunds_of
+from operations.picture import Refund, refunds_of, refused_deposits
 
 CALL_SECONDS = 10.0
 WAIT_SECONDS = 20.0
+MOST = 5
+"""Deposits that are named to someone who has named none that exists."""
 _PAUSE_SECONDS = 0.2
 
 
@@ -48,6 +50,13 @@ class Outcome:
         return "on its way; deposit asks the provider until it answers"
 
 
+def _which(refused: Sequence[str]) -> str:
+    if not refused:
+        return "no refund of any deposit stands refused"
+    more = ", ... (`make pending` lists all)" if len(refused) == MOST else ""
+    return f"refunds of these stand refused: {', '.join(refused)}{more}"
+
+
 class Retry:
     """Reads deposit's database to learn what was refused, and asks deposit itself to try it again."""
 
@@ -60,7 +69,10 @@ class Retry:
         """Retries each failed refund of the deposit and waits for the outcome. Raises NotDone, Unreadable."""
         found = await refunds_of(self._db, deposit_id)
         if not found:
-            raise NotDone(f"no refund of a deposit {deposit_id} is known; `make pending` lists those refused")
+            raise NotDone(
+                f"no refund of a deposit {deposit_id} is known; "
+                + _which(await refused_deposits(self._db, MOST))
+            )
         failed = [refund for refund in found if refund.state == "FAILED"]
         async with grpc.aio.insecure_channel(self._address) as channel:
             stub = deposit_service_pb2_grpc.DepositServiceStub(channel)
@@ -99,5 +111,10 @@ async def lift_block(provider: str, charge_key: str | None) -> int:
             stub = sandbox_pb2_grpc.SandboxServiceStub(channel)
             answer = await stub.LiftRefundBlock(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise NotDone(
+                f"the provider at {provider} knows no charge of a deposit {charge_key}; `make pending` lists"
+                " the deposits whose refunds it refused"
+            ) from error
         raise NotDone(f"the provider at {provider}: {error.code().name} {error.details()}") from error
     return answer.lifted_count

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dinemesh.kit.canaries import HEALED_SECONDS
+from operations.broker import LISTENS
 from operations.limits import Limits
-from operations.picture import LISTENS, Outgoing, Picture, Reservation
+from operations.picture import Outgoing, Picture, Reservation
 from operations.text import indented
 
 REFUND_FAILED = "REFUND FAILED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple, TypeVar
 
@@ -58,6 +59,8 @@ _WHICH_POLICY = (
 )
 # Days whose bounds are instants in every time zone, with room to spare.
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998
+_WHICH_DAY = f'must be a day in the form "YYYY-MM-DD", of the years {_FIRST_YEAR} to {_LAST_YEAR}'
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 _ACCEPTANCE = {
     restaurant_pb2.ACCEPTANCE_MODE_AUTO: Acceptance.AUTO,
@@ -115,12 +118,15 @@ class Form:
 
     def day(self, field: str, value: str) -> date:
         try:
-            day = date.fromisoformat(wire.required(field, value))
-            if len(value) != 10 or not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            # date.fromisoformat alone takes the week dates of ISO 8601 too, such as 2027-W18-6.
+            if not _DAY.fullmatch(wire.required(field, value)):
                 raise ValueError("not in the form YYYY-MM-DD")
+            day = date.fromisoformat(value)
+            if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+                raise ValueError("of no year that a table can be booked for")
             return day
         except ValueError:
-            return self._note(invalid(field, 'must be a day in the form "YYYY-MM-DD"'), date.min)
+            return self._note(invalid(field, _WHICH_DAY), date.min)
         except Refusal as refusal:
             return self._note(refusal, date.min)
 

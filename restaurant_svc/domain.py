@@ -236,7 +236,7 @@ def check_span(span: Span, today: date) -> None:
         wrong.append(Violation("times", f"must make at most {MAX_SLOTS} slots over all days"))
     # Where the caller lives it may still be yesterday.
     if span.first_date < today - timedelta(days=1):
-        wrong.append(Violation("first_date", "must not be in the past"))
+        wrong.append(Violation("first_date", "must be yesterday or later, where the restaurant is"))
     if span.last_date > today + timedelta(days=MAX_DAYS_AHEAD):
         wrong.append(Violation("last_date", f"must be at most {MAX_DAYS_AHEAD} days ahead"))
     if wrong:
@@ -253,27 +253,26 @@ def dine_times_to_open(restaurant: Restaurant, span: Span) -> DineTimes:
     ]
     if wrong:
         raise invalid_all(wrong)
-    return dine_times(restaurant, span)
+    days = dine_times(restaurant, span)
+    skipped: dict[str, str] = {}
+    for day in (day for day, moments in days.items() if len(moments) < len(set(span.times or ()))):
+        for position, at in enumerate(span.times or ()):
+            if instant(restaurant.zone, day, at) is None:
+                told = f"{at} does not exist on {day} in {restaurant.time_zone}: the clocks go forward"
+                skipped.setdefault(f"times[{position}]", told)
+    if skipped:
+        raise invalid_all(Violation(field, told) for field, told in skipped.items())
+    return days
 
 
 def dine_times(restaurant: Restaurant, span: Span) -> DineTimes:
-    """The instants of a span, day by day. Refuses times that daylight saving skips."""
+    """The instants of a span, day by day. Times that daylight saving skips are passed over: nothing can be
+    open then."""
     zone = restaurant.zone
-    wrong: dict[str, str] = {}
-    days: dict[date, Sequence[datetime]] = {}
-    for day in span.days():
-        moments: set[datetime] = set()
-        for position, at in enumerate(span.times or ()):
-            moment = instant(zone, day, at)
-            if moment is not None:
-                moments.add(moment)
-            else:
-                skipped = f"{at} does not exist on {day} in {restaurant.time_zone}: the clocks go forward"
-                wrong.setdefault(f"times[{position}]", skipped)
-        days[day] = sorted(moments)
-    if wrong:
-        raise invalid_all(Violation(field, description) for field, description in wrong.items())
-    return days
+    return {
+        day: sorted({moment for at in span.times or () if (moment := instant(zone, day, at)) is not None})
+        for day in span.days()
+    }
 
 
 def groups(days: DineTimes) -> Iterable[DineTimes]:

@@ -155,13 +155,13 @@ def is_blank(value: str) -> bool:
 
 def text(field: str, value: str, max_length: int, *, optional: bool = False, lines: bool = False) -> str:
     """A text of at most `max_length` characters without control characters, with something to see unless it
-    is `optional`; `lines` allows line breaks."""
+    is `optional`; `lines` allows tabs and line breaks: LF, CR LF (a form's text area) and CR."""
     if not optional:
         required(field, value)
     if len(value) > max_length:
         raise invalid(field, f"must have at most {max_length} characters")
     for character in value:
-        if unicodedata.category(character) in ("Cc", "Cs") and not (lines and character in "\n\t"):
+        if unicodedata.category(character) in ("Cc", "Cs") and not (lines and character in "\n\r\t"):
             raise invalid(field, "must not contain control characters")
     if not optional and is_blank(value):
         raise invalid(field, "must not be blank: it has no visible character")

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from operations.broker import LISTENS
 from operations.limits import Limits
-from operations.picture import LISTENS, Outgoing, Picture
+from operations.picture import Outgoing, Picture
 from operations.report import Finding, Violation
 from operations.waiting import Waiting, unheard
 

@@ -37,7 +37,7 @@ CONTRACTS_SAY: tuple[tuple[str, frozenset[str], Callable[[_Found], Schema]], ...
     (
         r"\bno control characters but line breaks and tabs\b",
         frozenset({"string"}),
-        lambda _: {"pattern": r"^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f]*$"},
+        lambda _: {"pattern": r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"},
     ),
     (r'"YYYY-MM-DD"', frozenset({"string"}), lambda _: {"format": "date"}),
     (

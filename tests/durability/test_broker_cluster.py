@@ -19,7 +19,7 @@ import pytest
 
 from local_mesh.broker import answers
 from operations.audit import audit
-from operations.picture import QUEUES
+from operations.broker import QUEUES
 from tests.mesh.people import CONFIRMED, SHORT, City, Customer, Place, Reservation, patiently, until
 from tests.mesh.test_audit import sources
 from tests.support.broker_cluster import NODES, RunningCluster

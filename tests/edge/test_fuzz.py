@@ -82,9 +82,9 @@ BEYOND_A_SCHEMA = (
     rf"{_POLICY}\.acceptance_limit_seconds: must be between 1 and \d+",
     # The calendar and the clock.
     rf"{_SLOTS}: (first_date|last_date): is not a day of the calendar",
-    rf"{_SLOTS}: first_date: must not be in the past",
+    rf"{_SLOTS}: first_date: must be yesterday or later, where the restaurant is",
     rf"{_SLOTS}: last_date: must (not be before first_date|(leave )?.*at most \d+ days.*)",
-    r'ListAvailableSlots: date: must be a day in the form "YYYY-MM-DD"',
+    r'ListAvailableSlots: date: must be a day in the form "YYYY-MM-DD", of the years 1970 to 9998',
     # Money by its currency, currencies and zones by their lists, and a text with nothing to see.
     rf"{_POLICY}\.deposit_per_person\.currency_code: must be a currency of ISO 4217 that is paid with, .+",
     rf"{_POLICY}\.deposit_per_person: (must be greater than zero|is too large)",

@@ -50,7 +50,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="how many runs at a time")
     options = parser.parse_args()
     if unknown := set(options.names) - set(GUARDS):
-        parser.error(f"no such guard: {', '.join(sorted(unknown))}")
+        parser.error(f"no such guard: {', '.join(sorted(unknown))}; --list names those there are")
     return options
 
 

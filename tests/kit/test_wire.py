@@ -91,10 +91,13 @@ def test_impossible_times_are_refused() -> None:
 def test_text_is_short_and_has_no_control_characters() -> None:
     assert wire.text("note", "Fenster, bitte 🪟", 500) == "Fenster, bitte 🪟"
     assert wire.text("note", "", 500, optional=True) == ""
-    assert wire.text("note", "a\nb", 500, lines=True) == "a\nb"
-    for bad in ("", "x" * 501, "a\x00b", "a\nb", "a\x1bb", "a\x85b"):
+    for line_break in ("\n", "\r\n", "\r"):
+        lines = f"a{line_break}\tb"
+        assert wire.text("note", lines, 500, lines=True) == lines
+    for bad in ("", "x" * 501, "a\x00b", "a\nb", "a\r\nb", "a\x1bb", "a\x85b"):
         assert field_of(lambda bad=bad: wire.text("note", bad, 500)) == "note"
-    assert field_of(lambda: wire.text("note", "a\x00b", 500, lines=True)) == "note"
+    for bad in ("a\x00b", "a\x0bb", "a\x0cb", "a\x85b"):
+        assert field_of(lambda bad=bad: wire.text("note", bad, 500, lines=True)) == "note"
 
 
 @pytest.mark.parametrize(

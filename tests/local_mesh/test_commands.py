@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -146,10 +147,33 @@ def test_a_part_that_was_stopped_stays_away_until_it_is_started(mesh: LocalMesh)
     assert mesh.is_ready("history")
 
 
-def test_an_unknown_service_is_refused(mesh: LocalMesh) -> None:
-    refused = mesh.run("stop", SERVICE="kitchen")
-    assert refused.returncode == 1
-    assert "SERVICE must be one of" in refused.stderr
+@pytest.mark.parametrize(
+    ("target", "word", "there_is"),
+    [
+        ("stop", "SERVICE", "SERVICE must be one of"),
+        ("start", "SERVICE", "SERVICE must be one of"),
+        ("logs", "SERVICE", "SERVICE must be one of"),
+        ("replay", "SERVICE", "SERVICE must be one of reservation, deposit, restaurant"),
+        ("redrive", "QUEUE", "those of the mesh are reservation.restaurants, reservation.deposits,"),
+        ("dead-letters", "QUEUE", "those of the mesh are reservation.restaurants, reservation.deposits,"),
+        ("retry-refund", "DEPOSIT", "no refund of a deposit kitchen is known; no refund of any deposit"),
+        ("lift-refund-block", "DEPOSIT", "`make pending` lists the deposits whose refunds it refused"),
+        ("let-lapse", "UNTIL", "`pending` names the one to give"),
+        ("token", "ROLE", "ROLE must be one of customer, staff, operator"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(
+    mesh: LocalMesh, target: str, word: str, there_is: str
+) -> None:
+    words: dict[str, Any] = {"SUB": "olga", word: "kitchen"}
+    refused = mesh.run(target, **words)
+    assert refused.returncode != 0, refused.stdout
+    assert there_is in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_all_dead_letters_have_a_word(mesh: LocalMesh) -> None:
+    assert mesh.run("dead-letters", QUEUE="all").stdout == mesh.run("dead-letters").stdout
 
 
 @pytest.mark.parametrize("name", ["deposit", "rabbitmq", "policy", "edge"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import uuid
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,10 @@ def test_a_customers_token_passes_the_check_of_the_services(places: Places) -> N
 
 
 def test_a_staff_token_carries_the_restaurant(places: Places) -> None:
-    identity = identity_of(places, tokens.person(places, "bob", "staff", "r-1"))
-    assert (identity.role, identity.restaurant_id) == ("staff", "r-1")
+    restaurant_id = str(uuid.uuid4())
+    for given in (restaurant_id, restaurant_id.upper()):
+        identity = identity_of(places, tokens.person(places, "bob", "staff", given))
+        assert (identity.role, identity.restaurant_id) == ("staff", restaurant_id)
 
 
 def test_the_token_of_reservation_says_service(places: Places) -> None:
@@ -48,6 +51,7 @@ def test_the_token_of_reservation_says_service(places: Places) -> None:
         ("", "customer", "", "SUB must be"),
         ("a\nb", "customer", "", "SUB must be"),
         ("bob", "staff", "", "RESTAURANT=<restaurant id>"),
+        ("bob", "staff", "Trattoria", "GET /v1/restaurants of the edge lists them"),
         ("alice", "customer", "r-1", "goes with ROLE=staff"),
     ],
 )

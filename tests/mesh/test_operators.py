@@ -168,6 +168,11 @@ async def test_what_cannot_be_retried_is_said(
     assert f"no refund of a deposit {nobodys} is known" in capsys.readouterr().err
 
     _, deposit = await refused_refund(city, city.customer())
+    assert await asyncio.to_thread(commands.main, [*words, nobodys, address]) == 2
+    assert deposit.deposit_id in capsys.readouterr().err, "what there is to be retried is named"
+    sandbox = f"--provider={mesh['sandbox'].address}"
+    assert await asyncio.to_thread(commands.main, ["lift-refund-block", sandbox, f"--charge={nobodys}"]) == 2
+    assert f"no charge of a deposit {nobodys}; `make pending` lists" in capsys.readouterr().err
     assert await asyncio.to_thread(commands.main, [*words, deposit.deposit_id, address]) == 2
     assert "(UNAVAILABLE). Run it again" in capsys.readouterr().err
     await office.lift(deposit.deposit_id)

@@ -21,12 +21,13 @@ from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker
 from operations import __main__ as commands
 from operations import events
-from operations.broker import connected
+from operations.broker import QUEUES, connected
 from tests.operations.test_audit import seat_sold_to_nobody
 from tests.operations.world import SERVICES, World
 from tests.support.ports import free_ports
 
 QUEUE = "deposit.instructions"
+NOON = "2027-05-01T12:00:00Z"
 WAIT_SECONDS = 30
 
 tables = MetaData()
@@ -158,6 +159,65 @@ async def test_dead_letters_are_listed_sent_back_and_taken_once(
         await until(taken)
         assert await run("dead-letters", "--amqp", amqp_url) == 0
         assert capsys.readouterr().out == "no dead letters\n"
+
+
+@pytest.mark.parametrize("command", ["dead-letters", "redrive"])
+async def test_a_queue_that_does_not_exist_is_refused_with_those_that_do(
+    broker: RunningBroker,
+    sqlite_templates: Callable[[str], str],
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    amqp_url = broker.fresh_url()
+    async with listening(amqp_url, sqlite_templates("")), connected(amqp_url) as bus:
+        await bus.publish(b"\xff\xff", "deposit.v1.said", event_id="junk")
+
+        async def dead() -> bool:
+            return len(await events.dead_letters(amqp_url, [QUEUE])) == 1
+
+        await until(dead)
+        assert await run(command, "--amqp", amqp_url, "--queue", QUEUE, "--queue", "deposit.instruction") == 2
+        told = capsys.readouterr()
+        assert "there is no queue deposit.instruction" in told.err and not told.out
+        assert all(name in told.err for name in QUEUES)
+        assert await dead(), "nothing was sent back, also of the queue that exists"
+        # One of the mesh whose subscriber has not run yet is empty, and no mistake.
+        assert await run("dead-letters", "--amqp", amqp_url, "--queue", "history.timeline") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("let-lapse", "--until", "soon"), "'soon' is not a time, such as 2027-05-01T18:00:00Z"),
+        (("let-lapse", "--until", "2027-05-01"), "must end with Z or an offset"),
+        (("audit", "--patience", "long"), "'long' is not a number of seconds, 0 or more"),
+        (("audit", "--patience", "-1"), "'-1' is not a number of seconds, 0 or more"),
+        (("pending", "--most", "-1"), "'-1' is not a whole number, 0 or more"),
+        (("redrive", "--queue", ""), "must not be empty"),
+    ],
+)
+async def test_an_argument_that_cannot_be_read_is_named_with_what_can(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, option, value = arguments
+    with pytest.raises(SystemExit, match="2"):
+        await run(command, f"{option}={value}")
+    assert told in capsys.readouterr().err
+
+
+async def test_a_replay_of_nothing_and_a_database_that_is_no_address_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SERVICES:
+        monkeypatch.delenv(f"DINEMESH_{name.upper()}_DATABASE_URL", raising=False)
+    assert await run("replay") == 2
+    assert "--reservation-db, --deposit-db, --restaurant-db" in capsys.readouterr().err
+    for command in (
+        ("replay", "--deposit-db=junk"),
+        ("let-lapse", "--reservation-db=junk", f"--until={NOON}"),
+    ):
+        assert await run(*command) == 2
+        assert "one looks like sqlite:////path/deposit.db" in capsys.readouterr().err
 
 
 async def test_an_unreadable_message_is_listed_as_such(

@@ -18,7 +18,8 @@ from sqlalchemy import MetaData, Table, create_engine, insert, text
 
 from dinemesh.kit import wire
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.picture import LISTENS, Sources
+from operations.broker import LISTENS
+from operations.picture import Sources
 
 SERVICES = ("reservation", "deposit", "restaurant", "history")
 RESTAURANT = "trattoria"

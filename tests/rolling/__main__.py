@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--deaths", action="store_true", help="only the deaths at work")
     parser.add_argument("--at-once", action="store_true", help="replace all services of a round together")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"argument --rounds: {options.rounds} is not 1 or more")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PostgreSQL would outlive us
     logging.disable(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="dinemesh-rolling-"))

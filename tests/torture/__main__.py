@@ -34,7 +34,7 @@ EXIT_VOID = 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of stories and faults (%(default)g)")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="of stories and faults (%(default)g)")
     parser.add_argument("--seed", type=int, help="chooses everything; a new one is made up and printed")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="of the services' databases")
     parser.add_argument("--broker-nodes", type=int, choices=(1, NODES), default=NODES, help="(%(default)s)")
@@ -84,12 +84,21 @@ def _end(outcome: Outcome, folder: Path) -> int:
     return EXIT_VOID if outcome.void else 0
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return value
+
+
 def _faults(names: str) -> frozenset[Fault]:
     if names == "none":
         return frozenset()
     known = {fault.name.lower(): fault for fault in Fault}
     if unknown := [name for name in names.split(",") if name not in known]:
-        raise argparse.ArgumentTypeError(f"there is no fault {', '.join(unknown)}")
+        raise argparse.ArgumentTypeError(
+            f"there is no fault {', '.join(unknown)}; there are none, {', '.join(known)}"
+        )
     return frozenset(known[name] for name in names.split(","))
 
 

@@ -26,8 +26,9 @@ from local_mesh.broker import RunningBroker
 from local_mesh.settings import service_settings
 from operations import events, picture
 from operations.audit import look as audit_once
+from operations.broker import QUEUES
 from operations.limits import Limits
-from operations.picture import QUEUES, Sources, Unreadable
+from operations.picture import Sources, Unreadable
 from operations.report import Report
 from tests.mesh.people import City
 from tests.support.broker_cluster import RunningCluster

@@ -36,12 +36,14 @@ class CreateDepositRequest(_message.Message):
     reservation_id: _builtins.str
     """UUID of the reservation. Required."""
     customer_id: _builtins.str
-    """The customer, subject of their token, 1 to 128 characters. Required."""
+    """The customer, subject of their token, 1 to 128 characters, no control characters, not blank. Required."""
     payment_token: _builtins.str
-    """The provider's token for the means of payment, 1 to 128 characters. Required. It is neither logged nor sent on."""
+    """The provider's token for the means of payment, 1 to 128 characters, no control characters, not blank. Required. It
+    is neither logged nor sent on.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """How much; greater than zero, no finer than the minor unit. Required."""
+        """How much; greater than zero, at most 10^15 minor units, no finer than the minor unit. Required."""
 
     def __init__(
         self,

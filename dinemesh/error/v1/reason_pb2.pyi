@@ -108,8 +108,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: none; read the reservation to see how it stands.
     """
     REASON_RESERVATION_NOT_MODIFIABLE: _Reason.ValueType  # 23
-    """The reservation is in a state that allows no modification (not yet placed, seated, or ended).
-    Remedy: none; read the reservation to see how it stands.
+    """The reservation is in a state that allows no modification (not yet placed, seated, or ended). RetryInfo is there
+    while it is still being paid.
+    Remedy: repeat after that time; without one, none: read the reservation to see how it stands.
     """
     REASON_MODIFICATION_CLOSED: _Reason.ValueType  # 24
     """Free cancellation has ended, and with it the time in which the terms can be modified.
@@ -143,7 +144,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     time, under a new deposit_id.
     """
     REASON_DEPOSIT_IN_DOUBT: _Reason.ValueType  # 32
-    """The charge was begun and its outcome is not known yet. It may have happened.
+    """The charge was begun and its outcome is not known yet. It may have happened. Comes with RetryInfo.
     Remedy for reservation: void the deposit_id. Customers see TRY_AGAIN_LATER.
     """
     REASON_DEPOSIT_VOIDED: _Reason.ValueType  # 33
@@ -171,7 +172,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     Remedy: none; the reservation is declined and the deposit goes back.
     """
     REASON_TOO_EARLY: _Reason.ValueType  # 43
-    """A no-show cannot be recorded before dine_time plus the grace of the policy. Comes with RetryInfo.
+    """The guests cannot be seated more than two hours before dine_time, and a no-show cannot be recorded before dine_time
+    plus the grace of the policy. Comes with RetryInfo.
     Remedy: repeat after that time.
     """
     REASON_NO_SUCH_METHOD: _Reason.ValueType  # 50
@@ -288,8 +290,9 @@ REASON_RESERVATION_NOT_CANCELLABLE: Reason.ValueType  # 22
 Remedy: none; read the reservation to see how it stands.
 """
 REASON_RESERVATION_NOT_MODIFIABLE: Reason.ValueType  # 23
-"""The reservation is in a state that allows no modification (not yet placed, seated, or ended).
-Remedy: none; read the reservation to see how it stands.
+"""The reservation is in a state that allows no modification (not yet placed, seated, or ended). RetryInfo is there
+while it is still being paid.
+Remedy: repeat after that time; without one, none: read the reservation to see how it stands.
 """
 REASON_MODIFICATION_CLOSED: Reason.ValueType  # 24
 """Free cancellation has ended, and with it the time in which the terms can be modified.
@@ -323,7 +326,7 @@ Comes with RetryInfo. Only reservation sees it; customers see TRY_AGAIN_LATER. R
 time, under a new deposit_id.
 """
 REASON_DEPOSIT_IN_DOUBT: Reason.ValueType  # 32
-"""The charge was begun and its outcome is not known yet. It may have happened.
+"""The charge was begun and its outcome is not known yet. It may have happened. Comes with RetryInfo.
 Remedy for reservation: void the deposit_id. Customers see TRY_AGAIN_LATER.
 """
 REASON_DEPOSIT_VOIDED: Reason.ValueType  # 33
@@ -351,7 +354,8 @@ REASON_ACCEPTANCE_EXPIRED: Reason.ValueType  # 42
 Remedy: none; the reservation is declined and the deposit goes back.
 """
 REASON_TOO_EARLY: Reason.ValueType  # 43
-"""A no-show cannot be recorded before dine_time plus the grace of the policy. Comes with RetryInfo.
+"""The guests cannot be seated more than two hours before dine_time, and a no-show cannot be recorded before dine_time
+plus the grace of the policy. Comes with RetryInfo.
 Remedy: repeat after that time.
 """
 REASON_NO_SUCH_METHOD: Reason.ValueType  # 50

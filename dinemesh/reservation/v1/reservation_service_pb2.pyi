@@ -52,7 +52,9 @@ class CreateReservationRequest(_message.Message):
     Handed to DepositService only.
     """
     note: _builtins.str
-    """Words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be empty."""
+    """Words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be empty. A
+    line may end with LF, CR LF or CR; it is kept as it came, and each of these characters counts.
+    """
     @_builtins.property
     def dine_time(self) -> _timestamp_pb2.Timestamp:
         """When the guests come: an open slot of the restaurant, in whole seconds. Required."""
@@ -226,7 +228,7 @@ class ModifyReservationRequest(_message.Message):
     """New number of guests, 1 to 1000, and at most the frozen policy's max_party_size."""
     note: _builtins.str
     """New words to the restaurant, at most 500 characters, no control characters but line breaks and tabs; may be
-    empty, which clears them.
+    empty, which clears them. Lines end as in CreateReservationRequest.note.
     """
     payment_token: _builtins.str
     """The provider's token for the means of payment, at most 128 characters, no control characters. Needed only when it
@@ -420,7 +422,7 @@ class ListAvailableSlotsRequest(_message.Message):
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     date: _builtins.str
-    """The day in the restaurant's time zone, "YYYY-MM-DD". Required."""
+    """The day in the restaurant's time zone, "YYYY-MM-DD", of the years 1970 to 9998. Required."""
     party_size: _builtins.int
     """Number of guests, 1 to 1000. Required."""
     page_size: _builtins.int

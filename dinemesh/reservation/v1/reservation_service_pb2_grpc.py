@@ -104,7 +104,8 @@ class ReservationServiceServicer:
         Reasons: POLICY_CHANGED, SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
         stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
         DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
-        than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
+        than the policy's lead allows, off its grid, or further ahead than the service takes reservations for (366 days,
+        unless its operator has set another number), and for a party larger than the policy allows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,8 @@ class ReservationServiceStub:
     Reasons: POLICY_CHANGED, SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
     stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
     DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
-    than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
+    than the policy's lead allows, off its grid, or further ahead than the service takes reservations for (366 days,
+    unless its operator has set another number), and for a party larger than the policy allows.
     """
     GetReservation: _grpc.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]
     """Reads one reservation. For its customer and staff of its restaurant. Reasons: NOT_FOUND (also someone else's)."""
@@ -131,7 +132,8 @@ class ReservationServiceAsyncStub(ReservationServiceStub):
     Reasons: POLICY_CHANGED, SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
     stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
     DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
-    than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
+    than the policy's lead allows, off its grid, or further ahead than the service takes reservations for (366 days,
+    unless its operator has set another number), and for a party larger than the policy allows.
     """
     GetReservation: _aio.UnaryUnaryMultiCallable[_reservation_service_pb2.GetReservationRequest, _reservation_service_pb2.GetReservationResponse]  # type: ignore[assignment]
     """Reads one reservation. For its customer and staff of its restaurant. Reasons: NOT_FOUND (also someone else's)."""
@@ -207,7 +209,8 @@ class ReservationServiceServicer(metaclass=_abc_1.ABCMeta):
         Reasons: POLICY_CHANGED, SLOT_UNAVAILABLE, RESTAURANT_CLOSED, CARD_DECLINED, TRY_AGAIN_LATER (with RetryInfo; of this call nothing
         stays reserved, in the end nothing stays charged), REQUEST_ID_REUSED, REQUEST_IN_PROGRESS (with RetryInfo),
         DEADLINE_TOO_SHORT, NOT_FOUND (no such restaurant); INVALID_ARGUMENT also for a dine_time in the past, later
-        than the policy's lead allows, or off its grid, and for a party larger than the policy allows.
+        than the policy's lead allows, off its grid, or further ahead than the service takes reservations for (366 days,
+        unless its operator has set another number), and for a party larger than the policy allows.
         """
 
     @_abc_1.abstractmethod

@@ -199,7 +199,7 @@ class UpdateRestaurantRequest(_message.Message):
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     etag: _builtins.str
-    """Etag of the restaurant as the caller read it, 1 to 64 characters, no control characters. Required."""
+    """Etag of the restaurant as the caller read it, 1 to 64 characters, no control characters, not blank. Required."""
     name: _builtins.str
     """New name, 1 to 200 characters, no control characters, not blank."""
     @_builtins.property
@@ -265,16 +265,19 @@ class OpenSlotsRequest(_message.Message):
     """Seats (persons) of each slot; 1 to 100000. Required. To close, use CloseSlots."""
     @_builtins.property
     def first_date(self) -> _date_pb2.Date:
-        """First day, in the restaurant's time zone; yesterday at the earliest. Required."""
+        """First day, a whole date, in the restaurant's time zone; yesterday at the earliest. Required."""
 
     @_builtins.property
     def last_date(self) -> _date_pb2.Date:
-        """Last day, inclusive; not before first_date, at most 366 days in all, and at most 732 days from now. Required."""
+        """Last day, inclusive, a whole date; not before first_date, at most 366 days in all, and at most 732 days from now.
+        Required.
+        """
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
-        """Local times of day, on the grid of the policy (slot_interval_seconds), without fractions of a second. At least
-        one. At most 1440 entries (one a minute). Nothing stands for "all of them".
+        """Local times of day, 00:00:00 to 23:59:59, on the grid of the policy (slot_interval_seconds), without fractions of a
+        second. At least one. At most 1440 entries (one a minute); an entry that comes twice counts as one slot. Nothing
+        stands for "all of them".
         """
 
     def __init__(
@@ -335,16 +338,18 @@ class CloseSlotsRequest(_message.Message):
     """All slots of the days, whatever their times. Without it, `times` needs at least one; with it, none may be named."""
     @_builtins.property
     def first_date(self) -> _date_pb2.Date:
-        """First day, in the restaurant's time zone; yesterday at the earliest. Required."""
+        """First day, a whole date, in the restaurant's time zone; yesterday at the earliest. Required."""
 
     @_builtins.property
     def last_date(self) -> _date_pb2.Date:
-        """Last day, inclusive; not before first_date, at most 366 days in all, and at most 732 days from now. Required."""
+        """Last day, inclusive, a whole date; not before first_date, at most 366 days in all, and at most 732 days from now.
+        Required.
+        """
 
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[_timeofday_pb2.TimeOfDay]:
-        """Local times of day, without fractions of a second. At most 1440 entries. Empty only with `all_times`: a list that is
-        lost on its way closes nothing.
+        """Local times of day, 00:00:00 to 23:59:59, without fractions of a second. At most 1440 entries. Empty only with
+        `all_times`: a list that is lost on its way closes nothing.
         """
 
     def __init__(
@@ -415,11 +420,13 @@ class ListBookingsRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only bookings with a dine_time before this. Unset: no bound."""
+        """Only bookings with a dine_time before this; after start_time, where both are set. Unset: no bound."""
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_restaurant_pb2.BookingState.ValueType]:
-        """Only bookings in one of these states. At most 20 entries. Empty: all."""
+        """Only bookings in one of these states, each of them a value of the enum but BOOKING_STATE_UNSPECIFIED. At most 20
+        entries. Empty: all.
+        """
 
     def __init__(
         self,

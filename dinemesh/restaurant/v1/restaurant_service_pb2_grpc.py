@@ -167,7 +167,8 @@ class RestaurantServiceServicer:
 
     def CloseSlots(self, request, context):
         """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-        Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+        Times at which nothing is open are passed over, also those off the policy's grid and those that daylight saving
+        skips. Exactly one of `times` and `all_times` says which slots are meant.
         Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -68,7 +68,8 @@ class RestaurantServiceStub:
     """
     CloseSlots: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.CloseSlotsRequest, _restaurant_service_pb2.CloseSlotsResponse]
     """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-    Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+    Times at which nothing is open are passed over, also those off the policy's grid and those that daylight saving
+    skips. Exactly one of `times` and `all_times` says which slots are meant.
     Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
     """
     ListBookings: _grpc.UnaryUnaryMultiCallable[_restaurant_service_pb2.ListBookingsRequest, _restaurant_service_pb2.ListBookingsResponse]
@@ -147,7 +148,8 @@ class RestaurantServiceAsyncStub(RestaurantServiceStub):
     """
     CloseSlots: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.CloseSlotsRequest, _restaurant_service_pb2.CloseSlotsResponse]  # type: ignore[assignment]
     """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-    Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+    Times at which nothing is open are passed over, also those off the policy's grid and those that daylight saving
+    skips. Exactly one of `times` and `all_times` says which slots are meant.
     Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
     """
     ListBookings: _aio.UnaryUnaryMultiCallable[_restaurant_service_pb2.ListBookingsRequest, _restaurant_service_pb2.ListBookingsResponse]  # type: ignore[assignment]
@@ -259,7 +261,8 @@ class RestaurantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_restaurant_service_pb2.CloseSlotsResponse, _abc.Awaitable[_restaurant_service_pb2.CloseSlotsResponse]]:
         """Closes slots: sets their capacity to zero. For staff and operators. Idempotent. What is sold stays sold.
-        Times at which nothing is open are passed over. Exactly one of `times` and `all_times` says which slots are meant.
+        Times at which nothing is open are passed over, also those off the policy's grid and those that daylight saving
+        skips. Exactly one of `times` and `all_times` says which slots are meant.
         Reasons: NOT_FOUND, TRY_AGAIN_LATER (as for OpenSlots); INVALID_ARGUMENT also for more than 10000 slots.
         """
 

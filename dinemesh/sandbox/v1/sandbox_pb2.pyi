@@ -177,12 +177,14 @@ class CreateChargeRequest(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     PAYMENT_TOKEN_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Idempotency key chosen by the caller, 1 to 200 characters. Required."""
+    """Idempotency key chosen by the caller, 1 to 200 characters, no control characters, not blank. Required."""
     payment_token: _builtins.str
-    """Stands for the card, and chooses what happens (see SandboxService), 1 to 200 characters. Required."""
+    """Stands for the card, and chooses what happens (see SandboxService), 1 to 200 characters, no control characters, not
+    blank. Required.
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """Amount to charge, above zero. Required."""
+        """Amount to charge, above zero, no finer than the minor unit. Required."""
 
     def __init__(
         self,
@@ -231,7 +233,7 @@ class FindChargeRequest(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Key of the charge. Required."""
+    """Key of the charge, 1 to 200 characters, no control characters, not blank. Required."""
     def __init__(
         self,
         *,
@@ -277,7 +279,7 @@ class CloseChargeRequest(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Key that must not be charged any more, 1 to 200 characters. Required."""
+    """Key that must not be charged any more, 1 to 200 characters, no control characters, not blank. Required."""
     def __init__(
         self,
         *,
@@ -325,12 +327,12 @@ class CreateRefundRequest(_message.Message):
     CHARGE_KEY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Idempotency key chosen by the caller, 1 to 200 characters. Required."""
+    """Idempotency key chosen by the caller, 1 to 200 characters, no control characters, not blank. Required."""
     charge_key: _builtins.str
-    """Key of the charge to return from. Required."""
+    """Key of the charge to return from, 1 to 200 characters, no control characters, not blank. Required."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """Amount to return, above zero, in the charge's currency. Required."""
+        """Amount to return, above zero, no finer than the minor unit, in the charge's currency. Required."""
 
     def __init__(
         self,
