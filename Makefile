@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token \
 	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block \
 	let-lapse
-.PHONY: help runtime dev page test torture guards rolling check format generate openapi bench tools load \
+.PHONY: help runtime dev page test torture guards rolling check format generate contracts clients openapi bench tools load \
 	mesh-truth mesh-goldens cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
@@ -96,6 +96,15 @@ generate: dev
 	.venv/bin/python -m protos.openapi
 	.venv/bin/python -m protos.bodies
 	.venv/bin/python -m istio.generate
+
+#? make contracts [INTO=folder]    the contracts with all that they import, for the tools of any language: build/contracts
+INTO ?= build/contracts
+contracts: dev
+	.venv/bin/python -m protos.export $(INTO)
+
+#? make clients [ARGS='-k Go']     docs/CLIENTS.md in every language, each against the edge of a mesh (needs Go, Rust, Java, Node)
+clients: dev
+	.venv/bin/python -m pytest -p no:cacheprovider -v tests/edge/clients.py $(ARGS)
 
 #? make openapi                     protos/openapi.json alone
 openapi: dev

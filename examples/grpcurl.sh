@@ -38,7 +38,7 @@ grpcurl -plaintext $EDGE describe dinemesh.reservation.v1.CreateReservationReque
 # Where can I eat? (needs no token)
 FIRST=$(
     grpcurl -plaintext $EDGE dinemesh.restaurant.v1.RestaurantService/ListRestaurants \
-        | pick restaurants.0.restaurant_id
+        | pick restaurants.0.restaurantId
 )
 RESTAURANT=${RESTAURANT:-$FIRST}
 
@@ -48,9 +48,9 @@ SLOTS=$(
     grpcurl -plaintext -d '{"restaurant_id": "'$RESTAURANT'", "date": "'$DATE'", "party_size": 2}' \
         $EDGE dinemesh.reservation.v1.ReservationService/ListAvailableSlots
 )
-TIME=$(echo "$SLOTS" | pick slots.0.dine_time)
+TIME=$(echo "$SLOTS" | pick slots.0.dineTime)
 # It names the terms that the answer shows: nobody is booked on others.
-POLICY=$(echo "$SLOTS" | pick policy_etag)
+POLICY=$(echo "$SLOTS" | pick policyEtag)
 
 # Book it. The same request_id again gives the same answer and never a second charge.
 REQUEST=$(python3 -c 'import uuid; print(uuid.uuid4())')
@@ -59,7 +59,7 @@ RESERVATION=$(
     "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'", "party_size": 2, "policy_etag": "'$POLICY'",
     "payment_token": "tok_visa"}' \
         $EDGE dinemesh.reservation.v1.ReservationService/CreateReservation \
-        | pick reservation.reservation_id
+        | pick reservation.reservationId
 )
 
 # Has the restaurant accepted? And where is my money?

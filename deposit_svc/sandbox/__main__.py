@@ -16,13 +16,13 @@ from deposit_svc.sandbox import records
 from deposit_svc.sandbox.calls import CallLog
 from deposit_svc.sandbox.servicer import Sandbox
 from dinemesh.kit import log as logs
-from dinemesh.kit import service
+from dinemesh.kit import reflection, service
 from dinemesh.kit.health import Health
 from dinemesh.kit.settings import PREFIX, Port, Seconds, load
 from dinemesh.kit.store import Store
 from dinemesh.kit.telemetry import MetricsServer
 from dinemesh.kit.workers import Background
-from dinemesh.sandbox.v1 import sandbox_pb2_grpc
+from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,9 @@ async def run(settings: Settings) -> None:
     health = Health()
     health.add_to(server)
     sandbox_pb2_grpc.add_SandboxServiceServicer_to_server(Sandbox(store, background), server)
+    reflection.add_to(
+        server, [sandbox_pb2.DESCRIPTOR.services_by_name["SandboxService"].full_name], others=False
+    )
     try:
         port = server.add_insecure_port(f"{settings.host}:{settings.port}")
     except RuntimeError:

@@ -14,11 +14,11 @@ from dinemesh.kit.interceptors import Context, Handler, correlated, first_values
 
 log = logging.getLogger(__name__)
 
-_HEALTH = "/grpc.health.v1."
+_UNLOGGED = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
 class CallLog(grpc.aio.ServerInterceptor):
-    """Stands before the sandbox's methods. Health checks are not worth a line."""
+    """Stands before the sandbox's methods. Health checks and reflection are not worth a line."""
 
     def __init__(self) -> None:
         self._wrapped: dict[str, Handler] = {}
@@ -31,7 +31,7 @@ class CallLog(grpc.aio.ServerInterceptor):
         name = handler_call_details.method
         if name not in self._wrapped:
             handler = await continuation(handler_call_details)
-            if handler is None or name.startswith(_HEALTH):
+            if handler is None or name.startswith(_UNLOGGED):
                 return handler
             self._wrapped[name] = _logging(name, handler)
         return self._wrapped[name]

@@ -86,7 +86,7 @@ class Service:
         self._chain.open = False
         self._server = grpc.aio.server(interceptors=[self._chain], options=_options(settings))
         self.health.add_to(self._server)
-        reflection.add_to(self._server)
+        self._served: list[str] = []
         self._set_up: list[tuple[str, Check]] = []
         self._checks: list[tuple[str, Check]] = []
         self._stores: list[Store] = []
@@ -119,6 +119,7 @@ class Service:
         if strange := set(limits or ()) - methods:
             raise ValueError(f"limits for unknown methods: {sorted(strange)}")
         add_to_server(servicer, self._server)
+        self._served.append(service_name)
         self._chain.allow(access, limits or {})
         self.health.name(service_name)
 
@@ -189,6 +190,7 @@ class Service:
             loop.add_signal_handler(number, self.stop)
         working: asyncio.Task[None] | None = None
         try:
+            reflection.add_to(self._server, self._served)
             self._listen()
             await self._server.start()
             log.info("listening", extra={"port": self.port, "metrics_port": self.metrics_port})

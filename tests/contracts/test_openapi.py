@@ -239,6 +239,20 @@ def test_no_limit_in_a_comment_of_a_request_is_overlooked(contracts: Contracts, 
     assert seen > 0, "nothing was looked at"
 
 
+def test_what_generated_clients_parse_first_has_no_pattern(document: Json) -> None:
+    """The ones of openapi-generator for Python match it against the parsed date, and fail."""
+
+    def schemas(part: Any) -> Iterator[Json]:
+        if isinstance(part, dict):
+            yield part
+        for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            yield from schemas(inner)
+
+    times = [one for one in schemas(document) if one.get("format") in ("date-time", "date")]
+    assert times
+    assert not [one for one in times if "pattern" in one]
+
+
 def test_every_phrase_of_the_rules_is_used(contracts: Contracts) -> None:
     for phrase, kinds, _ in rules.CONTRACTS_SAY:
         said = [
@@ -403,7 +417,6 @@ def test_an_example_that_breaks_its_schema_would_be_found(document: Json) -> Non
         {"partySize": "4"},
         {"requestId": "not a UUID"},
         {"dineTime": "2026-12-04"},
-        {"dineTime": "2026-12-04T18:30:00.5Z"},
         {"paymentToken": ""},
         {"note": "x" * 501},
     ):

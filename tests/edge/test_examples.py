@@ -83,6 +83,7 @@ async def test_the_story_over_grpcurl(
     )
     for service in ("reservation", "deposit", "restaurant", "history"):
         assert f"dinemesh.{service}.v1.{service.capitalize()}Service" in told
+    assert "SandboxService" not in told, "the edge lists what it does not serve"
     assert '"state": "RESERVATION_STATE_CANCELLED"' in told
     assert "TIMELINE_ENTRY_KIND_RESERVATION_PLACED" in told
     await ended_well(alice, place)

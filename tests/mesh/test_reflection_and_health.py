@@ -56,6 +56,12 @@ async def test_each_service_describes_all_four_packages(city: City, service: str
     assert described >= PUBLIC
 
 
+async def test_the_sandbox_describes_itself(city: City) -> None:
+    channel = city.doors.channels["sandbox"]
+    (listed,) = await reflect(channel, "v1", reflection_pb2.ServerReflectionRequest(list_services="*"))
+    assert "dinemesh.sandbox.v1.SandboxService" in {one.name for one in listed.list_services_response.service}
+
+
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("asked", ["", "live"])
 async def test_each_service_is_ready_and_alive(city: City, service: str, asked: str) -> None:

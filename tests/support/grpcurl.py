@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> None:
             case [method]:
                 try:
                     for answer in call(channel, method, given.body, metadata):
-                        say(json_format.MessageToJson(answer, preserving_proto_field_name=True))
+                        say(json_format.MessageToJson(answer))
                 except grpc.RpcError as error:
                     sys.exit(explain(error))
             case _:

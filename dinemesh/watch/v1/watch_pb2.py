@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64inemesh/watch/v1/watch.proto\x12\x11\x64inemesh.watch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.dinemesh.watch.v1.EndReason*x\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45ND_REASON_FINISHED\x10\x01\x12\x1e\n\x1a\x45ND_REASON_SERVER_STOPPING\x10\x02\x12\x16\n\x12\x45ND_REASON_EXPIRED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64inemesh/watch/v1/watch.proto\x12\x11\x64inemesh.watch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\tHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.dinemesh.watch.v1.EndReason*x\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45ND_REASON_FINISHED\x10\x01\x12\x1e\n\x1a\x45ND_REASON_SERVER_STOPPING\x10\x02\x12\x16\n\x12\x45ND_REASON_EXPIRED\x10\x03\x42/Z-dinemesh.example/go/dinemesh/watch/v1;watchv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dinemesh.watch.v1.watch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z-dinemesh.example/go/dinemesh/watch/v1;watchv1'
   _globals['_ENDREASON']._serialized_start=193
   _globals['_ENDREASON']._serialized_end=313
   _globals['_HEARTBEAT']._serialized_start=85
