@@ -14,10 +14,10 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token \
+RUNTIME_TARGETS := demo up down status logs stop start page address settings edge-config policy-config token \
 	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block \
 	let-lapse
-.PHONY: help runtime dev page test torture guards rolling check format generate openapi bench tools load \
+.PHONY: help runtime dev test torture guards rolling check format generate openapi bench tools load \
 	mesh-truth mesh-goldens cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
@@ -30,10 +30,11 @@ help:
 #? make logs [SERVICE=deposit]      follow the logs, of all parts or of one
 #? make stop SERVICE=deposit        take one part away
 #? make start SERVICE=deposit       bring it back
-#? make page                        the example page at http://127.0.0.1:8000, which books through the edge
+#? make page [PAGE_PORT=8000]       the example page, which books through the edge
+#? make address [SERVICE=edge]      print where a part answers, and nothing else
 #? make token SUB=alice ROLE=customer
 #?                                  print one token; also ROLE=staff RESTAURANT=<id>, ROLE=operator
-#? make settings                    every setting, and what it is now
+#? make settings                    every setting: what it is now, its default, its unit, and what it means
 #? make edge-config                 what Envoy is told, put together out of envoy/ and the settings
 #? make policy-config               the same of the proxy between reservation and deposit
 #? make audit                       hold the books of all services against each other (read-only)
@@ -49,9 +50,6 @@ help:
 #? make rebuild-history             drop the timeline and build it anew from the log of events
 $(RUNTIME_TARGETS): runtime
 	$(MESH) $@
-
-page: runtime
-	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory examples/browser
 
 #? make test [ARGS='-k words']      all tests; what was made up out of a seed and a day is told at the end
 # Two workers: half of a test is waiting. `WORKERS=0` runs them one after the other in one process.
