@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ import yaml
 
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
-from local_mesh import machine, operate, parts, settings, tokens
+from local_mesh import machine, operate, parts, samples, settings, tokens
 from local_mesh.broker import BrokerPorts, RunningBroker, evaluate, project_cache, unpack_broker
 from local_mesh.commands import Mesh
 from local_mesh.failure import Failure
@@ -405,6 +406,30 @@ def test_clients_that_hold_every_connection_do_not_get_the_edge_killed(small: Lo
         assert small.part("edge").pid == before
     wait_until(lambda: small.is_ready("edge"), "others come in again")
     assert small.part("edge").pid == before
+
+
+def test_samples_are_there_when_reservation_offers_every_table(
+    small: LocalMesh, broker: RunningBroker
+) -> None:
+    small.up()
+    edge = f"http://{small.settings.address('edge')}"
+    opened = small.places.state / "samples.json"
+    with ThreadPoolExecutor(1) as pool:
+        with block_publishers(broker):
+            making = pool.submit(samples.refresh, Mesh(small.given))
+            wait_until(
+                lambda: (
+                    opened.exists() and len(json.loads(opened.read_text() or "{}")) == len(samples.SAMPLES)
+                ),
+                "all days are open at restaurant, which cannot tell",
+            )
+            with pytest.raises(TimeoutError):
+                making.result(timeout=2)
+        making.result(timeout=60)
+    for restaurant_id, last in json.loads(opened.read_text()).items():
+        path = f"/v1/restaurants/{restaurant_id}/availableSlots?date={last}&party_size=2"
+        slots = httpx.get(edge + path, timeout=5).json()["slots"]
+        assert len(slots) == len(samples.TIMES)
 
 
 def test_down_ends_a_watch_through_the_edge_with_a_word(small: LocalMesh) -> None:
