@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) -I local_mesh/bootstrap.py
-MESH = .venv/bin/python -m local_mesh
+# What runs stays in the environment that it was started from, when .venv leads to another one.
+BIN = $$(readlink -f .venv/bin)
+MESH = $(BIN)/python -m local_mesh
 
 # Nothing outside this folder is changed.
 export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
@@ -12,10 +14,10 @@ export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-RUNTIME_TARGETS := demo up down status logs stop start settings edge-config policy-config token \
+RUNTIME_TARGETS := demo up down status logs stop start page address settings edge-config policy-config token \
 	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block \
 	let-lapse
-.PHONY: help runtime dev page test torture guards rolling check format generate contracts clients openapi bench tools load \
+.PHONY: help runtime dev test torture guards rolling check format generate contracts clients openapi bench tools load \
 	mesh-truth mesh-goldens cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
@@ -28,10 +30,11 @@ help:
 #? make logs [SERVICE=deposit]      follow the logs, of all parts or of one
 #? make stop SERVICE=deposit        take one part away
 #? make start SERVICE=deposit       bring it back
-#? make page                        the example page at http://127.0.0.1:8000, which books through the edge
+#? make page [PAGE_PORT=8000]       the example page, which books through the edge
+#? make address [SERVICE=edge]      print where a part answers, and nothing else
 #? make token SUB=alice ROLE=customer
 #?                                  print one token; also ROLE=staff RESTAURANT=<id>, ROLE=operator
-#? make settings                    every setting, and what it is now
+#? make settings                    every setting: what it is now, its default, its unit, and what it means
 #? make edge-config                 what Envoy is told, put together out of envoy/ and the settings
 #? make policy-config               the same of the proxy between reservation and deposit
 #? make audit                       hold the books of all services against each other (read-only)
@@ -48,102 +51,99 @@ help:
 $(RUNTIME_TARGETS): runtime
 	$(MESH) $@
 
-page: runtime
-	.venv/bin/python -m http.server 8000 --bind 127.0.0.1 --directory examples/browser
-
 #? make test [ARGS='-k words']      all tests; what was made up out of a seed and a day is told at the end
 # Two workers: half of a test is waiting. `WORKERS=0` runs them one after the other in one process.
 WORKERS ?= 2
 test: dev
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 #? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql] [FAULTS=full_disk,...]
 #?                                  a death at every crash point; then clients and faults out of one seed; then the books
 SECONDS ?= 600
 ENGINE ?= sqlite
 torture: dev
-	.venv/bin/python -m tests.crash --all
-	.venv/bin/python -m pytest -q -rP tests/torture/long_runs.py
-	.venv/bin/python -m pytest -q tests/machines --hypothesis-profile=torture --timeout 3600
-	.venv/bin/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED)) \
+	$(BIN)/python -m tests.crash --all
+	$(BIN)/python -m pytest -q -rP tests/torture/long_runs.py
+	$(BIN)/python -m pytest -q tests/machines --hypothesis-profile=torture --timeout 3600
+	$(BIN)/python -m tests.torture --seconds $(SECONDS) --engine $(ENGINE) $(if $(SEED),--seed $(SEED)) \
 		$(if $(FAULTS),--faults $(FAULTS))
 
 #? make guards [ARGS='NAME ...']    take each safeguard away, and see its test fail
 guards: dev
-	.venv/bin/python -m tests.guards $(ARGS)
+	$(BIN)/python -m tests.guards $(ARGS)
 
 #? make rolling [ROUNDS=5]          replace each service by a second instance, under load through the edge
 ROUNDS ?= 5
 rolling: dev
-	.venv/bin/python -m tests.rolling --rounds $(ROUNDS)
+	$(BIN)/python -m tests.rolling --rounds $(ROUNDS)
 
 #? make check                       form, lint, types, layers, contracts
 check: dev
-	echo "format"    && .venv/bin/ruff format --check .
-	echo "lint"      && .venv/bin/ruff check .
-	echo "types"     && .venv/bin/mypy
-	echo "layers"    && .venv/bin/lint-imports
-	echo "contracts" && .venv/bin/python -m protos.check
+	echo "format"    && $(BIN)/ruff format --check .
+	echo "lint"      && $(BIN)/ruff check .
+	echo "types"     && $(BIN)/mypy
+	echo "layers"    && $(BIN)/lint-imports
+	echo "contracts" && $(BIN)/python -m protos.check
 
 #? make format                      put the code into form
 format: dev
-	.venv/bin/ruff format .
-	.venv/bin/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 #? make generate                    Python code, protos/openapi.json, the edge's shapes of bodies and istio/edge out of protos/ and envoy/
 generate: dev
-	.venv/bin/python -m protos.generate
-	.venv/bin/python -m protos.openapi
-	.venv/bin/python -m protos.bodies
-	.venv/bin/python -m istio.generate
+	$(BIN)/python -m protos.generate
+	$(BIN)/python -m protos.openapi
+	$(BIN)/python -m protos.bodies
+	$(BIN)/python -m istio.generate
 
 #? make contracts [INTO=folder]    the contracts with all that they import, for the tools of any language: build/contracts
 INTO ?= build/contracts
 contracts: dev
-	.venv/bin/python -m protos.export $(INTO)
+	$(BIN)/python -m protos.export $(INTO)
 
 #? make clients [ARGS='-k Go']     docs/CLIENTS.md in every language, each against the edge of a mesh (needs Go, Rust, Java, Node)
 clients: dev
-	.venv/bin/python -m pytest -p no:cacheprovider -v tests/edge/clients.py $(ARGS)
+	$(BIN)/python -m pytest -p no:cacheprovider -v tests/edge/clients.py $(ARGS)
 
 #? make openapi                     protos/openapi.json alone
 openapi: dev
-	.venv/bin/python -m protos.openapi
+	$(BIN)/python -m protos.openapi
 
 #? make bench                       measure what a reservation, the edge and too much of it cost, on meshes of its own
 bench: dev
-	.venv/bin/python -m benchmarks.mesh
-	.venv/bin/python -m benchmarks.edge
-	.venv/bin/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.mesh
+	$(BIN)/python -m benchmarks.edge
+	$(BIN)/python -m benchmarks.overload
 
 #? make tools                       build ghz and grpcurl into .cache/tools (needs Go)
 tools: runtime
-	.venv/bin/python -m local_mesh.tools
+	$(BIN)/python -m local_mesh.tools
 
 #? make load [IN_FLIGHT='20 100 400']
 #?                                  ghz on a mesh of its own: each call directly and through the edge (needs Go)
 IN_FLIGHT ?= 20 100 400
 load: runtime
-	.venv/bin/python -m benchmarks.load --in-flight $(IN_FLIGHT)
+	$(BIN)/python -m benchmarks.load --in-flight $(IN_FLIGHT)
 
 #? make mesh-truth                  what Istio's own code and real Envoys make of istio/ and k8s/ (needs Go; compiles istiod the first time)
 mesh-truth: dev
-	.venv/bin/python -m tests.mesh_truth $(ARGS)
+	$(BIN)/python -m tests.mesh_truth $(ARGS)
 
 #? make mesh-goldens                write tests/istio/goldens anew, after a change of istio/ or k8s/base (needs Go)
 mesh-goldens: dev
-	.venv/bin/python -m tests.mesh_truth --update
+	$(BIN)/python -m tests.mesh_truth --update
 
 #? make cluster-truth               what a real API server and its controllers make of k8s/ (needs Go; builds Kubernetes the first time)
 cluster-truth: dev
-	.venv/bin/python -m pytest -p no:cacheprovider -s tests/cluster_truth/truths.py
+	$(BIN)/python -m pytest -p no:cacheprovider -s tests/cluster_truth/truths.py
 
 #? make cluster-render              kustomize over k8s/, for the tests that look at the result (needs Go)
 cluster-render: dev
-	.venv/bin/python -m tests.cluster_truth.render
+	$(BIN)/python -m tests.cluster_truth.render
 
 #? make lock                        choose versions anew, out of pyproject.toml
-COMPILE = CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
+COMPILE = CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
 	--strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
 	--annotation-style=line pyproject.toml
 lock: dev

@@ -28,6 +28,7 @@ from dinemesh.deposit.v1 import deposit_service_pb2, deposit_service_pb2_grpc
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.reservation.v1 import reservation_pb2, reservation_service_pb2, reservation_service_pb2_grpc
 from dinemesh.restaurant.v1 import restaurant_pb2, restaurant_service_pb2, restaurant_service_pb2_grpc
+from examples import settings
 
 DEADLINE = 5.0
 """Seconds. A call without a deadline may wait forever, and the services plan with the time that they have."""
@@ -38,18 +39,15 @@ T = TypeVar("T")
 
 
 class Diner:
-    """Someone who eats out: has a token, and knows the addresses of the four services."""
+    """Someone who eats out: has a token, and knows the address of the edge, which serves all of it."""
 
-    def __init__(self, token: str, *, reservation: str, deposit: str, restaurant: str, history: str) -> None:
+    def __init__(self, token: str, edge: str) -> None:
         self._me = (("authorization", f"Bearer {token}"),)
-        self._reservations = reservation_service_pb2_grpc.ReservationServiceStub(
-            grpc.insecure_channel(reservation)
-        )
-        self._deposits = deposit_service_pb2_grpc.DepositServiceStub(grpc.insecure_channel(deposit))
-        self._restaurants = restaurant_service_pb2_grpc.RestaurantServiceStub(
-            grpc.insecure_channel(restaurant)
-        )
-        self._history = history_service_pb2_grpc.HistoryServiceStub(grpc.insecure_channel(history))
+        channel = grpc.insecure_channel(edge)
+        self._reservations = reservation_service_pb2_grpc.ReservationServiceStub(channel)
+        self._deposits = deposit_service_pb2_grpc.DepositServiceStub(channel)
+        self._restaurants = restaurant_service_pb2_grpc.RestaurantServiceStub(channel)
+        self._history = history_service_pb2_grpc.HistoryServiceStub(channel)
 
     def restaurants(self) -> Iterator[restaurant_pb2.Restaurant]:
         """All of them, page by page. Anyone may look: no token."""
@@ -221,21 +219,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Book a table, change it, cancel it, see all that happened.")
     parser.add_argument("--token", default=os.environ.get("TOKEN"), help="a customer's token (or TOKEN)")
     parser.add_argument("--at", help="name of the restaurant; else the first that accepts by itself")
-    parser.add_argument("--reservation", default="127.0.0.1:8081")
-    parser.add_argument("--deposit", default="127.0.0.1:8082")
-    parser.add_argument("--history", default="127.0.0.1:8083")
-    parser.add_argument("--restaurant", default="127.0.0.1:8084")
+    parser.add_argument("--edge", default=settings.edge(), help="host:port of the edge (or EDGE)")
     given = parser.parse_args()
     if not given.token:
         parser.error("no token: TOKEN=$(make token SUB=alice ROLE=customer)")
 
-    diner = Diner(
-        given.token,
-        reservation=given.reservation,
-        deposit=given.deposit,
-        restaurant=given.restaurant,
-        history=given.history,
-    )
+    diner = Diner(given.token, given.edge)
     automatic = restaurant_pb2.ACCEPTANCE_MODE_AUTO
     for restaurant in diner.restaurants():
         if restaurant.name == given.at or (not given.at and restaurant.policy.acceptance == automatic):
@@ -247,8 +236,10 @@ def main() -> None:
     if found is None:
         raise SystemExit(f"{restaurant.name} has no table for four")
     slot, policy_etag = found
-    local = slot.dine_time.ToDatetime(tzinfo=dt.UTC).astimezone(ZoneInfo(restaurant.time_zone))
-    print(f"{restaurant.name}, {local:%A %d %B %H:%M}: four would cost {in_words(slot.deposit)} of deposit")
+    utc = slot.dine_time.ToDatetime(tzinfo=dt.UTC)
+    local = utc.astimezone(ZoneInfo(restaurant.time_zone))
+    print(f"{restaurant.name}, {local:%A %d %B %H:%M} there ({utc:%H:%M} UTC)")
+    print(f"four would cost {in_words(slot.deposit)} of deposit")
 
     reserved = diner.reserve(restaurant, slot, policy_etag, party_size=2)
     print(f"reserved for two: {reserved.reservation_id}, {state_of(reserved)}")
@@ -262,7 +253,7 @@ def main() -> None:
     cancelled = diner.cancel(four)
     print(f"cancelled: {in_words(cancelled.refunded)} go back, {in_words(cancelled.forfeited)} are forfeited")
 
-    print("what happened:")
+    print("what happened, in UTC:")
     for line in diner.timeline(cancelled.reservation):
         print(f"  {line}")
     for line in diner.deposits(four):

@@ -20,6 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from examples import settings
+
 PATIENCE = 20.0
 """Seconds until the restaurant, which accepts by itself, has answered, and until all logs are written."""
 NOT_FOUND = 404
@@ -91,8 +93,8 @@ def logged(logs: Path, correlation_id: str) -> dict[str, list[str]]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--edge", default="127.0.0.1:8080")
-    arguments.add_argument("--logs", type=Path, default=Path(".local/logs"))
+    arguments.add_argument("--edge", default=settings.edge(), help="host:port of the edge (or EDGE)")
+    arguments.add_argument("--logs", type=Path, default=Path(settings.logs()))
     arguments.add_argument("--at", default="Trattoria Lume", help="a restaurant that accepts by itself")
     given = arguments.parse_args()
     edge = Edge(given.edge, os.environ["TOKEN"])

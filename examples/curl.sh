@@ -5,30 +5,20 @@ set -euo pipefail
 
 command -v curl >/dev/null || { echo "curl is missing: sudo apt-get install curl" >&2; exit 1; }
 
-EDGE=${EDGE:-127.0.0.1:8080}
+EDGE=${EDGE:-$(make address)}
 TOKEN=${TOKEN:-$(make token SUB=alice ROLE=customer)}
 
 # A refusal that is not expected ends the story.
 curl() { command curl --fail-with-body --show-error "$@"; }
 
-# One value out of a JSON answer, by its path; the answer itself is shown.
-pick() {
-    python3 -c '
-import functools, json, sys
-answer = json.load(sys.stdin)
-print(json.dumps(answer, indent=2), file=sys.stderr)
-step = lambda value, key: value[int(key) if key.isdigit() else key]
-print(functools.reduce(step, sys.argv[1].split("."), answer))' "$1"
-}
-
 show() { python3 -m json.tool --indent 2; }
 
-# Where can I eat? (needs no token)
-FIRST=$(
+# Where can I eat? (needs no token) Here at the first one that accepts by itself; at others a person does.
+AUTOMATIC=$(
     curl -s "http://$EDGE/v1/restaurants" \
-        | pick restaurants.0.restaurantId
+        | examples/pick restaurants policy.acceptance=ACCEPTANCE_MODE_AUTO restaurantId
 )
-RESTAURANT=${RESTAURANT:-$FIRST}
+RESTAURANT=${RESTAURANT:-$AUTOMATIC}
 
 # When is there a table for two? The date is a day in the restaurant's time zone.
 DATE=${DATE:-$(date -d 'next week' +%F)}
@@ -36,9 +26,9 @@ SLOTS=$(
     curl -s "http://$EDGE/v1/restaurants/$RESTAURANT/availableSlots?date=$DATE&party_size=2" \
         | show
 )
-TIME=$(echo "$SLOTS" | pick slots.0.dineTime)
+TIME=$(echo "$SLOTS" | examples/pick slots available=true dineTime)
 # It names the terms that the answer shows: nobody is booked on others.
-POLICY=$(echo "$SLOTS" | pick policyEtag)
+POLICY=$(echo "$SLOTS" | examples/pick policyEtag 2>/dev/null)
 
 # Book it.
 REQUEST=$(python3 -c 'import uuid; print(uuid.uuid4())')
@@ -47,7 +37,7 @@ RESERVATION=$(
         -d '{"request_id": "'$REQUEST'", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'",
             "party_size": 2, "policy_etag": "'$POLICY'", "payment_token": "tok_visa", "note": "by the window, please"}' \
         "http://$EDGE/v1/reservations" \
-        | pick reservation.reservationId
+        | examples/pick reservation reservationId
 )
 
 # Was the answer lost on the way? The same request again gives the same reservation and never a second charge.
@@ -56,7 +46,7 @@ AGAIN=$(
         -d '{"request_id": "'$REQUEST'", "restaurant_id": "'$RESTAURANT'", "dine_time": "'$TIME'",
             "party_size": 2, "policy_etag": "'$POLICY'", "payment_token": "tok_visa", "note": "by the window, please"}' \
         "http://$EDGE/v1/reservations" \
-        | pick reservation.reservationId
+        | examples/pick reservation reservationId
 )
 [ "$AGAIN" = "$RESERVATION" ]
 
@@ -67,7 +57,7 @@ curl -sN --max-time 5 -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/reserva
 # How does it stand? The etag says what we have seen.
 ETAG=$(
     curl -s -H "authorization: Bearer $TOKEN" "http://$EDGE/v1/reservations/$RESERVATION" \
-        | pick reservation.etag
+        | examples/pick reservation etag
 )
 
 # Two more are coming: the difference is charged.

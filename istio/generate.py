@@ -86,6 +86,7 @@ ROUTES_LEFT_OUT = (
     # The documents stay on one machine.
     "verbs of documents",
     "openapi",
+    "start",
     "reference",
     "reference with a slash",
     "script of the reference",

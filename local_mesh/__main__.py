@@ -63,7 +63,12 @@ def _stop(mesh: Mesh) -> int:
 
 
 def _settings(mesh: Mesh) -> int:
-    show_settings(mesh.settings)
+    show_settings(mesh)
+    return 0
+
+
+def _address(mesh: Mesh) -> int:
+    print(mesh.address(mesh.word("SERVICE") or "edge"))
     return 0
 
 
@@ -98,6 +103,8 @@ COMMANDS: dict[str, Callable[[Mesh], int]] = {
     "start": _start,
     "stop": _stop,
     "settings": _settings,
+    "address": _address,
+    "page": lambda mesh: _call("local_mesh.page", "serve", mesh),
     "edge-config": _edge_config,
     "policy-config": _policy_config,
     "token": _token,

@@ -1,11 +1,18 @@
 """Makes the virtual environment `.venv` from a lock file: `python3 -I local_mesh/bootstrap.py runtime|dev`.
 
-Runs on the machine's own Python, before anything is installed, so it uses the standard library only. A stamp
-in the environment says which lock it was made from. It is written last: without it, all is done again.
+Runs on the machine's own Python, before anything is installed, so it uses the standard library only.
+`.venv` is a link to a folder in `.cache/environments`. A new environment is made beside the one in use, by
+one process at a time, and `.venv` leads to it when it is complete: a stamp in it, written last, says which
+lock it was made from. What runs stays in the environment that it was started from; an installation removes
+those that nothing runs from. To make all of it anew: `rm -r .venv .cache/environments`.
 Everything is printed to stderr, since the output of `make token` belongs to the token.
 """
 
+from __future__ import annotations
+
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +21,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+ENVIRONMENTS = ROOT / ".cache" / "environments"
 OLDEST = (3, 11)
 PROGRESS_SECONDS = 5
+GRACE_SECONDS = 1
+"""Whoever looked where `.venv` leads just before it changed has started by then, and is seen to run."""
 
 
 def say(text: str) -> None:
@@ -31,8 +41,12 @@ def lock_file(name: str) -> Path:
     return ROOT / "requirements" / (name + ".txt")
 
 
-def stamp(name: str) -> Path:
-    return VENV / (".made-from-%s-%s" % (name, hashlib.sha256(lock_file(name).read_bytes()).hexdigest()[:16]))
+def lock_hash(name: str) -> str:
+    return hashlib.sha256(lock_file(name).read_bytes()).hexdigest()[:16]
+
+
+def stamp(folder: Path, name: str) -> Path:
+    return folder / (".made-from-%s-%s" % (name, lock_hash(name)))
 
 
 def made_for() -> str:
@@ -40,17 +54,51 @@ def made_for() -> str:
     return "%s with %s\n" % (VENV, sys.version)
 
 
-def make_environment() -> None:
+def serves(folder: Path, name: str) -> bool:
+    """Whether it is complete and holds what the lock says now."""
+    place = folder / ".made-for"
+    return place.exists() and place.read_text() == made_for() and stamp(folder, name).exists()
+
+
+def only_one() -> int:
+    """Wait until nobody else installs. The installers that we start inherit what is returned, so that one
+    that outlives us is waited for too."""
+    held = os.open(str(ENVIRONMENTS / "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("Another command is installing; waiting for it")
+        fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
+def users(folder: Path) -> list[str]:
+    """Our processes that run from this folder, each as `pid (command)`."""
+    found = []
+    below = str(folder) + os.sep
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            program = os.path.normpath(os.path.join(os.readlink(str(process / "cwd")), command[0]))
+            if program.startswith(below) or below in (process / "maps").read_text(errors="replace"):
+                found.append("%s (%s)" % (process.name, " ".join(command).strip()))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
+
+
+def make_environment(folder: Path, held: int) -> None:
     say("Making a virtual environment in .venv with Python %d.%d" % sys.version_info[:2])
-    shutil.rmtree(str(VENV), ignore_errors=True)
+    shutil.rmtree(str(folder), ignore_errors=True)  # incomplete, so that nothing runs from it
     made = subprocess.run(
-        [sys.executable, "-m", "venv", str(VENV)],
+        [sys.executable, "-m", "venv", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
+        pass_fds=[held],
     )
     if made.returncode != 0:
-        shutil.rmtree(str(VENV), ignore_errors=True)
+        shutil.rmtree(str(folder), ignore_errors=True)
         fail(
             made.stdout.decode(errors="replace").strip()
             + "\n\nThis Python cannot make virtual environments. On Debian or Ubuntu, this installs it:\n"
@@ -58,7 +106,7 @@ def make_environment() -> None:
         )
 
 
-def install(name: str) -> None:
+def install(folder: Path, name: str, held: int) -> None:
     lock = lock_file(name)
     count = sum(
         1 for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))
@@ -66,9 +114,9 @@ def install(name: str) -> None:
     say(
         "Installing %d locked packages (%s); a minute or two the first time" % (count, lock.relative_to(ROOT))
     )
-    log = VENV / "install.log"
+    log = folder / "install.log"
     command = [
-        str(VENV / "bin" / "python"),
+        str(folder / "bin" / "python"),
         "-m",
         "pip",
         "install",
@@ -77,7 +125,9 @@ def install(name: str) -> None:
     ]
     command += ["--require-hashes", "--progress-bar", "off", "-r", str(lock)]
     with log.open("wb") as output:
-        running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=[held]
+        )
     shown = time.monotonic()
     while running.poll() is None:
         time.sleep(0.1)
@@ -98,6 +148,30 @@ def install(name: str) -> None:
         )
 
 
+def lead_to(folder: Path) -> None:
+    """In one step, so that `.venv` is there at every moment."""
+    link = ENVIRONMENTS / "link"
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(os.path.relpath(str(folder), str(ROOT)))
+    if VENV.is_dir() and not VENV.is_symlink():  # from before it was a link
+        VENV.rename(ENVIRONMENTS / ("replaced-%d" % time.time_ns()))
+    link.replace(VENV)
+
+
+def tidy(kept: Path) -> None:
+    """Remove the environments that nothing runs from."""
+    others = [folder for folder in ENVIRONMENTS.iterdir() if folder.is_dir() and folder != kept]
+    if not others:
+        return
+    time.sleep(GRACE_SECONDS)
+    if users(VENV):  # it went by the link, and may mean any of them
+        return
+    for folder in others:
+        if not users(folder):
+            shutil.rmtree(str(folder), ignore_errors=True)
+
+
 def main() -> None:
     name = sys.argv[1]
     if sys.version_info < OLDEST:
@@ -105,20 +179,32 @@ def main() -> None:
             "Dinemesh needs Python %d.%d or newer; `%s` is %s.\nName a newer one: make %s PYTHON=python3.12"
             % (OLDEST[0], OLDEST[1], sys.executable, sys.version.split()[0], "up")
         )
-    wanted = stamp(name)
-    place = VENV / ".made-for"
-    fits = place.exists() and place.read_text() == made_for()
-    if fits and wanted.exists():
+    if serves(VENV, name):
         return
-    if not fits or not list(VENV.glob(".made-from-*")):
-        make_environment()
-        place.write_text(made_for())
-    for old in VENV.glob(".made-from-*"):
-        old.unlink()
-    install(name)
-    wanted.touch()
-    if name == "dev":  # it holds the runtime packages in the same versions
-        stamp("runtime").touch()
+    ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    held = only_one()
+    if serves(VENV, name):  # made meanwhile
+        return
+    in_the_way = users(VENV) if VENV.is_dir() and not VENV.is_symlink() else []
+    if in_the_way:
+        fail(
+            ".venv has to be made anew, but these run from it:\n  %s\nEnd them first; a mesh by: make down"
+            % "\n  ".join(in_the_way)
+        )
+    key = hashlib.sha256((lock_hash(name) + made_for()).encode()).hexdigest()[:12]
+    folder = ENVIRONMENTS / ("%s-%s" % (name, key))
+    if not serves(folder, name):
+        make_environment(folder, held)
+        install(folder, name, held)
+        (folder / ".made-for").write_text(made_for())
+        if name == "dev":  # it holds the runtime packages in the same versions
+            stamp(folder, "runtime").touch()
+        stamp(folder, name).touch()
+    lead_to(folder)
+    tidy(folder)
 
 
-main()
+try:
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ EDGE_ALONE_SECONDS = 2.0
 """What `make down` gives the edge for the calls in flight before it stops the services too."""
 PROXIES_SEE_SECONDS = 30.0
 """For a proxy to find a service that is ready. It asks each one every second; hung, it is killed first."""
+NOT_OF_A_PART = "PAGE_PORT"
+"""No part of the mesh has it, so that it may be another one while the mesh runs."""
 FAILED_TRIES = 3
 """A part that came back this often without getting well will not get well."""
 
@@ -72,7 +75,7 @@ class Mesh:
         other = [
             f"{name}={_without_password(then.get(name, '(default)'))}"
             for name in self._given
-            if now.get(name) != then.get(name)
+            if now.get(name) != then.get(name) and name != NOT_OF_A_PART
         ]
         if other:
             raise Failure(
@@ -244,6 +247,16 @@ class Mesh:
             raise Failure("There are no logs yet. Start the mesh with: make up")
         with contextlib.suppress(KeyboardInterrupt):
             subprocess.run(["tail", "-n", "20", "-F", *files], check=False)
+
+    def address(self, part: str) -> str:
+        """Where a part of the mesh answers: of the one that runs, else of the one that would be started."""
+        supervisor = self.supervisor
+        if supervisor is not None:
+            supervisor.close()
+        known = parts.ports(self.settings)
+        if part not in known:
+            raise Failure(f"SERVICE must be one of {', '.join(known)}, not {part!r}.")
+        return f"127.0.0.1:{known[part]}"
 
     def _running_with(self, service: str) -> Supervisor:
         self._check_service(service)
@@ -420,6 +433,7 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
         "EDGE_DRAIN_SECONDS": f"{mesh.edge_drain_seconds:g}",
         "POLICY_PORT": mesh.policy_port,
         "POLICY_ADMIN_PORT": mesh.policy_admin_port,
+        "PAGE_PORT": mesh.page_port,
         "DEPOSITS": mesh.deposits,
         "DEPOSIT_2_PORT": mesh.deposit_2_port,
         "DEPOSIT_2_METRICS_PORT": mesh.deposit_2_metrics_port,
@@ -434,14 +448,31 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
     return flat
 
 
-def show_settings(mesh: MeshSettings) -> None:
-    """Every setting: with its value where it has one here, else by name (the service has a default)."""
-    flat = _flat(mesh)
-    for name, value in flat.items():
-        say(f"{name}={_without_password(value)}")
+def show_settings(mesh: Mesh) -> None:
+    """Every setting: its value, and below it its default, its unit and what it means."""
+    now, meanings = _all_values(mesh.settings), settings.meanings()
+    # What the mesh's folder decides goes with the folder.
+    folder = {"STATE_DIR": str(mesh.settings.state_dir)}
+    default = _all_values(settings.build(folder)) | {
+        "STATE_DIR": str(settings.MeshSettings().state_dir),
+    }
     for name in settings.all_names():
-        if name not in flat:
-            say(f"{name}")
+        say(f"{name}={_without_password(now[name])}")
+        about = [f"default {_without_password(default[name]) or 'none'}", settings.unit(name, default[name])]
+        told = f"{'; '.join(about)}. {meanings[name]}"
+        say(textwrap.fill(told, 110, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
+
+
+def _all_values(mesh: MeshSettings) -> dict[str, str]:
+    """By setting, what its process has now."""
+    places = Places(mesh.state_dir)
+    found: dict[str, str] = {}
+    for service in settings.SERVICES:
+        url = f"amqp://{service}:@127.0.0.1:{mesh.rabbitmq_port}/" if mesh.own_broker else mesh.amqp_url
+        known = settings.service_defaults(service) | parts.of_the_mesh(service, mesh, places, url)
+        found |= {f"{service.upper()}_{name}": value for name, value in known.items()}
+    flat = _flat(mesh)
+    return found | flat | {"SAMPLES": "on" if mesh.samples else "off"}
 
 
 def show_edge_config(mesh: Mesh) -> None:

@@ -210,7 +210,7 @@ class Story:
         self._done("the restaurant's booking is withdrawn, the seats are free again")
 
     def _timeline(self, customer: str, reservation: Reservation) -> None:
-        say(f"\nWhat {customer.capitalize()} sees of it (reservation {reservation.reservation_id})")
+        say(f"\nWhat {customer.capitalize()} sees of reservation {reservation.reservation_id}, in UTC")
         request = history_service_pb2.ListTimelineEntriesRequest(
             reservation_id=reservation.reservation_id, page_size=200
         )
@@ -390,7 +390,10 @@ def _local(dine_time: Timestamp, restaurant: Restaurant) -> datetime:
 
 def _terms(reservation: Reservation, restaurant: Restaurant) -> str:
     when = _local(reservation.dine_time, restaurant)
-    return f"{reservation.party_size} persons, {when:%a %d %b %H:%M}"
+    utc = reservation.dine_time.ToDatetime(UTC)
+    return (
+        f"{reservation.party_size} persons, {when:%a %d %b %H:%M} in {restaurant.time_zone} ({utc:%H:%M} UTC)"
+    )
 
 
 def _state(reservation: Reservation) -> str:

@@ -120,12 +120,20 @@ def _broker_users(places: Places) -> str:
 def _environment(service: str, part: str, settings: MeshSettings, places: Places) -> dict[str, str]:
     """Only what this service knows: it refuses to start with a setting that it does not. `part`: which of
     its instances."""
+    amqp_url = "" if service == "sandbox" else broker_url(settings, places, service)
+    own = of_the_mesh(service, settings, places, amqp_url) | dict(settings.services[service])
+    if part == SECOND_DEPOSIT:
+        own |= {"PORT": str(settings.deposit_2_port), "METRICS_PORT": str(settings.deposit_2_metrics_port)}
+    return {f"{PREFIX}{name}": value for name, value in own.items()} | plain_environment(settings)
+
+
+def of_the_mesh(service: str, settings: MeshSettings, places: Places, amqp_url: str) -> dict[str, str]:
+    """What a service is told besides what somebody set for it."""
     own = {"DATABASE_URL": f"sqlite:///{places.data}/{service}.sqlite"}
     if service != "sandbox":
         # The edge would notice within a second that a service drains, but has no other instance to turn to:
         # its callers would get the refusal that they get from a closed port, only later.
-        url = broker_url(settings, places, service)
-        own |= {"AMQP_URL": url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
+        own |= {"AMQP_URL": amqp_url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
     if service == "deposit":
         own |= {"SANDBOX_ADDRESS": settings.address("sandbox")}
         if settings.deposits > 1:
@@ -135,10 +143,7 @@ def _environment(service: str, part: str, settings: MeshSettings, places: Places
             "TOKEN_FILE": str(places.service_token("reservation")),
             "DEPOSIT_ADDRESS": settings.address("policy"),
         }
-    own |= settings.services[service]
-    if part == SECOND_DEPOSIT:
-        own |= {"PORT": str(settings.deposit_2_port), "METRICS_PORT": str(settings.deposit_2_metrics_port)}
-    return {f"{PREFIX}{name}": value for name, value in own.items()} | plain_environment(settings)
+    return own
 
 
 def edge_values(settings: MeshSettings, places: Places) -> EdgeValues:

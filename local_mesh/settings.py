@@ -9,15 +9,20 @@ be told has POLICY_. An unknown name is refused, so that a misspelt one is not s
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import inspect
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from local_mesh.failure import Failure
@@ -88,15 +93,17 @@ class MeshSettings:
     policy_port: int = 8092
     """POLICY_PORT: the proxy between reservation and deposit. To go past it: RESERVATION_DEPOSIT_ADDRESS."""
     policy_admin_port: int = 8093
-    """POLICY_ADMIN_PORT: its own pages."""
+    """POLICY_ADMIN_PORT: Envoy's own pages of that proxy."""
     policy: Mapping[str, str] = field(default_factory=dict)
     """What else it was told, by the name without POLICY_; its defaults stand in envoy.policy.PolicyValues."""
+    page_port: int = 8000
+    """PAGE_PORT: where `make page` serves the example page."""
     deposits: int = 1
     """DEPOSITS: instances of deposit, 1 or 2; two need PostgreSQL (DEPOSIT_DATABASE_URL)."""
     deposit_2_port: int = 8086
-    """DEPOSIT_2_PORT: the second instance."""
+    """DEPOSIT_2_PORT: the second instance of deposit."""
     deposit_2_metrics_port: int = 9086
-    """DEPOSIT_2_METRICS_PORT: its metrics."""
+    """DEPOSIT_2_METRICS_PORT: the metrics of the second instance of deposit."""
     services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By service, what the environment of its process holds besides the defaults, without the prefix."""
 
@@ -217,13 +224,99 @@ def _default(service: str, name: str) -> str:
 
 
 def _fields(service: str) -> dict[str, FieldInfo]:
+    return {name: field for one in _classes(service) for name, field in one.model_fields.items()}
+
+
+def _classes(service: str) -> list[type[BaseSettings]]:
     module = importlib.import_module(SERVICES[service])
-    return {
-        name: field
+    return [
+        one
         for one in vars(module).values()
         if isinstance(one, type) and issubclass(one, BaseSettings) and one.__module__ == module.__name__
-        for name, field in one.model_fields.items()
+    ]
+
+
+def service_defaults(service: str) -> dict[str, str]:
+    """What each setting of a service is if nobody says anything; empty where it has to be told."""
+    return {name.upper(): _text(field.get_default()) for name, field in _fields(service).items()}
+
+
+def meanings() -> dict[str, str]:
+    """By setting, as it is written on make's command line, what the class that has it says of it."""
+    from local_mesh.envoy.edge import EdgeValues  # most commands do without
+    from local_mesh.envoy.policy import PolicyValues
+
+    found = {name: text.removeprefix(f"{name}: ") for name, text in _documented(MeshSettings).items()}
+    found |= {f"EDGE_{name}": text for name, text in _documented(EdgeValues).items()} | {
+        "EDGE_ALLOWED_ORIGINS": "Origins whose pages may call from a browser, with commas between; `:*` is"
+        " any port or none, another `*` one part of a name.",
+        "EDGE_PORT": found["EDGE_PORT"],
+        "EDGE_ADMIN_PORT": found["EDGE_ADMIN_PORT"],
     }
+    found |= {f"POLICY_{name}": text for name, text in _documented(PolicyValues).items()} | {
+        "POLICY_PORT": found["POLICY_PORT"],
+        "POLICY_ADMIN_PORT": found["POLICY_ADMIN_PORT"],
+    }
+    for service in SERVICES:
+        for one in _classes(service):
+            found |= {f"{service.upper()}_{name}": text for name, text in _documented(one).items()}
+    return {name: (text := found.get(name, ""))[:1].upper() + text[1:] for name in all_names()}
+
+
+def _documented(cls: type) -> dict[str, str]:
+    """The string below each field of a class and of those that it is made of, as one line."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        if "__annotations__" not in vars(one) or one.__module__.startswith("pydantic"):
+            continue
+        (parsed,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(parsed, ast.ClassDef)
+        for field_, below in zip(parsed.body, parsed.body[1:], strict=False):
+            if (
+                isinstance(field_, ast.AnnAssign)
+                and isinstance(field_.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[field_.target.id.upper()] = " ".join(str(below.value.value).split())
+    return found
+
+
+def unit(name: str, value: str) -> str:
+    """What the value of a setting is counted in, or what it may be: its name says the unit."""
+    service, _, setting = name.partition("_")
+    if name.lower() not in _OWN and service.lower() in SERVICES:
+        annotation = _fields(service.lower())[setting.lower()].annotation
+        if get_origin(annotation) is Literal:
+            return ", ".join(get_args(annotation))
+    for ending, found in _UNITS.items():
+        if f"_{name}".endswith(f"_{ending}"):
+            return found
+    return "on or off" if value in ("on", "off") else "number" if re.fullmatch(r"[\d.]+", value) else "text"
+
+
+def _text(value: object) -> str:
+    """As it may be given."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None or value is PydanticUndefined else str(value)
+
+
+_UNITS = {
+    "PER_SECOND": "per second",
+    "SECONDS": "seconds",
+    "MS": "milliseconds",
+    "DAYS": "days",
+    "BYTES": "bytes",
+    "PORT": "port",
+    "SHARE": "share, up to 1",
+    "URL": "URL",
+    "FILE": "file",
+    "DIR": "folder",
+    "ADDRESS": "host:port",
+    "HOST": "address",
+    "ORIGINS": "origins",
+}
 
 
 def edge_settings() -> dict[str, str]:
@@ -395,6 +488,7 @@ _OWN = {
     "edge_drain_seconds": _drain,
     "policy_port": _port,
     "policy_admin_port": _port,
+    "page_port": _port,
     "deposits": _instances,
     "deposit_2_port": _port,
     "deposit_2_metrics_port": _port,

@@ -39,16 +39,17 @@ class ReservationSettings(ServiceSettings):
     lapse_share: float = Field(default=0.2, gt=0, le=1)
     """If more than this share of the bookings that are alive became due at once, as far as anybody watched,
     the database's clock is taken for wrong: none is ended before an operator says so. Declines and
-    completions are counted each by themselves. Several times what becomes due in a minute's restart,"""
+    completions are counted each by themselves. Several times what becomes due in a minute's restart."""
     lapse_floor: int = Field(default=100, ge=0)
-    """... and so many end in any case: in a small house one evening may be all there is."""
+    """So many bookings end in any case, whatever their share: in a small house one evening may be all there
+    is."""
     charges_at_once: int = Field(default=120, ge=1)
     """Charges in flight in this process: below what the proxy before deposit takes (128), which also serves
     health checks. With a card network's 1 s, as many bookings a second."""
     charge_queue_limit: int = Field(default=400, ge=0)
-    """Attempts that may wait for one of these places; beyond it a new one is refused. Some 2 s of work."""
+    """Attempts that may wait to be charged; beyond it a new one is refused. Some 2 s of work."""
     charge_queue_seconds: Seconds = 4
-    """Longest wait for a place. With the charge it stays below the edge's deadline of 10 s."""
+    """Longest wait to be charged. With the charge it stays below the edge's deadline of 10 s."""
     customer_attempts_limit: int = Field(default=4, ge=1)
     """Attempts of one customer in flight, waiting or being charged: 3 % of the places."""
     customer_held_seats_limit: int = Field(default=40, ge=1)
@@ -57,20 +58,22 @@ class ReservationSettings(ServiceSettings):
     """Attempts of one customer that may come to nothing before the next one has to wait: a mistyped card or
     two."""
     unpaid_pause_seconds: Seconds = 15
-    """How long it waits then, from the begin of the last one; twice as long with each further one."""
+    """How long a customer then waits, from the begin of the last attempt; twice as long with each further
+    one."""
     unpaid_window_seconds: Seconds = Field(default=600, gt=0)
     """After this an attempt that came to nothing is forgotten; also the longest pause."""
     breaker_window_seconds: Seconds = Field(default=30, gt=0)
     """What the breaker looks back on: longer than five charges in a row that nobody answers (4 s each)."""
     breaker_window_calls: int = Field(default=20, ge=1)
-    """... and no further than this many answers of deposit, so that it notices within as many calls."""
+    """The breaker looks back no further than this many answers of deposit, so that it notices within as many
+    calls."""
     breaker_failures: int = Field(default=5, ge=1)
     """Failures of deposit itself within the window that open the breaker although deposit says that it is
     well; if it does not say so, one is enough."""
     breaker_customers: int = Field(default=3, ge=1)
-    """... if so many customers saw them,"""
+    """The failures open the breaker only if so many customers saw them."""
     breaker_share: float = Field(default=0.5, gt=0, le=1)
-    """... and if they are this share or more of what was heard of deposit."""
+    """The failures open the breaker only if they are this share or more of what was heard of deposit."""
     breaker_rest_seconds: Seconds = Field(default=1, gt=0)
     """First pause before deposit is asked for its health; doubles with every failed trial."""
     breaker_longest_rest_seconds: Seconds = Field(default=8, gt=0)

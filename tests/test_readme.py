@@ -4,10 +4,9 @@ The convention: a fenced block of commands is marked `sh`. What is only to be lo
 (text, mermaid, python). A command is one of
 
 - `make <target> [NAME=value ...]`, with a target that the Makefile has, alone or as `NAME=$(make ...)`;
-- a curl or grpcurl line that stands, word for word, in examples/curl.sh or examples/grpcurl.sh, which
-  tests/edge/test_examples.py runs (there it may be piped into something);
-- `NAME=value`, where one of these scripts says `NAME=${NAME:-value}`;
 - a line of COVERED, beside the test that runs it.
+
+A block with curl or grpcurl is a story, which tests/local_mesh/test_commands.py runs as it stands.
 
 Whatever else stands in backticks as `make <target>` must be a target too. A block marked python must be a
 piece of a file in examples/.
@@ -25,9 +24,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-SCRIPTS = {tool: (ROOT / "examples" / f"{tool}.sh").read_text() for tool in ("curl", "grpcurl")}
 
-EXAMPLE = "tests.mesh.test_examples.test_the_story_over_the_generated_python_client"
+EXAMPLE = "tests.edge.test_examples.test_the_story_over_the_generated_python_client"
 OVER_CURL = "tests.edge.test_examples.test_the_story_over_curl"
 OVER_GRPCURL = "tests.edge.test_examples.test_the_story_over_grpcurl"
 FOLLOWED = (
@@ -51,7 +49,6 @@ LOOKED_AT = {"text", "mermaid", "python", "json", "proto"}
 SERVICES = {"reservation", "deposit", "restaurant", "history"}
 
 ASSIGNED = re.compile(r"^[A-Z]+=\$\((make [^()$`]+)\)$")
-SET = re.compile(r"^([A-Z]+)=([\w.:/-]+)$")
 MAKE = re.compile(r"^make( -[a-z]+)* (?P<target>[a-z][a-z-]*)(?P<words>( [A-Z_]+=('[^']*'|\S+))*)$")
 INLINE = re.compile(r"`(make [^`]+)`")
 
@@ -94,26 +91,6 @@ def targets(makefile: str) -> set[str]:
     return found
 
 
-def words(command: str) -> list[str]:
-    """The words of a command, however it is broken into lines."""
-    return [re.sub(r"\s+", " ", word) for word in shlex.split(command)]
-
-
-def alone(command: str) -> list[str]:
-    """The words of a command, without what its output is piped into."""
-    said = words(command)
-    ends = [place for place, word in enumerate(said) if word in ("|", "||")]
-    said = said[: min(ends, default=len(said))]
-    return said[1:] if said[:1] == ["command"] else said
-
-
-RUN = {
-    tool: [said for line in commands(script) if (said := alone(line))[:1] == [tool]]
-    for tool, script in SCRIPTS.items()
-}
-"""What each script runs."""
-
-
 def complaint(command: str) -> str:
     """Why this command is not known, or ""."""
     command = command.strip()
@@ -121,12 +98,6 @@ def complaint(command: str) -> str:
         return ""
     if assigned := ASSIGNED.match(command):
         return complaint(assigned[1])
-    if set_to := SET.match(command):
-        known = f"{set_to[1]}=${{{set_to[1]}:-{set_to[2]}}}"
-        return "" if any(known in script for script in SCRIPTS.values()) else f"no script says {known}"
-    tool = command.split()[0]
-    if tool in RUN:
-        return "" if words(command) in RUN[tool] else f"is not a line of examples/{tool}.sh"
     if not (made := MAKE.match(command)):
         return "is neither `make <target>` nor listed in COVERED with the test that runs it"
     if made["target"] not in targets(MAKEFILE):
@@ -137,15 +108,18 @@ def complaint(command: str) -> str:
     return ""
 
 
-COMMANDS = [
-    command for language, content in blocks(README) if language == "sh" for command in commands(content)
-]
+BLOCKS = [content for language, content in blocks(README) if language == "sh"]
+STORIES = {
+    tool: "\n".join(block for block in BLOCKS if re.search(rf"\b{tool} -", block))
+    for tool in ("curl", "grpcurl")
+}
+"""By the tool that it is told with; run by tests.local_mesh.test_commands."""
+COMMANDS = [command for block in BLOCKS if block not in STORIES.values() for command in commands(block)]
 
 
 def test_the_readme_has_commands() -> None:
     assert any(command == "make demo" for command in COMMANDS)
-    for tool in SCRIPTS:
-        assert any(command.startswith(f"{tool} ") for command in COMMANDS)
+    assert all(STORIES.values())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

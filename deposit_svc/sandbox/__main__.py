@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     database_url: str = Field(repr=False, pattern="^sqlite:///.")
     """The sandbox's own SQLite file."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least severe lines that are logged."""
     stop_grace_seconds: Seconds = 1
     """What calls still running get at a stop; replies that are lost on purpose would keep it forever."""
 

@@ -42,6 +42,7 @@ class ServiceSettings(BaseSettings):
     token_file: Path | None = None
     """File with this service's own token, for calls to others; re-read when it changes."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least severe lines that are logged."""
     migrate_on_start: bool = True
     """Bring the schema up to date before serving. Off where a separate job does it."""
     group_commit: bool = True
@@ -49,6 +50,7 @@ class ServiceSettings(BaseSettings):
     store_queue_limit: int = Field(default=2000, ge=1)
     """Changes that may wait for the writer before sheddable ones are refused: about 2 s of work."""
     reader_threads: int = Field(default=2, ge=1, le=64)
+    """Reads of the database at once; each has a connection of its own."""
     in_flight_limit: int = Field(default=1000, ge=1)
     """Unary calls at once; more are refused before any work, so that those inside finish in time."""
     streams_per_subject: int = Field(default=20, ge=1)

@@ -38,23 +38,26 @@ class EdgeValues:
     allowed_origins: Sequence[str] = (r"http://localhost(:\d+)?", r"http://127\.0\.0\.1(:\d+)?")
     """Regular expressions of the whole origins whose pages may call from a browser."""
     most_connections: int = 10_000
-    """Of all clients together; one more is closed at once."""
+    """Connections of all clients together; one more is closed at once."""
     most_heap_bytes: int = 1 << 30
     """Memory of Envoy. Close to it, streams that keep much of it are reset, and then calls are refused until
     there is less."""
     address_rate_per_second: int = 100
     """Requests per second from one address, whatever they ask for."""
     address_rate_burst: int = 200
+    """How many of them may come at once after a quiet time."""
     document_rate_per_second: int = 2
     """How often each document of the API is handed out, to everybody together."""
     document_rate_burst: int = 20
+    """How often at once after a quiet time."""
     rate_per_second: int = 500
     """Calls per second of everybody together, in the long run."""
     rate_burst: int = 1000
-    """How many may come at once after a quiet time."""
+    """How many calls of everybody together may come at once after a quiet time."""
     customer_rate_per_second: int = 20
-    """The same for one person, by the verified `sub` of the token."""
+    """Calls per second of one person, by the verified `sub` of the token, in the long run."""
     customer_rate_burst: int = 40
+    """How many calls of one person may come at once after a quiet time."""
     default_deadline_seconds: float = 10
     """What a unary call has if its client asks for nothing."""
     longest_deadline_seconds: float = 30
@@ -95,6 +98,7 @@ def documents() -> dict[str, str]:
     theirs = wheels.found("swagger-ui-py", "swagger_ui/static")
     files = {
         "openapi_file": ROOT / "protos" / "openapi.json",
+        "start_page_file": ours / "start.html",
         "reference_page_file": ours / "reference.html",
         "reference_script_file": ours / "reference.js",
         "swagger_ui_script_file": theirs / "swagger-ui-bundle.js",

@@ -436,7 +436,8 @@ BAD: list[Bad] = [
     on(f"POST {ONE}:cancel?reservation_id={new_id()}", "a query", 400, INVALID, body=lambda _: {}),
     on("POST /v1/reservations?note=hello", "a query", 400, INVALID, body=lambda standing: standing.wish),
     # Paths and verbs.
-    on("GET /", "nothing here", 404, "NO_SUCH_METHOD"),
+    on("GET /v1", "nothing here", 404, "NO_SUCH_METHOD"),
+    on("POST /", "no such verb", 405, "VERB_NOT_ALLOWED", body=lambda _: {}),
     on("GET /v1/nothing", "unknown", 404, "NO_SUCH_METHOD"),
     on("GET /v2/reservations", "another version", 404, "NO_SUCH_METHOD"),
     on("GET /V1/RESERVATIONS", "shouted", 404, "NO_SUCH_METHOD"),

@@ -22,6 +22,7 @@ from tests.support.mesh import RunningMesh
 
 SCRIPT = "text/javascript; charset=utf-8"
 SERVED = {
+    "/": ("start_page_file", "text/html; charset=utf-8"),
     "/openapi.json": ("openapi_file", "application/json"),
     "/docs": ("reference_page_file", "text/html; charset=utf-8"),
     "/docs/reference.js": ("reference_script_file", SCRIPT),
@@ -38,12 +39,15 @@ class References(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.links: list[str] = []
         self.inline_scripts = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
         if tag in {"script", "link", "img", "iframe", "source"}:
             self.found.append(named.get("src") or named.get("href") or "")
+        if tag == "a":
+            self.links.append(named["href"] or "")
         if tag == "script" and not named.get("src"):
             self.inline_scripts += 1
 
@@ -69,6 +73,16 @@ async def test_a_document_is_shown_to_whoever_shows_a_token_too(
 ) -> None:
     token = mesh.token("alice", "customer")
     assert (await http.get(path, headers={"authorization": f"Bearer {token}"})).status_code == 200
+
+
+def test_the_first_page_leads_to_what_there_is(edge: RunningEdge) -> None:
+    page = References()
+    page.feed(httpx.get(edge.url).text)
+    assert page.inline_scripts == 0
+    assert [one for one in page.found if not one.startswith("data:")] == []
+    assert {"/docs", "/openapi.json", "/healthz", "/v1/restaurants"} <= set(page.links)
+    for link in page.links:
+        assert httpx.get(urljoin(edge.url, link), timeout=15).status_code == 200, link
 
 
 async def test_a_document_can_only_be_read(http: httpx.AsyncClient) -> None:
@@ -145,7 +159,7 @@ def test_a_browser_shows_every_operation_and_asks_nobody_else(browser: WebDriver
 
     asked = requests(browser)
     assert {urlsplit(one).netloc for one in asked} == {edge.address}
-    assert {urlsplit(one).path for one in asked} >= set(SERVED)
+    assert {urlsplit(one).path for one in asked} >= set(SERVED) - {"/"}
     assert [one for one in log(browser, "browser") if one["level"] == "SEVERE"] == []
 
 

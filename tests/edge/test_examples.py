@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 
 from local_mesh.broker import project_cache
 from tests.mesh.people import City, Place
-from tests.mesh.test_examples import PORTS, ended_well, run
+from tests.mesh.test_examples import ended_well, run
 from tests.support.curl import folder_with_curl, unpacked
 from tests.support.edge import RunningEdge
+from tests.support.grpcurl import folder_with_grpcurl
 from tests.support.mesh import RunningMesh
 
 
@@ -73,13 +75,11 @@ async def test_the_story_over_grpcurl(
     city: City, edge: RunningEdge, mesh: RunningMesh, tmp_path: Path
 ) -> None:
     place, alice = await city.place(), city.customer()
-    tool = tmp_path / "grpcurl"
-    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.grpcurl "$@"\n')
-    tool.chmod(0o755)
     told = await run(
         "bash",
         "examples/grpcurl.sh",
-        env=story(edge, mesh, alice.name, place) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        env=story(edge, mesh, alice.name, place)
+        | {"PATH": f"{folder_with_grpcurl(tmp_path)}:{os.environ['PATH']}"},
     )
     for service in ("reservation", "deposit", "restaurant", "history"):
         assert f"dinemesh.{service}.v1.{service.capitalize()}Service" in told
@@ -89,7 +89,7 @@ async def test_the_story_over_grpcurl(
     await ended_well(alice, place)
 
 
-async def test_the_generated_python_client_finds_all_services_at_the_edge(
+async def test_the_story_over_the_generated_python_client(
     city: City, edge: RunningEdge, mesh: RunningMesh
 ) -> None:
     place, alice = await city.place(), city.customer()
@@ -98,8 +98,14 @@ async def test_the_generated_python_client_finds_all_services_at_the_edge(
         "-m",
         "examples.booking",
         f"--at={place.name}",
-        *(f"--{name}={edge.address}" for name in PORTS.values()),
-        env={"TOKEN": mesh.token(alice.name, "customer")},
+        env={"TOKEN": mesh.token(alice.name, "customer"), "EDGE": edge.address},
     )
+    assert "reserved for two" in told
+    assert "the restaurant has accepted: CONFIRMED" in told
+    assert "four people now, in 2 deposits, CONFIRMED" in told
     assert "cancelled: 40.00 EUR go back, 0.00 EUR are forfeited" in told
+    assert told.count("deposit: captured 20.00 EUR, held 0.00 EUR, refunded 20.00 EUR") == 2
+    # The time of the table is told as the timeline tells it, too.
+    (utc,) = re.findall(r"there \((\d\d:\d\d UTC)\)", told)
+    assert f", {utc}" in told
     await ended_well(alice, place)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections import defaultdict
@@ -23,7 +25,7 @@ import yaml
 
 from dinemesh.history.v1 import history_service_pb2, history_service_pb2_grpc
 from dinemesh.watch.v1 import watch_pb2
-from local_mesh import machine, operate, parts, settings, tokens
+from local_mesh import machine, operate, parts, samples, settings, tokens
 from local_mesh.broker import BrokerPorts, RunningBroker, evaluate, project_cache, unpack_broker
 from local_mesh.commands import Mesh
 from local_mesh.failure import Failure
@@ -33,8 +35,11 @@ from local_mesh.supervision import Supervisor, start_supervisor, write_config
 from tests.local_mesh.running import LocalMesh, free_table, restaurants, wait_until
 from tests.operations.runbook import COMMANDS, TEXT, Trouble
 from tests.support.broker import block_publishers
-from tests.support.mesh import state_of
+from tests.support.curl import folder_with_curl
+from tests.support.grpcurl import folder_with_grpcurl
+from tests.support.mesh import ROOT, state_of
 from tests.support.ports import free_ports
+from tests.test_readme import STORIES
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,10 @@ def test_the_story_is_told_and_can_be_told_again_and_the_books_are_right(mesh: L
         told = mesh.run("demo")
         assert told.returncode == 0, told.stdout + told.stderr
         assert "CARD_DECLINED: no deposit, no booking" in told.stdout
+        # The time of a table is told as the timeline below tells it, too.
+        (local, utc) = re.findall(r"2 persons, .* (\S+) in Europe/Rome \((\S+ UTC)\)", told.stdout)[0]
+        assert local not in utc
+        assert f", {utc}" in told.stdout.partition("What Alice sees")[2]
     assert "ReservationService/CreateReservation" in mesh.places.log("edge").read_text()
     audit = mesh.run("audit")
     assert audit.returncode == 0, audit.stdout + audit.stderr
@@ -117,6 +126,93 @@ def test_what_the_demo_says_to_type_next_works(mesh: LocalMesh) -> None:
         assert "restaurantId" in done.stdout
     (page,) = re.findall(r"http://\S+/docs$", told, re.MULTILINE)
     assert httpx.get(page, follow_redirects=True).status_code == 200
+
+
+def in_a_shell(mesh: LocalMesh, tmp_path: Path, commands: str) -> str:
+    """What a person sees who types this in the project's folder. `make` runs what stands in the Makefile with
+    the Python of this test, and installs nothing; a variable that nobody set ends it."""
+    folder_with_grpcurl(tmp_path)
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("DINEMESH_") and name not in ("EDGE", "TOKEN")
+    }
+    given = {f"DINEMESH_{name}": value for name, value in mesh.given.items()}
+    done = subprocess.run(
+        ["bash", "-uc", 'make() { command make -e -o runtime "$@"; }; export -f make\n' + commands],
+        env={
+            **clean,
+            **given,
+            "MAKEFLAGS": "",
+            "MESH": f"{sys.executable} -m local_mesh",
+            "PATH": f"{folder_with_curl(tmp_path)}:{os.environ['PATH']}",
+        },
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "unbound variable" not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        *STORIES.values(),
+        "bash examples/curl.sh",
+        "bash examples/grpcurl.sh",
+        "DIRECT=yes examples/grpcurl.sh",
+    ],
+    ids=["curl in the README", "grpcurl in the README", "curl.sh", "grpcurl.sh", "grpcurl.sh past the edge"],
+)
+def test_a_story_works_as_it_stands_and_reaches_its_end(
+    mesh: LocalMesh, tmp_path: Path, commands: str
+) -> None:
+    told = in_a_shell(mesh, tmp_path, commands)
+    states = re.findall(r'"state": ?"RESERVATION_STATE_([A-Z]+)"', told)
+    assert "CONFIRMED" in states, told
+    assert states[-1] == "CANCELLED", told
+    assert "TIMELINE_ENTRY_KIND_RESERVATION_CONFIRMED" in told
+    # The stories over curl show a refusal; nothing else is refused.
+    assert told.count('"reason":"INVALID_ARGUMENT"') == ("grpcurl" not in commands), told
+
+
+def test_the_address_of_each_part_is_told_with_nothing_else(mesh: LocalMesh) -> None:
+    assert mesh.run("address").stdout == f"{mesh.settings.address('edge')}\n"
+    for service in settings.BEHIND_THE_EDGE:
+        assert mesh.run("address", SERVICE=service).stdout == f"{mesh.settings.address(service)}\n"
+    refused = mesh.run("address", SERVICE="kitchen")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "SERVICE must be one of epmd, rabbitmq, sandbox, deposit," in refused.stderr
+
+
+def test_the_page_is_served_once_and_a_second_one_says_where(mesh: LocalMesh) -> None:
+    port = str(free_ports(1)[0])
+    first = mesh.spawn("page", DINEMESH_PAGE_PORT=port)
+    try:
+        assert first.stdout is not None
+        told = first.stdout.readline()
+        (address,) = re.findall(rf"http://127.0.0.1:{port}/\S*", told)
+        assert address.endswith(f"#edge=http%3A%2F%2F127.0.0.1%3A{mesh.settings.port('edge')}")
+        assert "<title>" in httpx.get(address).text
+        second = mesh.run("page", DINEMESH_PAGE_PORT=port)
+        assert (second.returncode, second.stderr) == (0, "")
+        assert f"The page is served already, by pid {first.pid}" in second.stdout
+        assert address in second.stdout
+    finally:
+        first.send_signal(signal.SIGINT)
+        _, complained = first.communicate(timeout=30)
+    assert (first.returncode, "Traceback" in complained) == (130, False), complained
+    with socket.create_server(("127.0.0.1", int(port))):
+        taken = mesh.run("page", DINEMESH_PAGE_PORT=port)
+    assert taken.returncode == 1
+    assert f"{port} (PAGE_PORT) is held by pid {os.getpid()}" in taken.stderr
+    assert "make page PAGE_PORT=<port>" in taken.stderr
 
 
 def test_a_rebuilt_history_is_the_same(mesh: LocalMesh) -> None:
@@ -334,6 +430,30 @@ def test_clients_that_hold_every_connection_do_not_get_the_edge_killed(small: Lo
         assert small.part("edge").pid == before
     wait_until(lambda: small.is_ready("edge"), "others come in again")
     assert small.part("edge").pid == before
+
+
+def test_samples_are_there_when_reservation_offers_every_table(
+    small: LocalMesh, broker: RunningBroker
+) -> None:
+    small.up()
+    edge = f"http://{small.settings.address('edge')}"
+    opened = small.places.state / "samples.json"
+    with ThreadPoolExecutor(1) as pool:
+        with block_publishers(broker):
+            making = pool.submit(samples.refresh, Mesh(small.given))
+            wait_until(
+                lambda: (
+                    opened.exists() and len(json.loads(opened.read_text() or "{}")) == len(samples.SAMPLES)
+                ),
+                "all days are open at restaurant, which cannot tell",
+            )
+            with pytest.raises(TimeoutError):
+                making.result(timeout=2)
+        making.result(timeout=60)
+    for restaurant_id, last in json.loads(opened.read_text()).items():
+        path = f"/v1/restaurants/{restaurant_id}/availableSlots?date={last}&party_size=2"
+        slots = httpx.get(edge + path, timeout=5).json()["slots"]
+        assert len(slots) == len(samples.TIMES)
 
 
 def test_down_ends_a_watch_through_the_edge_with_a_word(small: LocalMesh) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from local_mesh import parts, settings
+from local_mesh.commands import Mesh, show_settings
 from local_mesh.envoy.edge import EdgeValues
 from local_mesh.failure import Failure
 from local_mesh.places import Places
@@ -107,6 +109,59 @@ def test_makes_command_line_wins_over_the_environment() -> None:
         "DINEMESH_HISTORY_PORT": "9100",
     }
     assert settings.given_values(environment) == {"HISTORY_PORT": "9200"}
+
+
+def shown(given: dict[str, str], capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
+    """What `make settings` prints: by name, the value and the lines below it, as one."""
+    capsys.readouterr()
+    show_settings(Mesh(given))
+    found = re.findall(r"^([A-Z0-9_]+)=(.*)\n((?: {4}.*\n)+)", capsys.readouterr().out, re.MULTILINE)
+    return {name: (value, " ".join(below.split())) for name, value, below in found}
+
+
+def test_each_setting_is_shown_with_its_value_default_unit_and_meaning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {
+        "STATE_DIR": str(tmp_path),
+        "EDGE_DRAIN_SECONDS": "7",
+        "RESERVATION_GROUP_COMMIT": "off",
+        "DEPOSIT_DATABASE_URL": "postgresql+psycopg://me:secret@there/deposit",
+    }
+    told = shown(given, capsys)
+    assert list(told) == settings.all_names()
+    for name, (_, about) in told.items():
+        assert re.fullmatch(r"default \S+; [a-zA-Z:, 0-9]+\. [A-Z].{10,}", about), f"{name}\n{about}"
+    assert told["EDGE_DRAIN_SECONDS"][0] == "7"
+    assert told["EDGE_DRAIN_SECONDS"][1].startswith("default 10; seconds. What calls in flight get")
+    assert told["RESERVATION_GROUP_COMMIT"][0] == "off"
+    assert told["RESERVATION_GROUP_COMMIT"][1].startswith(
+        "default on; on or off. Commit what waits together."
+    )
+    assert told["DEPOSIT_DATABASE_URL"][0] == "postgresql+psycopg://...@there/deposit"
+    assert told["DEPOSIT_DATABASE_URL"][1].startswith(
+        f"default sqlite:///{tmp_path}/data/deposit.sqlite; URL."
+    )
+    # What the mesh tells a service is shown, not what the service has by itself.
+    assert told["RESERVATION_DEPOSIT_ADDRESS"][0] == "127.0.0.1:8092"
+    assert told["HISTORY_LOG_LEVEL"][1].startswith("default INFO; DEBUG, INFO, WARNING, ERROR. ")
+
+
+def test_what_make_settings_shows_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = shown({"STATE_DIR": str(tmp_path)}, capsys)
+    # The passwords of the mesh's own broker are not shown.
+    given = {name: value for name, (value, _) in first.items() if value and not name.endswith("AMQP_URL")}
+    assert shown(given, capsys) == first
+    for service in settings.SERVICES:
+        for cls in settings._classes(service):
+            own = {
+                name.lower(): given[f"{service.upper()}_{name}"]
+                for name in settings.service_settings(service)
+                if f"{service.upper()}_{name}" in given
+            }
+            if "amqp_url" in cls.model_fields:
+                own["amqp_url"] = "amqp://broker/"
+            cls.model_validate(own)
 
 
 def edge(**given: str) -> EdgeValues:

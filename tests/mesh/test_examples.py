@@ -17,11 +17,10 @@ from google.type.money_pb2 import Money
 from dinemesh.deposit.v1 import deposit_pb2
 from examples import booking
 from local_mesh import dialogue
+from local_mesh.settings import BEHIND_THE_EDGE
 from tests.mesh.people import CANCELLED, City, Customer, Place
+from tests.support.grpcurl import folder_with_grpcurl
 from tests.support.mesh import ROOT, RunningMesh
-
-PORTS = {"8081": "reservation", "8082": "deposit", "8083": "history", "8084": "restaurant"}
-"""The ports that the documentation names."""
 
 
 async def run(*command: str, env: dict[str, str]) -> str:
@@ -40,18 +39,6 @@ async def run(*command: str, env: dict[str, str]) -> str:
     return out.decode()
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path, mesh: RunningMesh) -> dict[str, str]:
-    """An environment in which `grpcurl` is the stand-in, and the documented ports are this mesh's."""
-    tool = tmp_path / "grpcurl"
-    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.grpcurl "$@"\n')
-    tool.chmod(0o755)
-    return {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "GRPCURL_PORTS": ",".join(f"{port}={mesh[name].port}" for port, name in PORTS.items()),
-    }
-
-
 async def ended_well(customer: Customer, place: Place) -> None:
     (reservation,) = await customer.reservations()
     assert reservation.state == CANCELLED
@@ -59,25 +46,6 @@ async def ended_well(customer: Customer, place: Place) -> None:
     await customer.sees_deposits(
         reservation, *[deposit_pb2.DEPOSIT_STATE_REFUNDED] * len(reservation.deposits)
     )
-
-
-async def test_the_story_over_the_generated_python_client(city: City, mesh: RunningMesh) -> None:
-    place, alice = await city.place(), city.customer()
-    addresses = [f"--{name}={mesh[name].address}" for name in PORTS.values()]
-    told = await run(
-        sys.executable,
-        "-m",
-        "examples.booking",
-        f"--at={place.name}",
-        *addresses,
-        env={"TOKEN": mesh.token(alice.name, "customer")},
-    )
-    assert "reserved for two" in told
-    assert "the restaurant has accepted: CONFIRMED" in told
-    assert "four people now, in 2 deposits, CONFIRMED" in told
-    assert "cancelled: 40.00 EUR go back, 0.00 EUR are forfeited" in told
-    assert told.count("deposit: captured 20.00 EUR, held 0.00 EUR, refunded 20.00 EUR") == 2
-    await ended_well(alice, place)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +78,17 @@ async def test_the_same_story_without_a_token_says_how_to_get_one(mesh: RunningM
 
 
 async def test_the_story_over_grpcurl_at_the_own_port_of_each_service(
-    city: City, mesh: RunningMesh, stand_in: dict[str, str]
+    city: City, mesh: RunningMesh, tmp_path: Path
 ) -> None:
     place, alice = await city.place(), city.customer()
     day = place.slots[0].astimezone(place.zone).date()
     told = await run(
         "bash",
         "examples/grpcurl.sh",
-        env=stand_in
+        env={f"{name.upper()}_ADDRESS": mesh[name].address for name in BEHIND_THE_EDGE}
         | {
+            "PATH": f"{folder_with_grpcurl(tmp_path)}:{os.environ['PATH']}",
+            "EDGE": "there-is-none:1",
             "DIRECT": "yes",
             "TOKEN": mesh.token(alice.name, "customer"),
             "RESTAURANT": place.id,

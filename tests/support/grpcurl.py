@@ -1,16 +1,15 @@
 """Stands in for grpcurl, a Go tool that need not be installed where the tests run.
 
 It takes the same command lines and, like grpcurl, knows nothing of the contracts: services, messages and
-fields come from the server's reflection, version v1. The documented ports are mapped by GRPCURL_PORTS
-("8081=20001,..."), so that a documented line runs unchanged against a mesh on other ports.
+fields come from the server's reflection, version v1.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
@@ -68,7 +67,11 @@ class Reflection:
 
 
 def call(
-    channel: grpc.Channel, method_name: str, body: str, metadata: tuple[tuple[str, str | bytes], ...]
+    channel: grpc.Channel,
+    method_name: str,
+    body: str,
+    metadata: tuple[tuple[str, str | bytes], ...],
+    seconds: float = TIMEOUT_SECONDS,
 ) -> Iterator[Message]:
     """The answers of any method, described by the server itself."""
     service_name, _, rpc = method_name.partition("/")
@@ -83,14 +86,15 @@ def call(
         f"/{service_name}/{rpc}",
         request_serializer=request_type.SerializeToString,
         response_deserializer=answer_type.FromString,
-    )(request, metadata=metadata, timeout=TIMEOUT_SECONDS)
+    )(request, metadata=metadata, timeout=seconds)
 
 
-def mapped(address: str) -> str:
-    """The address where the port of the documentation is on this machine."""
-    ports = dict(pair.split("=") for pair in os.environ.get("GRPCURL_PORTS", "").split(",") if pair)
-    host, _, port = address.rpartition(":")
-    return f"{host}:{ports.get(port, port)}"
+def folder_with_grpcurl(scratch: Path) -> Path:
+    """A folder for PATH in which there is this `grpcurl`."""
+    tool = scratch / "grpcurl"
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.grpcurl "$@"\n')
+    tool.chmod(0o755)
+    return scratch
 
 
 def explain(error: grpc.RpcError) -> str:
@@ -107,6 +111,7 @@ def explain(error: grpc.RpcError) -> str:
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def main(arguments: list[str]) -> None:
@@ -114,12 +119,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("-plaintext", action="store_true", required=True)
     parser.add_argument("-H", action="append", default=[], dest="headers")
     parser.add_argument("-d", default="{}", dest="body")
+    parser.add_argument("-max-time", type=float, default=TIMEOUT_SECONDS, dest="seconds")
     parser.add_argument("address")
     parser.add_argument("words", nargs="+")
     given = parser.parse_args(arguments)
     headers = (header.partition(":") for header in given.headers)
     metadata = tuple((key.strip().lower(), value.strip()) for key, _, value in headers)
-    with grpc.insecure_channel(mapped(given.address)) as channel:
+    with grpc.insecure_channel(given.address) as channel:
         match given.words:
             case ["list"]:
                 say("\n".join(Reflection(channel).services()))
@@ -129,7 +135,7 @@ def main(arguments: list[str]) -> None:
                 say(f"{reflection.pool.FindMessageTypeByName(symbol).full_name} is a message")
             case [method]:
                 try:
-                    for answer in call(channel, method, given.body, metadata):
+                    for answer in call(channel, method, given.body, metadata, given.seconds):
                         say(json_format.MessageToJson(answer))
                 except grpc.RpcError as error:
                     sys.exit(explain(error))
