@@ -75,6 +75,7 @@ CONNECTION_LEFT_OUT = (
     "stat_prefix",
     "codec_type",
     "use_remote_address",
+    "xff_num_trusted_hops",
     "internal_address_config",
     "forward_client_cert_details",
     # Carried over piece by piece.
@@ -114,6 +115,7 @@ CONNECTION = (
     "path_with_escaped_slashes_action",
     "common_http_protocol_options",
     "max_request_headers_kb",
+    "http_protocol_options",
     "http2_protocol_options",
     "request_headers_timeout",
     "request_timeout",
@@ -212,7 +214,6 @@ def filters(edge: Doc) -> Doc:
     # Of Istio's own router.
     patches.append(_patch("HTTP_FILTER", "MERGE", by_name[ROUTER], _at_filter(ROUTER)))
     patches += [_route(one) for one in reversed(answered_here)]
-    patches.append(_route(_for_everybody(configuration.load(FOLDER / "no_upgrades.yaml", {}))))
     (last,) = (one for one in edge["routes"] if one["name"] == LAST_ROUTE)
     patches.append(_route(_for_everybody(last), "INSERT_AFTER"))
     patches += [

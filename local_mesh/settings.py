@@ -335,6 +335,8 @@ def edge_value(name: str, value: str) -> object:
     """A setting of the edge as envoy.edge.EdgeValues takes it. Raises ValueError."""
     if name == "ALLOWED_ORIGINS":
         return tuple(_origin(one.strip()) for one in value.split(",") if one.strip())
+    if name == "TRUSTED_HOPS":
+        return _hops(value)
     return _seconds(value) if name.endswith("_SECONDS") else _count(value)
 
 
@@ -428,6 +430,12 @@ def _folder(value: str) -> Path:
 def _count(value: str) -> int:
     if not value.isdigit() or int(value) < 1:
         raise ValueError("must be a whole number above 0")
+    return int(value)
+
+
+def _hops(value: str) -> int:
+    if not re.fullmatch("[0-9]", value):
+        raise ValueError("must be a whole number from 0 to 9")
     return int(value)
 
 

@@ -246,14 +246,30 @@ local function request_of(verb, path)
   end
 end
 
+-- Whether a body is JSON, as its type says it; without any it is.
+local function says_json(content_type)
+  local kind = match(string.lower(content_type), "^[^;]*"):match("^%s*(.-)%s*$")
+  return kind == "" or kind == "application/json"
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local request = request_of(headers:get(":method"), match(headers:get(":path"), "^[^?]*"))
   -- As the transcoder says it; whatever it reads, this has read before.
   if not request then return handle:respond({[":status"] = "404"}, "") end
+  local content_type = headers:get("content-type") or ""
+  -- Waits; `headers` is of no use behind it.
   local body = handle:body()
+  -- Clients that send nothing often say a type all the same.
   if not body or body:length() == 0 then return end
-  local right, wrong = pcall(check, body:getBytes(0, body:length()), request)
+  if not says_json(content_type) then return handle:respond({[":status"] = "415"}, "") end
+  local text = body:getBytes(0, body:length())
+  -- What some clients send that have nothing to say. The transcoder would refuse it.
+  if match(text, "^[ \t\r\n]*null[ \t\r\n]*$") then
+    handle:headers():replace("content-length", tostring(body:setBytes("{}")))
+    return
+  end
+  local right, wrong = pcall(check, text, request)
   if right then return end
   if type(wrong) ~= "table" then
     handle:logErr("bodies.lua: " .. tostring(wrong))

@@ -42,6 +42,10 @@ class EdgeValues:
     most_heap_bytes: int = 1 << 30
     """Memory of Envoy. Close to it, streams that keep much of it are reset, and then calls are refused until
     there is less."""
+    trusted_hops: int = 0
+    """Proxies of one's own in front of the edge, one behind the other, each of which adds the address of its
+    client to x-forwarded-for. With 0 the address of the connection counts. Too many, and clients choose
+    theirs."""
     address_rate_per_second: int = 100
     """Requests per second from one address, whatever they ask for."""
     address_rate_burst: int = 200

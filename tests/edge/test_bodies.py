@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[str, object, str, str]] = {
 """By name: call, body, the field that is named, and what is said about it."""
 
 NO_JSON: dict[str, tuple[str, str, str]] = {
-    "null": (CANCEL, "null", "the body must be an object with no fields, not null"),
+    "null with more behind it": (CANCEL, "null null", "the body must be an object with no fields, not null"),
     "a list": (CREATE, "[]", "the body must be an object with request_id, restaurant_id"),
     "a list of requests": (CREATE, '[{"partySize": 2}]', "not a list"),
     "a string": (CREATE, '"reserve"', "not a string"),
@@ -298,6 +298,8 @@ TAKEN: dict[str, tuple[str, object, Message]] = {
     ),
     "no field": (CANCEL, {}, reservation.CancelReservationRequest(reservation_id="x")),
     "no body": (CANCEL, "", reservation.CancelReservationRequest(reservation_id="x")),
+    "null for a body": (CANCEL, "null", reservation.CancelReservationRequest(reservation_id="x")),
+    "null for a body that is needed": (CREATE, " null\n", reservation.CreateReservationRequest()),
     "a slash at the end": (
         "POST /v1/reservations/",
         {"partySize": 2},

@@ -259,7 +259,7 @@ async def too_many_calls_are_resource_exhausted_in_grpc(client: Client) -> None:
         except grpc.aio.AioRpcError as error:
             said = refusal(error)
             assert said.code == grpc.StatusCode.RESOURCE_EXHAUSTED, said
-            assert said.trailing["retry-after"] == "1"
+            assert said.trailing["retry-after"] in ("1", "2", "3")
             return
     raise AssertionError("no call was refused")
 

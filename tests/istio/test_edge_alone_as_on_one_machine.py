@@ -11,9 +11,13 @@ import pytest
 from tests.edge import test_identity_at_the_edge as identity
 from tests.edge.stand_in import StandIn
 from tests.edge.test_bad_http_requests import (  # noqa: F401
+    test_a_type_of_nothing_does_not_count,
     test_answers_say_that_they_depend_on_the_page_that_asks,
+    test_grpc_without_trailers_is_told_what_it_lacks,
     test_json_is_taken_however_it_is_spelt,
     test_values_of_a_query_may_be_percent_encoded,
+    test_what_envoy_refuses_at_once_has_the_clients_id_if_it_is_one,
+    test_what_http_allows_is_answered,
     test_what_says_it_is_grpc_and_cannot_be_does_not_exist,
 )
 from tests.edge.test_bodies import (  # noqa: F401

@@ -7,6 +7,7 @@ import re
 import yaml
 
 from istio import generate
+from local_mesh.envoy.edge import EdgeValues
 from tests.budgets.sources import seconds
 from tests.istio import shipped
 
@@ -39,6 +40,10 @@ def test_it_shows_what_it_refuses_by_itself() -> None:
     ):
         assert re.fullmatch(shown, name), name
     assert not re.fullmatch(shown, "http.inbound.downstream_rq_2xx")
+
+
+def test_it_trusts_as_many_proxies_as_the_edge_on_one_machine() -> None:
+    assert PROXY["gatewayTopology"]["numTrustedProxies"] == EdgeValues.trusted_hops
 
 
 def test_the_chart_is_given_these_values() -> None:

@@ -178,10 +178,27 @@ async def who_dribbles_a_body_is_sent_away(client: Client) -> None:
     assert answer.startswith(b"HTTP/1.1 408 "), answer
 
 
-async def an_upgrade_is_refused_at_once(client: Client) -> None:
-    sent = b"GET /v1/restaurants HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+async def an_upgrade_is_passed_over(client: Client) -> None:
+    sent = b"GET /v1/restaurants HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: TLS/1.2\r\n\r\n"
     answer = await over_the_wire(client, sent)
-    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+async def old_clients_are_answered(client: Client) -> None:
+    answer = await over_the_wire(client, b"GET /v1/restaurants HTTP/1.0\r\nhost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 200 "), answer
+
+
+async def old_clients_need_no_host(client: Client) -> None:
+    answer = await over_the_wire(client, b"GET /v1/restaurants HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 200 "), answer
+
+
+async def a_call_without_trailers_is_told_so(client: Client) -> None:
+    request = written(client, "POST", METHOD, headers={"content-type": "application/grpc"}, content=b"\0" * 5)
+    answer = await client.http.send(request)
+    assert (answer.status_code, answer.headers.get("grpc-status")) == (200, "3"), answer.headers
+    assert "retry-after" not in answer.headers
 
 
 async def over_the_wire(client: Client, sent: bytes, seconds: float = 3) -> bytes:
@@ -252,6 +269,9 @@ SETTINGS = {
     "commonHttpProtocolOptions.maxHeadersCount": Piece(
         refuses("GET", "/v1/restaurants", 431, headers=MANY_HEADERS), NOT_REFUSED
     ),
+    "httpProtocolOptions.acceptHttp10": Piece(old_clients_are_answered, "^b"),
+    "httpProtocolOptions.defaultHostForHttp10": Piece(old_clients_need_no_host, "^b"),
+    "httpProtocolOptions.ignoreHttp11Upgrade": Piece(an_upgrade_is_passed_over, "^b"),
     "maxRequestHeadersKb": Piece(
         refuses("GET", "/v1/restaurants", 431, headers={"x-padding": "y" * 13_000}), NOT_REFUSED
     ),
@@ -265,12 +285,12 @@ QUICK = {"requestHeadersTimeout": "0.5s", "requestTimeout": "3s"}
 """In place of 2 s each. One is over long before the other, which would be told by the same answer."""
 
 JSON: dict[str, Any] = {"json": {}}
-PLAIN: dict[str, Any] = {"content": "{}", "headers": {"content-type": "text/plain"}}
+NEARLY_GRPC: dict[str, Any] = {"content": "{}", "headers": {"content-type": "application/grpcfoo"}}
 METHOD = "/dinemesh.restaurant.v1.RestaurantService/ListRestaurants"
 ROUTES = {
-    "no upgrades": Piece(an_upgrade_is_refused_at_once, "^b"),
     "preflight": Piece(a_page_may_read_answers, r"assert '\*' == 'http://localhost"),
     "no calls": Piece(a_call_by_another_verb_is_none, "== \\(200, '12'\\)|^Headers"),
+    "gRPC without trailers": Piece(a_call_without_trailers_is_told_so, "== \\(200, '3'\\)"),
     "verbs of reservations and restaurants": Piece(
         refuses("PUT", "/v1/reservations", 405, **JSON), NOT_REFUSED
     ),
@@ -281,7 +301,7 @@ ROUTES = {
     "verbs of cancel": Piece(refuses("GET", "/v1/reservations/x:cancel", 405), NOT_REFUSED),
     "verbs of slots": Piece(refuses("GET", "/v1/restaurants/x/slots:open", 405), NOT_REFUSED),
     "verbs of bookings": Piece(refuses("GET", "/v1/restaurants/x/bookings/x:accept", 405), NOT_REFUSED),
-    "not JSON": Piece(refuses("POST", "/v1/reservations/x:cancel", 415, **PLAIN), NOT_REFUSED),
+    "not JSON": Piece(refuses("POST", "/v1/reservations/x:cancel", 415, **NEARLY_GRPC), NOT_REFUSED),
     "a query with a name in disguise": Piece(
         refuses("GET", "/v1/reservations/x?%72eservation_id=y", 400), NOT_REFUSED
     ),
@@ -324,7 +344,7 @@ def test_every_piece_has_its_check_or_is_named_with_the_reason() -> None:
     (connection,) = patches("NETWORK_FILTER")
     settings = set()
     for name, value in connection["typed_config"].items():
-        several = name in ("common_http_protocol_options", "http2_protocol_options")
+        several = name.endswith("http_protocol_options") or name == "http2_protocol_options"
         names = [f"{name}.{one}" for one in value] if several else [name]
         settings |= {".".join(map(in_camel_case, one.split("."))) for one in names}
     assert settings - {"@type"} == {*SETTINGS, *NOT_SHOWN} - {"route again", "JSON"}

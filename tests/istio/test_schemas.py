@@ -86,7 +86,7 @@ def test_kustomization_names_every_file() -> None:
     there = set(shipped.FOLDER.glob("*.yaml")) | set(shipped.FOLDER.glob("edge/*.yaml"))
     there |= set(shipped.FOLDER.glob("authorization/*.yaml"))
     # The list itself, what the generator reads, and what is for Istio's chart.
-    others = ("no_token", "no_upgrades", "tokens_end", "gateway-values")
+    others = ("no_token", "tokens_end", "gateway-values")
     assert there - named == {
         shipped.FOLDER / "kustomization.yaml",
         *(shipped.FOLDER / "edge" / f"{name}.yaml" for name in others),

@@ -170,7 +170,8 @@ def edge(**given: str) -> EdgeValues:
 
 
 def test_what_the_edge_is_told_arrives() -> None:
-    values = edge(PORT="9080", CUSTOMER_RATE_PER_SECOND="3", STREAM_IDLE_SECONDS="2.5")
+    values = edge(PORT="9080", CUSTOMER_RATE_PER_SECOND="3", STREAM_IDLE_SECONDS="2.5", TRUSTED_HOPS="2")
+    assert values.trusted_hops == 2
     assert (values.port, values.customer_rate_per_second, values.stream_idle_seconds) == (9080, 3, 2.5)
     assert values.deposit == ["127.0.0.1:8082"]
 
@@ -184,6 +185,8 @@ def test_what_make_settings_shows_for_the_edge_is_what_it_has() -> None:
     [
         ("RATE_PER_SECOND", "0"),
         ("RATE_BURST", "1.5"),
+        ("TRUSTED_HOPS", "-1"),
+        ("TRUSTED_HOPS", "10.0.0.0/8"),
         ("DEFAULT_DEADLINE_SECONDS", "never"),
         ("DRAIN_SECONDS", "16"),
         ("ADMIN_PORT", "0"),
