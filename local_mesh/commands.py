@@ -460,7 +460,8 @@ def show_settings(mesh: Mesh) -> None:
         say(f"{name}={_without_password(now[name])}")
         about = [f"default {_without_password(default[name]) or 'none'}", settings.unit(name, default[name])]
         told = f"{'; '.join(about)}. {meanings[name]}"
-        say(textwrap.fill(told, 110, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
+        lines = textwrap.wrap(told, 106, break_on_hyphens=False, break_long_words=False)
+        say(textwrap.indent("\n".join(lines), "    "))
 
 
 def _all_values(mesh: MeshSettings) -> dict[str, str]:
