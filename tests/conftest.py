@@ -29,6 +29,8 @@ settings.load_profile("same")
 def pytest_configure() -> None:
     """A run that is told to end clears up like one that is interrupted: PostgreSQL would outlive us."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # One that was started in the background ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
