@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_mesh import broker, keys, machine, parts, settings, tokens
+from local_mesh import broker, keys, machine, meanings, parts, settings, tokens
 from local_mesh.debian import Unpacked
 from local_mesh.envoy import configuration, edge, policy
 from local_mesh.failure import Failure
@@ -450,7 +450,7 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
 
 def show_settings(mesh: Mesh) -> None:
     """Every setting: its value, and below it its default, its unit and what it means."""
-    now, meanings = _all_values(mesh.settings), settings.meanings()
+    now, meant = _all_values(mesh.settings), meanings.meanings()
     # What the mesh's folder decides goes with the folder.
     folder = {"STATE_DIR": str(mesh.settings.state_dir)}
     default = _all_values(settings.build(folder)) | {
@@ -458,8 +458,8 @@ def show_settings(mesh: Mesh) -> None:
     }
     for name in settings.all_names():
         say(f"{name}={_without_password(now[name])}")
-        about = [f"default {_without_password(default[name]) or 'none'}", settings.unit(name, default[name])]
-        told = f"{'; '.join(about)}. {meanings[name]}"
+        about = [f"default {_without_password(default[name]) or 'none'}", meanings.unit(name, default[name])]
+        told = f"{'; '.join(about)}. {meant[name]}"
         lines = textwrap.wrap(told, 106, break_on_hyphens=False, break_long_words=False)
         say(textwrap.indent("\n".join(lines), "    "))
 

@@ -9,17 +9,13 @@ be told has POLICY_. An unknown name is refused, so that a misspelt one is not s
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
-import inspect
 import json
 import re
-import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -216,18 +212,20 @@ def build(given: Mapping[str, str]) -> MeshSettings:
 
 def service_settings(service: str) -> frozenset[str]:
     """The names that a service's settings class knows, in capitals and without prefix."""
-    return frozenset(name.upper() for name in _fields(service))
+    return frozenset(name.upper() for name in service_fields(service))
 
 
 def _default(service: str, name: str) -> str:
-    return str(_fields(service)[name].default)
+    return str(service_fields(service)[name].default)
 
 
-def _fields(service: str) -> dict[str, FieldInfo]:
-    return {name: field for one in _classes(service) for name, field in one.model_fields.items()}
+def service_fields(service: str) -> dict[str, FieldInfo]:
+    """The settings of a service, by name."""
+    return {name: field for one in service_classes(service) for name, field in one.model_fields.items()}
 
 
-def _classes(service: str) -> list[type[BaseSettings]]:
+def service_classes(service: str) -> list[type[BaseSettings]]:
+    """The classes of settings that the module of a service defines."""
     module = importlib.import_module(SERVICES[service])
     return [
         one
@@ -238,61 +236,7 @@ def _classes(service: str) -> list[type[BaseSettings]]:
 
 def service_defaults(service: str) -> dict[str, str]:
     """What each setting of a service is if nobody says anything; empty where it has to be told."""
-    return {name.upper(): _text(field.get_default()) for name, field in _fields(service).items()}
-
-
-def meanings() -> dict[str, str]:
-    """By setting, as it is written on make's command line, what the class that has it says of it."""
-    from local_mesh.envoy.edge import EdgeValues  # most commands do without
-    from local_mesh.envoy.policy import PolicyValues
-
-    found = {name: text.removeprefix(f"{name}: ") for name, text in _documented(MeshSettings).items()}
-    found |= {f"EDGE_{name}": text for name, text in _documented(EdgeValues).items()} | {
-        "EDGE_ALLOWED_ORIGINS": "Origins whose pages may call from a browser, with commas between; `:*` is"
-        " any port or none, another `*` one part of a name.",
-        "EDGE_PORT": found["EDGE_PORT"],
-        "EDGE_ADMIN_PORT": found["EDGE_ADMIN_PORT"],
-    }
-    found |= {f"POLICY_{name}": text for name, text in _documented(PolicyValues).items()} | {
-        "POLICY_PORT": found["POLICY_PORT"],
-        "POLICY_ADMIN_PORT": found["POLICY_ADMIN_PORT"],
-    }
-    for service in SERVICES:
-        for one in _classes(service):
-            found |= {f"{service.upper()}_{name}": text for name, text in _documented(one).items()}
-    return {name: (text := found.get(name, ""))[:1].upper() + text[1:] for name in all_names()}
-
-
-def _documented(cls: type) -> dict[str, str]:
-    """The string below each field of a class and of those that it is made of, as one line."""
-    found: dict[str, str] = {}
-    for one in reversed(cls.__mro__):
-        if "__annotations__" not in vars(one) or one.__module__.startswith("pydantic"):
-            continue
-        (parsed,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
-        assert isinstance(parsed, ast.ClassDef)
-        for field_, below in zip(parsed.body, parsed.body[1:], strict=False):
-            if (
-                isinstance(field_, ast.AnnAssign)
-                and isinstance(field_.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                found[field_.target.id.upper()] = " ".join(str(below.value.value).split())
-    return found
-
-
-def unit(name: str, value: str) -> str:
-    """What the value of a setting is counted in, or what it may be: its name says the unit."""
-    service, _, setting = name.partition("_")
-    if name.lower() not in _OWN and service.lower() in SERVICES:
-        annotation = _fields(service.lower())[setting.lower()].annotation
-        if get_origin(annotation) is Literal:
-            return ", ".join(get_args(annotation))
-    for ending, found in _UNITS.items():
-        if f"_{name}".endswith(f"_{ending}"):
-            return found
-    return "on or off" if value in ("on", "off") else "number" if re.fullmatch(r"[\d.]+", value) else "text"
+    return {name.upper(): _text(field.get_default()) for name, field in service_fields(service).items()}
 
 
 def _text(value: object) -> str:
@@ -300,23 +244,6 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "" if value is None or value is PydanticUndefined else str(value)
-
-
-_UNITS = {
-    "PER_SECOND": "per second",
-    "SECONDS": "seconds",
-    "MS": "milliseconds",
-    "DAYS": "days",
-    "BYTES": "bytes",
-    "PORT": "port",
-    "SHARE": "share, up to 1",
-    "URL": "URL",
-    "FILE": "file",
-    "DIR": "folder",
-    "ADDRESS": "host:port",
-    "HOST": "address",
-    "ORIGINS": "origins",
-}
 
 
 def edge_settings() -> dict[str, str]:

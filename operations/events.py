@@ -33,7 +33,6 @@ async def redrive(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
     Raises NoQueue for one that does not exist, before anything is sent."""
     sent: dict[str, int] = {}
     async with connected(amqp_url) as bus:
-        # Before anything is sent: a misspelt name among others changes nothing.
         for queue in queues:
             await check_exists(bus, queue)
         for queue in queues:

@@ -153,7 +153,7 @@ def test_what_make_settings_shows_may_be_given(tmp_path: Path, capsys: pytest.Ca
     given = {name: value for name, (value, _) in first.items() if value and not name.endswith("AMQP_URL")}
     assert shown(given, capsys) == first
     for service in settings.SERVICES:
-        for cls in settings._classes(service):
+        for cls in settings.service_classes(service):
             own = {
                 name.lower(): given[f"{service.upper()}_{name}"]
                 for name in settings.service_settings(service)
