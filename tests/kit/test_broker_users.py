@@ -206,8 +206,8 @@ async def test_a_user_that_may_not_is_told_once_and_does_not_hammer_the_broker(
             def told() -> list[str]:
                 return [one.message for one in caplog.records if "DINEMESH_AMQP_URL" in one.message]
 
-            await until(lambda: len(told()) == 2)
-            first, second = [one for one in caplog.records if "DINEMESH_AMQP_URL" in one.message]
+            await until(lambda: len(told()) >= 2)
+            first, second = [one for one in caplog.records if "DINEMESH_AMQP_URL" in one.message][:2]
             assert "ACCESS_REFUSED" in told()[0] and "reservation.v1.said" in told()[0]
             assert second.created - first.created >= 0.5
 

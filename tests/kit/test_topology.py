@@ -349,7 +349,7 @@ async def test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log(
             await asyncio.wait_for(consumer.caught_up.wait(), 30)
         for first in range(0, 60, 20):
             await say(sqlite_store, outbox, *said[first : first + 20], first=first + 1)
-            await until(unsent(sqlite_store), 5)
+            await until(unsent(sqlite_store))
         assert await publisher.bus.waiting("guest.words") <= 20
         before = REGISTRY.get_sample_value("dinemesh_places_lost_total", labels) or 0
         async with running(Consumer(sqlite_store, publisher.bus, tables, guest)):

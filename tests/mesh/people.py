@@ -48,7 +48,7 @@ Deposit = deposit_pb2.Deposit
 PER_PERSON = 10
 """Euros of deposit for one person, at every restaurant of these tests."""
 BERLIN = ZoneInfo("Europe/Berlin")
-SHORT = 5.0
+SHORT = 10.0
 """Deadline of a call that should be answered at once, with room for a busy machine."""
 PATIENCE = 30.0
 """How long anything that travels by events may take; far above what it takes."""

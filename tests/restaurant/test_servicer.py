@@ -36,6 +36,8 @@ PLACED = reservation_pb2.RESERVATION_STATE_PENDING_ACCEPTANCE
 CONFIRMED = reservation_pb2.RESERVATION_STATE_CONFIRMED
 CANCELLED = reservation_pb2.RESERVATION_STATE_CANCELLED
 SEVEN = TimeOfDay(hours=19)
+PATIENCE = 30.0
+"""What an answer, or what travels by events, may take on a busy machine, seconds; far above what it takes."""
 
 
 class Running:
@@ -57,7 +59,7 @@ class Client:
         return self._stub.WatchBookings(request, metadata=_bearer(token), timeout=seconds)
 
     async def call(self, name: str, request: Any, token: str = "") -> Any:
-        return await getattr(self._stub, name)(request, metadata=_bearer(token), timeout=10)
+        return await getattr(self._stub, name)(request, metadata=_bearer(token), timeout=PATIENCE)
 
     async def refused(self, name: str, request: Any, token: str = "") -> Refused:
         return await refused(self.call(name, request, token))
@@ -88,7 +90,7 @@ class Client:
     async def published(self, reservation_id: str, count: int) -> list[envelope_pb2.Envelope]:
         """What the restaurant has said of a reservation, as soon as it is that much."""
         said: list[envelope_pb2.Envelope] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(said) < count:
                 mark = new_id()
                 await self._bus.mark_log(mark)
@@ -101,7 +103,7 @@ class Client:
         self, restaurant_id: str, until: Callable[[restaurant_pb2.Booking], bool] = lambda _: True
     ) -> restaurant_pb2.Booking:
         """The one booking of a restaurant, as soon as it is as asked."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 request = pb.ListBookingsRequest(restaurant_id=restaurant_id)
                 found = (await self.call("ListBookings", request, self.staff(restaurant_id))).bookings
@@ -467,7 +469,7 @@ async def test_bookings_are_listed_by_time_state_and_page(client: Client) -> Non
     for hours in range(1, 6):
         await client.tell(key, new_id(), 1, PLACED, dine_in=timedelta(hours=hours), acceptance=MANUAL)
     listed: list[restaurant_pb2.Booking] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while len(listed) < 5:
             answer = await client.call("ListBookings", pb.ListBookingsRequest(restaurant_id=key), staff)
             listed = list(answer.bookings)
