@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,10 @@ from tests.support.mesh import RunningMesh
 
 SECONDS = 900
 """What the slowest may take: Rust compiles everything that tonic needs."""
-GRPC = ("Python", "Go", "Java", "Node", "Rust")
+GRPC = ("buf", "Python", "Go", "Java", "Node", "Rust")
 
 CLIENTS = {
+    "buf": {"booking.sh": "booking.sh", "../pick": "pick"},
     "Python": {"booking.py": "booking.py"},
     "Go": {"booking.go": "booking.go"},
     "Java": {"pom.xml": "pom.xml", "Booking.java": "src/main/java/Booking.java"},
@@ -69,31 +71,50 @@ async def shell(script: str, folder: Path, **environment: str) -> str:
     return out.decode()
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What a client is run with."""
+
+    city: City
+    mesh: RunningMesh
+    edge: RunningEdge
+    contracts: Path
+    folder: Path
+
+    async def run(self, client: str, commands: str) -> None:
+        """The commands of a client, beside its programs: it books, is refused, watches and cancels."""
+        place, alice = await self.city.place(), self.city.customer()
+        for program, name in CLIENTS[client].items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROGRAMS / program, self.folder / name)
+        told = await shell(
+            commands,
+            self.folder,
+            CONTRACTS=str(self.contracts),
+            OPENAPI=str(OPENAPI),
+            BUF_CACHE_DIR=str(self.folder / "cache"),
+            EDGE=self.edge.address,
+            TOKEN=self.mesh.token(alice.name, "customer"),
+            RESTAURANT=place.id,
+            DATE=place.slots[0].astimezone(place.zone).date().isoformat(),
+            REQUEST=str(uuid.uuid4()),
+        )
+        (reservation,) = await alice.reservations()
+        assert reservation.state == CANCELLED
+        assert f"booked {reservation.reservation_id}" in told
+        assert re.search(r"^refused (INVALID_ARGUMENT|POLICY_CHANGED)$", told, re.MULTILINE), told
+        assert "cancelled 20 EUR" in told
+        if client in GRPC:
+            assert "wrong party_size" in told
+            assert "watched CONFIRMED" in told
+
+
+@pytest.fixture
+def bench(city: City, mesh: RunningMesh, edge: RunningEdge, contracts: Path, tmp_path: Path) -> Bench:
+    return Bench(city, mesh, edge, contracts, tmp_path)
+
+
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_a_client_books_is_refused_watches_and_cancels(
-    city: City, edge: RunningEdge, mesh: RunningMesh, contracts: Path, tmp_path: Path, client: str
-) -> None:
-    place, alice = await city.place(), city.customer()
-    for program, name in CLIENTS[client].items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROGRAMS / program, tmp_path / name)
-    told = await shell(
-        block(client),
-        tmp_path,
-        CONTRACTS=str(contracts),
-        OPENAPI=str(OPENAPI),
-        EDGE=edge.address,
-        TOKEN=mesh.token(alice.name, "customer"),
-        RESTAURANT=place.id,
-        DATE=place.slots[0].astimezone(place.zone).date().isoformat(),
-        REQUEST=str(uuid.uuid4()),
-    )
-    (reservation,) = await alice.reservations()
-    assert reservation.state == CANCELLED
-    assert f"booked {reservation.reservation_id}" in told
-    assert re.search(r"^refused (INVALID_ARGUMENT|POLICY_CHANGED)$", told, re.MULTILINE), told
-    assert "cancelled 20 EUR" in told
-    if client in GRPC:
-        assert "wrong party_size" in told
-        assert "watched CONFIRMED" in told
+async def test_a_client_books_is_refused_watches_and_cancels(bench: Bench, client: str) -> None:
+    await bench.run(client, block(client))
