@@ -10,7 +10,8 @@ from dinemesh.deposit.v1 import deposit_service_pb2_grpc, events_pb2
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.inbox import Consumer
-from dinemesh.kit.outbox import Outbox, Relay
+from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.kit.workers import Periodic

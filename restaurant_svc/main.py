@@ -5,8 +5,9 @@ from __future__ import annotations
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.inbox import Consumer
-from dinemesh.kit.outbox import Outbox, Relay
+from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.quota import Quota
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.restaurant.v1 import events_pb2

@@ -29,11 +29,11 @@ from aio_pika.exceptions import (
     DeliveryError,
 )
 from aiormq.exceptions import ChannelAccessRefused
-from google.protobuf.message import DecodeError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit.batches import DecodeError, bodies_in, events_in
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,8 @@ BLOCKED_CHECK_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 5.0
 # The header by which messages that are no events are told apart: `end` of a log, or a `canary`.
 MARK = "x-mark"
+# The header of a dead letter that its subscriber put aside itself: why, in the broker's words.
+REASON = "x-reason"
 
 
 def is_own(message: AbstractIncomingMessage) -> bool:
@@ -76,13 +78,17 @@ def is_own(message: AbstractIncomingMessage) -> bool:
     if message.exchange != EXCHANGE or "x-death" in message.headers:
         return False
     try:
-        envelope = envelope_pb2.Envelope.FromString(message.body)
+        events = events_in(message.body)
     except DecodeError:
         return True
     publisher = (message.routing_key or "").partition(".")[0]
-    package, _, rest = envelope.type.partition(".")
+    return all(_says(publisher, event) for event in events)
+
+
+def _says(publisher: str, event: envelope_pb2.Envelope) -> bool:
+    package, _, rest = event.type.partition(".")
     types_of = rest.partition(".")[0] if package == "dinemesh" else publisher
-    return envelope.source in ("", publisher) and types_of == publisher
+    return event.source in ("", publisher) and types_of == publisher
 
 
 class BusUnavailable(Exception):
@@ -262,7 +268,7 @@ class Bus:
         return True
 
     async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
-        """Publish one event and wait for the confirm.
+        """Publish one message, of one event or several, and wait for the confirm.
 
         Raises BusUnavailable: then it is in doubt; Refused if the broker itself said no.
         """
@@ -277,11 +283,11 @@ class Bus:
         service's own user of the broker may not."""
         await self._send(self._default, body, queue, event_id, {})
 
-    async def publish_dead(self, body: bytes, queue: str, *, event_id: str) -> None:
+    async def publish_dead(self, body: bytes, queue: str, *, event_id: str, reason: str) -> None:
         """Put a message among the dead letters of a queue of this service, and wait for the confirm."""
         channel = self._channel
         exchange = await channel.get_exchange(dead_exchange(queue), ensure=False) if channel else None
-        await self._send(exchange, body, dead_letter_queue(queue), event_id, {})
+        await self._send(exchange, body, dead_letter_queue(queue), event_id, {REASON: reason})
 
     async def _send(
         self,
@@ -385,10 +391,12 @@ class Bus:
             await declared.bind(EXCHANGE, routing_key=key)
 
     async def read_log(self, until: str) -> AsyncGenerator[bytes, None]:
-        """Every event in the log, oldest first, up to the message `until` (an id put there by `mark_log`)."""
+        """Every event in the log, each as the bytes of its envelope, oldest first, up to the message `until`
+        (an id put there by `mark_log`). What cannot be read comes as it is."""
         async for message in self.read_log_messages(until):
             if message.headers.get(MARK) is None and is_own(message):
-                yield message.body
+                for body in bodies_in(message.body):
+                    yield body
 
     async def read_log_messages(
         self, until: str, since: datetime | None = None

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aio_pika.abc import AbstractIncomingMessage
-from google.protobuf.message import DecodeError
 
-from dinemesh.event.v1 import envelope_pb2
-from dinemesh.kit.bus import Bus, dead_letter_queue
+from dinemesh.kit.batches import DecodeError, events_in
+from dinemesh.kit.bus import REASON, Bus, dead_letter_queue
 
 # An operator's look or pass ends, however much arrives meanwhile.
 MOST = 10_000
@@ -21,8 +20,8 @@ GIVEN_BACK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead letter. `type` and `correlation_id` are empty where the envelope cannot be read; `reason` is
-    the broker's."""
+    """One dead letter; the first event of one that holds several. `type` and `correlation_id` are empty where
+    the envelope cannot be read; `reason` is in the broker's words."""
 
     queue: str
     event_id: str
@@ -83,7 +82,7 @@ async def count_dead(bus: Bus, queue: str) -> int:
 
 def _describe(queue: str, message: AbstractIncomingMessage) -> DeadLetter:
     try:
-        envelope = envelope_pb2.Envelope.FromString(message.body)
+        envelope = events_in(message.body)[0]
         event_id, kind, correlation_id = envelope.event_id, envelope.type, envelope.correlation_id
     except DecodeError:
         event_id, kind, correlation_id = "", "", ""
@@ -94,7 +93,7 @@ def _describe(queue: str, message: AbstractIncomingMessage) -> DeadLetter:
         event_id=event_id or message.message_id or "",
         type=kind,
         correlation_id=correlation_id,
-        reason=str(death.get("reason", "unknown")),
+        reason=str(death.get("reason", message.headers.get(REASON, "unknown"))),
         count=int(death.get("count", 1)),
         since=since.replace(tzinfo=UTC) if isinstance(since, datetime) and since.tzinfo is None else since,
         size_bytes=len(message.body),

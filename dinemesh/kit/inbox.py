@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import uuid_utils
 from aio_pika.abc import AbstractIncomingMessage
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -31,10 +31,11 @@ from sqlalchemy import (
     delete,
     select,
 )
-from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.dml import ReturningInsert, UpdateBase
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, crash, dead_letters, telemetry
+from dinemesh.kit.batches import DecodeError, events_in
 from dinemesh.kit.bus import (
     BROKER_ERRORS,
     DELIVERY_LIMIT,
@@ -55,6 +56,8 @@ M = TypeVar("M")
 
 # One commit and one acknowledgement for up to this many (measured: 4 times the throughput of singles).
 PREFETCH = 200
+# Events of one transaction. More would keep a booking waiting behind them.
+EVENTS_AT_ONCE = 200
 # Under load a moment of patience makes fuller batches, which cost less each (measured: up to 25 %).
 LINGER_SECONDS = 0.01
 LINGER_FROM = 3
@@ -161,7 +164,9 @@ class _Statements:
     """Built once: to build a statement costs the processor more than to run it."""
 
     record: UpdateBase
+    record_all: ReturningInsert[Any]
     raise_version: UpdateBase
+    raise_versions: ReturningInsert[Any]
     seen: Select[tuple[int]]
 
 
@@ -182,9 +187,16 @@ class Inbox:
         }
 
     def decode(self, body: bytes) -> Received[Any]:
-        """Raises Undecodable. The message of a type without a handler stays bytes."""
+        """The event in the bytes of an envelope. Raises Undecodable."""
         try:
-            envelope = envelope_pb2.Envelope.FromString(body)
+            return self.received(envelope_pb2.Envelope.FromString(body))
+        except DecodeError as error:
+            raise Undecodable(str(error)) from error
+
+    def received(self, envelope: envelope_pb2.Envelope) -> Received[Any]:
+        """The event in an envelope. Raises Undecodable. The message of a type without a handler stays
+        bytes."""
+        try:
             kind, _ = self._types.get(envelope.type, (None, None))
             message = envelope.payload if kind is None else kind.FromString(envelope.payload)
             occur_time = envelope.occur_time.ToDatetime(UTC)
@@ -219,35 +231,98 @@ class Inbox:
         with call.working_on(_call_of(event)):
             return await self._store.write(functools.partial(self._apply, event=event))
 
+    async def take_all(self, events: Sequence[Received[Any]]) -> list[bool]:
+        """Commit the effects of all these events together; for each, False if it had been taken before.
+        Raises what a handler raises: then none has had an effect."""
+        return await self._store.write(functools.partial(self._apply_all, events=events))
+
     def _apply(self, tx: Transaction, event: Received[Any]) -> bool:
         statements = self._statements(tx)
-        name = self._subscription.queue
-        row = {"subscriber": name, "event_id": event.event_id, "receive_time": tx.now}
-        if not tx.changed(statements.record, row):
+        if not tx.changed(statements.record, self._record(tx, event)):
             return False
         if __debug__:
             crash.point("inbox.recorded")
         handle = self.handler(event)
         if handle is not None and self._is_news(tx, statements, event):
             handle(tx, event)
-        telemetry.INBOX_LAG.labels(name).observe(max(0.0, (tx.now - event.occur_time).total_seconds()))
+        self._observe_lag(tx, event)
         return True
+
+    def _apply_all(self, tx: Transaction, events: Sequence[Received[Any]]) -> list[bool]:
+        statements = self._statements(tx)
+        rows = {event.event_id: self._record(tx, event) for event in events}
+        unseen = set(tx.execute(statements.record_all, list(rows.values())).scalars())
+        if __debug__:
+            crash.point("inbox.recorded")
+        first: list[bool] = []
+        news: list[Received[Any]] = []
+        for event in events:
+            first.append(event.event_id in unseen)
+            if first[-1]:
+                unseen.discard(event.event_id)
+                news.append(event)
+        for event in self._newest(tx, statements, news):
+            handle = self.handler(event)
+            if handle is not None:
+                with call.working_on(_call_of(event)):
+                    handle(tx, event)
+        for event in news:
+            self._observe_lag(tx, event)
+        return first
+
+    def _newest(
+        self, tx: Transaction, statements: _Statements, events: Sequence[Received[Any]]
+    ) -> list[Received[Any]]:
+        """Those that no other replaces, neither of these nor one that was taken before."""
+        if not self._subscription.newest_only:
+            return list(events)
+        highest: dict[str, Received[Any]] = {}
+        for event in events:
+            if self.handler(event) is None or type(event.message) in self._subscription.each_once:
+                continue
+            known = highest.setdefault(_aggregate_of(event), event)
+            if event.aggregate_version > known.aggregate_version:
+                highest[_aggregate_of(event)] = event
+        raised: set[str] = set()
+        if highest:
+            rows = [self._version(tx, statements, event) for event in highest.values()]
+            raised = set(tx.execute(statements.raise_versions, rows).scalars())
+        winners = {id(event) for aggregate, event in highest.items() if aggregate in raised}
+        return [
+            event
+            for event in events
+            if id(event) in winners or type(event.message) in self._subscription.each_once
+        ]
+
+    def _record(self, tx: Transaction, event: Received[Any]) -> dict[str, Any]:
+        return {
+            "subscriber": self._subscription.queue,
+            "event_id": event.event_id,
+            "receive_time": tx.now,
+        }
+
+    def _observe_lag(self, tx: Transaction, event: Received[Any]) -> None:
+        lag = max(0.0, (tx.now - event.occur_time).total_seconds())
+        telemetry.INBOX_LAG.labels(self._subscription.queue).observe(lag)
 
     def _is_news(self, tx: Transaction, statements: _Statements, event: Received[Any]) -> bool:
         if not self._subscription.newest_only:
             return True
         if type(event.message) in self._subscription.each_once:
             return True
+        return tx.changed(statements.raise_version, self._version(tx, statements, event)) == 1
+
+    def _version(self, tx: Transaction, statements: _Statements, event: Received[Any]) -> dict[str, Any]:
         row = {
             "subscriber": self._subscription.queue,
-            "aggregate": f"{event.source}/{event.aggregate_id}",
+            "aggregate": _aggregate_of(event),
             "version": event.aggregate_version,
         }
         if event.aggregate_version > MOST_VERSIONS_AHEAD:
             seen = tx.execute(statements.seen, row).scalar_one_or_none() or 0
             if event.aggregate_version > seen + MOST_VERSIONS_AHEAD:
                 raise Undecodable(f"version {event.aggregate_version} cannot follow version {seen}")
-        return tx.changed(statements.raise_version, row) == 1
+        return row
 
     def _statements(self, tx: Transaction) -> _Statements:
         if self._prepared is None:
@@ -263,7 +338,13 @@ class Inbox:
                 versions.c.aggregate == bindparam("aggregate"),
             )
             record = tx.insert(self._tables.inbox).on_conflict_do_nothing()
-            self._prepared = _Statements(record, raise_version, seen)
+            self._prepared = _Statements(
+                record=record,
+                record_all=record.returning(self._tables.inbox.c.event_id),
+                raise_version=raise_version,
+                raise_versions=raise_version.returning(versions.c.aggregate),
+                seen=seen,
+            )
         return self._prepared
 
     # Whether this subscriber has read what was said before its queue existed.
@@ -286,6 +367,10 @@ class Inbox:
         await self._store.write(change)
 
 
+def _aggregate_of(event: Received[Any]) -> str:
+    return f"{event.source}/{event.aggregate_id}"
+
+
 def _call_of(event: Received[Any]) -> call.Call:
     """The work that an event causes."""
     return replace(
@@ -297,18 +382,21 @@ def _call_of(event: Received[Any]) -> call.Call:
     )
 
 
-def _correlation_of(body: bytes) -> str:
-    """Of a message that cannot be read the envelope may still be readable; "" if it is not."""
-    try:
-        return envelope_pb2.Envelope.FromString(body).correlation_id
-    except DecodeError:
-        return ""
-
-
 def forget(tx: Transaction, tables: InboxTables, subscriber: str) -> None:
     """Forget all that `subscriber` took, so that its next start reads the whole log again."""
     for table in (tables.inbox, tables.versions, tables.subscriptions, tables.canaries):
         tx.execute(delete(table).where(and_(table.c.subscriber == subscriber)))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An event in a message. What cannot be read has no `event`, but a reason why."""
+
+    id: str
+    correlation_id: str
+    body: Callable[[], bytes]
+    event: Received[Any] | None = None
+    why: str = ""
 
 
 class Consumer:
@@ -430,7 +518,7 @@ class Consumer:
         mark = str(uuid_utils.uuid7())
         await self._bus.mark_log(mark)
         log.info("subscription %s reads the log", queue)
-        batch: list[bytes] = []
+        batch: list[_Part] = []
         count = news = 0
         async for message in self._bus.read_log_messages(mark, since):
             if MARK in message.headers or not is_own(message):
@@ -439,51 +527,78 @@ class Consumer:
             # there it always took what it has a handler for.
             if since is not None and not self._wants(message.routing_key or ""):
                 continue
-            batch.append(message.body)
-            count += 1
-            if len(batch) >= self._prefetch:
-                news += sum(await asyncio.gather(*map(self._take_logged, batch)))
+            for part in self._parts(message):
+                count += 1
+                if part.event is None:
+                    log.warning(
+                        "the log holds bytes that are no event; they are a dead letter of those who saw them"
+                        " live"
+                    )
+                elif self._inbox.handler(part.event) is not None:
+                    batch.append(part)
+            if len(batch) >= EVENTS_AT_ONCE:
+                news += await self._take_logged(batch)
                 batch.clear()
-        news += sum(await asyncio.gather(*map(self._take_logged, batch)))
+        news += await self._take_logged(batch)
         log.info("subscription %s has read %d events of the log, %d new", queue, count, news)
         return news
 
     def _wants(self, key: str) -> bool:
         return any(matches(binding, key) for binding in self.subscription.bindings)
 
-    async def _take_logged(self, body: bytes) -> bool:
-        """The log cannot be given back to: what fails there becomes a dead letter and blocks nothing."""
+    async def _take_logged(self, parts: Sequence[_Part]) -> int:
+        """How many were new. The log cannot be given back to: what fails there becomes a dead letter and
+        blocks nothing."""
         try:
-            event = self._inbox.decode(body)
-            return self._inbox.handler(event) is not None and await self._inbox.take(event)
-        except Undecodable:
-            log.warning(
-                "the log holds bytes that are no event; they are a dead letter of those who saw them live"
-            )
+            events = [part.event for part in parts if part.event is not None]
+            return sum(await self._inbox.take_all(events)) if events else 0
+        except (StoreUnavailable, CommitInDoubt):
+            raise
+        except Exception:
+            log.info("one of %d events of the log fails: each is taken by itself", len(parts))
+            return sum(await asyncio.gather(*map(self._take_one_logged, parts)))
+
+    async def _take_one_logged(self, part: _Part) -> bool:
+        assert part.event is not None
+        try:
+            return await self._inbox.take(part.event)
         except (StoreUnavailable, CommitInDoubt):
             raise
         except Exception:
             self._count(_FAILED)
-            with call.working_on(_call_of(event)):
+            with call.working_on(_call_of(part.event)):
                 log.exception("an event of the log failed and becomes a dead letter")
-            await self._bus.publish_dead(body, self.subscription.queue, event_id=event.event_id)
+            await self._put_aside(part, _FAILED)
         return False
+
+    async def _put_aside(self, part: _Part, outcome: str) -> None:
+        reason = "rejected" if outcome == _UNREADABLE else "delivery_limit"
+        queue = self.subscription.queue
+        await self._bus.publish_dead(part.body(), queue, event_id=part.id, reason=reason)
 
     async def _take(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Commit the effects of a batch, then acknowledge it, at once where all went well."""
-        outcomes = await asyncio.gather(*map(self._take_one, batch))
-        if _DONE.issuperset(outcomes):
+        marks = [message for message in batch if MARK in message.headers]
+        letters = {message: self._parts(message) for message in batch if MARK not in message.headers}
+        parts = [part for of_one in letters.values() for part in of_one]
+        await asyncio.gather(*map(self._take_mark, marks))
+        taken = await self._take_parts(parts)
+        if _DONE.issuperset(taken):
             if __debug__:
                 crash.point("inbox.ack.before")
             await batch[-1].ack(multiple=True)
             if __debug__:
                 crash.point("inbox.ack.after")
             return
+        for message in marks:
+            await message.ack()
+        outcomes = iter(taken)
         pause = False
-        for message, outcome in zip(batch, outcomes, strict=True):
-            if outcome in _DONE or await self._lay_aside(message, outcome):
+        for message, of_one in letters.items():
+            missed = [(part, outcome) for part in of_one if (outcome := next(outcomes)) not in _DONE]
+            if not missed or await self._lay_aside(message, of_one, missed):
                 await message.ack()
-            elif outcome == _UNREADABLE:
+            elif len(of_one) == 1 and missed[0][1] == _UNREADABLE:
                 await message.reject(requeue=False)
             else:
                 await message.nack(requeue=True)
@@ -491,30 +606,77 @@ class Consumer:
         if pause:
             await asyncio.sleep(REQUEUE_PAUSE_SECONDS)
 
-    async def _lay_aside(self, message: AbstractIncomingMessage, outcome: str) -> bool:
-        """The broker does this for the mesh's own. From a guest's queue messages also fall out, and those
-        are no dead letters, so that a guest lays aside itself what it cannot take."""
-        if self.subscription.max_length is None:
+    def _parts(self, message: AbstractIncomingMessage) -> list[_Part]:
+        """The events of a message, at least one."""
+        try:
+            envelopes = events_in(message.body)
+        except DecodeError as error:
+            return [_Part(message.message_id or "unreadable", "", lambda: message.body, why=str(error))]
+        if not is_own(message):
+            why = f"{message.routing_key} of {message.exchange} may not say it"
+            return [self._part(message, envelope, why) for envelope in envelopes]
+        return [self._part(message, envelope) for envelope in envelopes]
+
+    def _part(
+        self, message: AbstractIncomingMessage, envelope: envelope_pb2.Envelope, why: str = ""
+    ) -> _Part:
+        event: Received[Any] | None = None
+        try:
+            event = None if why else self._inbox.received(envelope)
+        except Undecodable as error:
+            why = str(error)
+        event_id = envelope.event_id or message.message_id or "unreadable"
+        return _Part(event_id, envelope.correlation_id, envelope.SerializeToString, event, why)
+
+    async def _lay_aside(
+        self, message: AbstractIncomingMessage, parts: Sequence[_Part], missed: Sequence[tuple[_Part, str]]
+    ) -> bool:
+        """Put what cannot be taken among the dead letters; False if that is not ours to do, or not yet.
+
+        With a message of one event the broker does it, for the mesh's own. Of several, those that were taken
+        must not go with the others; and from a guest's queue messages also fall out, which are no dead
+        letters.
+        """
+        is_guest, is_single = self.subscription.max_length is not None, len(parts) == 1
+        if is_single and not is_guest:
             return False
-        if outcome == _FAILED and int(str(message.headers.get("x-delivery-count", 0))) < DELIVERY_LIMIT:
+        # The broker itself puts away what was delivered more often than the limit.
+        limit = DELIVERY_LIMIT if is_guest else DELIVERY_LIMIT - 1
+        deliveries_before = int(str(message.headers.get("x-delivery-count", 0)))
+        if deliveries_before < limit and any(outcome == _FAILED for _, outcome in missed):
             return False
-        queue = self.subscription.queue
-        await self._bus.publish_dead(message.body, queue, event_id=message.message_id or "unreadable")
+        for part, outcome in missed:
+            await self._put_aside(part, outcome)
         return True
 
-    async def _take_one(self, message: AbstractIncomingMessage) -> str:
-        if MARK in message.headers:
-            return await self._take_mark(message)
-        try:
-            if not is_own(message):
-                raise Undecodable(f"{message.routing_key} of {message.exchange} may not say it")
-            event = self._inbox.decode(message.body)
-        except Undecodable as error:
-            with call.working_on(call.Call(_correlation_of(message.body))):
-                log.error(
-                    "message %s cannot be read and becomes a dead letter: %s", message.message_id, error
-                )
-            return self._count(_UNREADABLE)
+    async def _take_parts(self, parts: Sequence[_Part]) -> list[str]:
+        """What became of each."""
+        for part in parts:
+            if part.event is None:
+                with call.working_on(call.Call(part.correlation_id)):
+                    log.error("event %s cannot be read and becomes a dead letter: %s", part.id, part.why)
+        events = [part.event for part in parts if part.event is not None]
+        taken: list[str] = []
+        for first in range(0, len(events), EVENTS_AT_ONCE):
+            taken += await self._take_events(events[first : first + EVENTS_AT_ONCE])
+        outcomes = iter(taken)
+        return [next(outcomes) if part.event is not None else self._count(_UNREADABLE) for part in parts]
+
+    async def _take_events(self, events: Sequence[Received[Any]]) -> list[str]:
+        """In one transaction; if that fails, each in one of its own."""
+        while len(events) > 1:
+            try:
+                taken = await self._inbox.take_all(events)
+            except (StoreUnavailable, CommitInDoubt):
+                # Stop consuming and keep the messages: giving them back would use up their deliveries.
+                await asyncio.sleep(PAUSE_SECONDS)
+            except Exception:
+                break
+            else:
+                return [self._count(_TAKEN if first else _TAKEN_BEFORE) for first in taken]
+        return await asyncio.gather(*map(self._take_event, events))
+
+    async def _take_event(self, event: Received[Any]) -> str:
         while True:
             try:
                 first = await self._inbox.take(event)
@@ -523,7 +685,6 @@ class Consumer:
                     log.error("event %s becomes a dead letter: %s", event.event_id, error)
                 return self._count(_UNREADABLE)
             except (StoreUnavailable, CommitInDoubt):
-                # Stop consuming and keep the message: giving it back would use up its deliveries.
                 await asyncio.sleep(PAUSE_SECONDS)
             except Exception:
                 with call.working_on(_call_of(event)):
@@ -532,7 +693,7 @@ class Consumer:
             else:
                 return self._count(_TAKEN if first else _TAKEN_BEFORE)
 
-    async def _take_mark(self, message: AbstractIncomingMessage) -> str:
+    async def _take_mark(self, message: AbstractIncomingMessage) -> None:
         """No event: it has told by coming whatever it has to tell."""
         canary = canary_of(message)
         while canary is not None:
@@ -541,7 +702,6 @@ class Consumer:
                 break
             except (StoreUnavailable, CommitInDoubt):
                 await asyncio.sleep(PAUSE_SECONDS)
-        return _TAKEN
 
     def _count(self, outcome: str) -> str:
         telemetry.INBOX_EVENTS.labels(self.subscription.queue, outcome).inc()

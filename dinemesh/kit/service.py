@@ -25,7 +25,7 @@ from dinemesh.kit.health import Health
 from dinemesh.kit.identity import Verifier
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.interceptors import ANYONE, Access, Chain, Limit
-from dinemesh.kit.outbox import Relay
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.settings import ServiceSettings
 from dinemesh.kit.store import Store, StoreInUse, Transaction
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable

@@ -69,7 +69,7 @@ def _become(asked: dict[str, Any]) -> None:
 def _shorten_leases() -> None:
     """What a dead relay has claimed waits for the end of the lease, where it may be another pod's: 30 s,
     hundreds of times."""
-    from dinemesh.kit.outbox import Relay
+    from dinemesh.kit.relay import Relay
 
     defaults = Relay.__init__.__kwdefaults__ or {}
     assert "lease_seconds" in defaults

@@ -10,7 +10,8 @@ from sqlalchemy import create_engine, func, select
 
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.inbox import Consumer
-from dinemesh.kit.outbox import Outbox, Relay
+from dinemesh.kit.outbox import Outbox
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store
 from local_mesh.broker import RunningBroker
 from tests.kit.words import (

@@ -19,7 +19,8 @@ from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import dead_letters
 from dinemesh.kit.bus import EXCHANGE, LOG_QUEUE, Bus, dead_exchange, dead_letter_queue, is_own
 from dinemesh.kit.inbox import Consumer, Subscription
-from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay
+from dinemesh.kit.outbox import Outbox, OutgoingEvent
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store
 from local_mesh.broker import RunningBroker, as_user
 from local_mesh.broker_users import OPERATOR

@@ -18,9 +18,11 @@ import pytest
 from sqlalchemy import create_engine, func, select, update
 
 from dinemesh.kit import dead_letters
+from dinemesh.kit.batches import events_in
 from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable
 from dinemesh.kit.inbox import Consumer
-from dinemesh.kit.outbox import Outbox, Relay, backlog
+from dinemesh.kit.outbox import Outbox, backlog
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store, StoreUnavailable, Transaction
 from local_mesh.broker import RunningBroker
 from tests.kit.words import (
@@ -57,16 +59,18 @@ class FakeBus(Bus):
         return True
 
     async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
-        self.published.append((event_id, datetime.now(UTC)))
+        now = datetime.now(UTC)
+        self.published += [(event.event_id, now) for event in events_in(body)]
         await self.gate.wait()
 
 
 async def test_two_relays_publish_each_event_once(store: Store, outbox: Outbox) -> None:
     one, two = FakeBus(), FakeBus()
+    elsewhere = Outbox(outbox_rows, encode, "words")  # whose process has no relay, or one that died
     relays = [Relay(store, outbox, bus, sweep_seconds=0.02) for bus in (one, two)]
     async with running(*relays):
         await until(lambda: one.turns and two.turns)
-        said = await say(store, outbox, "a", "b", "c")
+        said = await say(store, elsewhere, "a", "b", "c")
         await until(lambda: one.published or two.published)
         seen = one.turns, two.turns
         first, other = (one, two) if one.published else (two, one)
@@ -80,11 +84,30 @@ async def test_two_relays_publish_each_event_once(store: Store, outbox: Outbox) 
     assert len(one.published + two.published) == 3
 
 
+async def test_what_was_just_committed_is_published_from_memory_and_by_nobody_else(
+    store: Store, outbox: Outbox
+) -> None:
+    mine, others = FakeBus(), FakeBus()
+    other = Relay(store, Outbox(outbox_rows, encode, "words"), others, sweep_seconds=0.02)
+    async with running(Relay(store, outbox, mine, sweep_seconds=3600), other):
+        await until(lambda: mine.turns and others.turns)
+        said = await say(store, outbox, "a", "b", "c")
+        await until(lambda: mine.published)
+        seen = others.turns
+        await until(lambda: others.turns >= seen + 3)
+        mine.gate.set()
+        await until(unsent(store))
+    assert [event_id for event_id, _ in mine.published] == said
+    assert others.published == []
+
+
 async def test_what_a_dead_relay_had_claimed_is_sent_after_its_lease(store: Store, outbox: Outbox) -> None:
     lease = timedelta(seconds=0.5)
 
+    elsewhere = Outbox(outbox_rows, encode, "words")
+
     def claimed_elsewhere(tx: Transaction) -> datetime:
-        outbox.add(tx, ("a", 1))
+        elsewhere.add(tx, ("a", 1))
         tx.execute(update(outbox_rows).values(claim_until=tx.now + lease))
         return tx.now + lease
 

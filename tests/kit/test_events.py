@@ -24,8 +24,9 @@ from dinemesh.kit.inbox import (
     Undecodable,
     forget,
 )
-from dinemesh.kit.outbox import LEASE_SECONDS, Outbox, OutgoingEvent, Relay, mark_unsent
+from dinemesh.kit.outbox import LEASE_SECONDS, Outbox, OutgoingEvent, mark_unsent
 from dinemesh.kit.refusal import Refusal
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store, Transaction
 from local_mesh.broker import RunningBroker
 from tests.kit.words import (

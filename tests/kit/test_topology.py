@@ -21,7 +21,8 @@ from dinemesh.kit import dead_letters
 from dinemesh.kit.bus import EXCHANGE, LOG_QUEUE, Bus
 from dinemesh.kit.canaries import Canaries, Canary, begin, matches, routing_keys
 from dinemesh.kit.inbox import Consumer, Subscription
-from dinemesh.kit.outbox import Outbox, Relay, backlog, mark_unsent, pause
+from dinemesh.kit.outbox import Outbox, backlog, mark_unsent
+from dinemesh.kit.relay import Relay, pause
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.kit.workers import Periodic
 from dinemesh.reservation.v1 import events_pb2

@@ -15,7 +15,8 @@ from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, selec
 
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.inbox import Consumer, Received, Subscription, inbox_tables
-from dinemesh.kit.outbox import Outbox, OutgoingEvent, Relay, backlog, outbox_table
+from dinemesh.kit.outbox import Outbox, OutgoingEvent, backlog, outbox_table
+from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker

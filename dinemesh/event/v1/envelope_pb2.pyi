@@ -8,10 +8,12 @@ The events themselves are messages of the publisher's package (`events.proto`). 
 version that it has seen. (Slots of restaurants have versions of their own: see restaurant's SlotsChanged.)
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -95,6 +97,33 @@ class Envelope(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
+
+@_typing.final
+class EventBatch(_message.Message):
+    """Several events in one message of the broker: of one publisher, with one routing key, in the order in which they were
+    recorded. A single event may travel as a plain Envelope. Envelope has no field of this number, so that the bytes tell
+    which of the two they are: what has no `events` is an Envelope.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Envelope]:
+        """Each is taken by itself: one that cannot be read, or fails, does not keep the others from their effect."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Envelope] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventBatch: _TypeAlias = EventBatch  # noqa: Y015
 
 ROUTING_KEY_FIELD_NUMBER: _builtins.int
 routing_key: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, _builtins.str]
