@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dinemesh.kit.inbox import Received, Subscription
@@ -16,12 +17,16 @@ def subscription(timeline: Timeline) -> Subscription:
     """Every event of every service has an entry, also one of a type that is newer than this version."""
 
     def on_event(tx: Transaction, event: Received[Any]) -> None:
-        timeline.record(tx, messages.entry_of(event))
+        on_events(tx, [event])
+
+    def on_events(tx: Transaction, events: Sequence[Received[Any]]) -> None:
+        timeline.record(tx, [messages.entry_of(event) for event in events])
 
     return Subscription(
         queue=QUEUE,
         bindings=("#",),
         handlers=dict.fromkeys(messages.READERS, on_event),
         other=on_event,
+        together=on_events,
         newest_only=False,
     )

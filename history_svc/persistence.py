@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    bindparam,
     delete,
     select,
     update,
@@ -74,16 +75,20 @@ arrivals = Table(
 inbox = kit_inbox.inbox_tables(metadata)
 
 # Built once: to build a statement costs the processor more than to run it.
-_NEXT_POSITION = (
-    update(arrivals).values(last_position=arrivals.c.last_position + 1).returning(arrivals.c.last_position)
+_NEXT_POSITIONS = (
+    update(arrivals)
+    .values(last_position=arrivals.c.last_position + bindparam("more"))
+    .returning(arrivals.c.last_position)
 )
 _APPEND = insert_once(timeline_entries)
 
 
-def append(tx: Transaction, entry: Entry) -> None:
-    """Add an entry. One that is there already stays as it is."""
-    position: int = tx.execute(_NEXT_POSITION).scalar_one()
-    tx.execute(_APPEND[tx.dialect], {"position": position, **_values(entry)})
+def append(tx: Transaction, entries: Sequence[Entry]) -> None:
+    """Add entries, at least one, in this order of arrival. One that is there already stays as it is."""
+    last: int = tx.execute(_NEXT_POSITIONS, {"more": len(entries)}).scalar_one()
+    first = last - len(entries) + 1
+    rows = [{"position": first + n, **_values(entry)} for n, entry in enumerate(entries)]
+    tx.execute(_APPEND[tx.dialect], rows)
 
 
 def last_position(tx: Transaction) -> int:

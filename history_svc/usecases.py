@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dinemesh.kit import crash
@@ -31,13 +31,15 @@ class Timeline:
         self._store = store
         self._on_arrival = on_arrival
 
-    def record(self, tx: Transaction, entry: Entry) -> None:
-        """Add what an event tells. Inside the transaction of the inbox, which lets each event in once."""
-        persistence.append(tx, entry)
+    def record(self, tx: Transaction, entries: Sequence[Entry]) -> None:
+        """Add what events tell. Inside the transaction of the inbox, which lets each event in once."""
+        if not entries:
+            return
+        persistence.append(tx, entries)
         if __debug__:
             crash.point("timeline.appended")
-        if entry.origin.customer_id:
-            tx.after_commit(functools.partial(self._on_arrival, entry.origin.customer_id))
+        for customer_id in {entry.origin.customer_id for entry in entries} - {""}:
+            tx.after_commit(functools.partial(self._on_arrival, customer_id))
 
     async def entries(self, customer_id: str, reservation_id: str, after: Place | None, limit: int) -> Page:
         """A page of the customer's timeline. Raises NOT_FOUND for a reservation that is not theirs."""

@@ -129,7 +129,7 @@ class Outbox:
         publisher = self._publisher
         lease = publisher.lease if publisher is not None else None
         row = Row(event_id, outgoing.routing_key, envelope.SerializeToString())
-        tx.execute(
+        tx.append(
             self._insert,
             {
                 "event_id": row.event_id,

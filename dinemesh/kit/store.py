@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, CursorResult, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import Executable
-from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.dml import Insert, UpdateBase
 from sqlalchemy.sql.schema import Table
 from sqlalchemy.types import TypeDecorator
 
@@ -118,6 +118,7 @@ class Transaction:
         self._moment = moment
         self._read_only = read_only
         self._after_commit: list[Callable[[], None]] = []
+        self._appended: list[tuple[Insert, Mapping[str, Any]]] = []
         self.wrote = False
 
     @property
@@ -163,6 +164,13 @@ class Transaction:
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """The engine's own INSERT, with on_conflict_do_nothing and on_conflict_do_update."""
         return postgresql.insert(table) if self.dialect == "postgresql" else sqlite.insert(table)
+
+    def append(self, insert: Insert, row: Mapping[str, Any]) -> None:
+        """Insert a row at the end of the transaction, together with those of everybody else in it. For rows
+        that nothing in this transaction reads, and whose key is new."""
+        if self._read_only:
+            raise TypeError("a query must not write: use Store.write")
+        self._appended.append((insert, row))
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Run `call` in the event loop once the commit is done; forgotten if there is none."""
@@ -534,9 +542,16 @@ class Store:
             if len(items) > 1:
                 engines.wait_for_turn(writer.connection)
             work.moment = _Moment(writer.connection, self._clock)
+            appended: dict[Insert, list[Mapping[str, Any]]] = {}
             for item in items:
                 work.item = item
-                self._apply(item, Transaction(writer.connection, work.moment))
+                transaction = Transaction(writer.connection, work.moment)
+                self._apply(item, transaction)
+                for insert, row in transaction._appended if item.error is None else ():
+                    appended.setdefault(insert, []).append(row)
+            for insert, rows in appended.items():
+                work.moment.steps += 1
+                writer.connection.execute(insert, rows)
         except BaseException as error:
             self._roll_back()
             if not engines.is_down(error):
@@ -660,7 +675,10 @@ class Store:
         try:
             engines.wait_for_turn(writer.connection)
             work.moment = _Moment(writer.connection, self._clock)
-            item.context.run(item.change, Transaction(writer.connection, work.moment))
+            transaction = Transaction(writer.connection, work.moment)
+            item.context.run(item.change, transaction)
+            for insert, row in transaction._appended:
+                writer.connection.execute(insert, row)
         except Exception as error:
             if engines.is_down(error):
                 raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
 from dinemesh.kit.inbox import Inbox
+from dinemesh.kit.store import Transaction
 from history_svc import persistence
+from history_svc.domain import Entry
 from restaurant_svc import domain
 from restaurant_svc.domain import Booking, BookingState, Heard
 from tests.machines.bookings import Bookings
@@ -51,7 +54,9 @@ def test_the_machine_finds_new_terms_that_nobody_is_asked_about(monkeypatch: pyt
 
 def test_the_machine_finds_an_event_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     append = persistence.append
-    monkeypatch.setattr(
-        persistence, "append", lambda tx, one: append(tx, one) if one.origin.aggregate_version < 4 else None
-    )
+
+    def only_older(tx: Transaction, entries: Sequence[Entry]) -> None:
+        append(tx, [one for one in entries if one.origin.aggregate_version < 4])
+
+    monkeypatch.setattr(persistence, "append", only_older)
     assert "without an entry" in finds(Bookings, PLAYS)

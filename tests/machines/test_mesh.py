@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
@@ -64,11 +65,12 @@ def test_the_machine_finds_a_timeline_that_depends_on_the_order(monkeypatch: pyt
     append = history_persistence.append
     newest: dict[str, int] = {}
 
-    def only_newer(tx: Transaction, entry: Entry) -> None:
-        origin = entry.origin
-        if origin.aggregate_version > newest.get(origin.aggregate_id, 0):
-            newest[origin.aggregate_id] = origin.aggregate_version
-            append(tx, entry)
+    def only_newer(tx: Transaction, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            origin = entry.origin
+            if origin.aggregate_version > newest.get(origin.aggregate_id, 0):
+                newest[origin.aggregate_id] = origin.aggregate_version
+                append(tx, [entry])
 
     monkeypatch.setattr(history_persistence, "append", only_newer)
     assert "history" in finds(Mesh, PLAYS)
