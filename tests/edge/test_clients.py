@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.edge.client_pages import block, blocks
-from tests.edge.clients import CLIENTS, Bench, contracts, bench
+from tests.edge.clients import CLIENTS, Bench, bench, contracts
 
-__all__ = ["contracts", "bench"]
+__all__ = ["bench", "contracts"]
 
 
 def test_every_block_of_the_page_is_run() -> None:

@@ -82,7 +82,7 @@ GUARDS = (
         (
             Witness(
                 _BUS + "test_what_a_dead_relay_had_claimed_is_sent_after_its_lease",
-                "await until(lambda: bus.published, 5)",
+                "await until(lambda: bus.published)",
             ),
         ),
     ),
