@@ -301,7 +301,7 @@ GUARDS = (
         (
             Witness(
                 _USERS + "test_a_user_that_may_not_is_told_once_and_does_not_hammer_the_broker",
-                "await until(lambda: len(told()) == 2)",
+                "await until(lambda: len(told()) >= 2)",
             ),
         ),
     ),
@@ -446,7 +446,7 @@ GUARDS = (
         (
             Witness(
                 _TOPOLOGY + "test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log",
-                "await until(unsent(sqlite_store), 5)",
+                "await until(unsent(sqlite_store))",
             ),
         ),
     ),
