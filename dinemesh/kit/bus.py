@@ -34,6 +34,7 @@ from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, stop_a
 from tenacity.wait import wait_random_exponential
 
 from dinemesh.event.v1 import envelope_pb2
+from dinemesh.kit.workers import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -477,7 +478,10 @@ async def deliveries(
     channel.close_callbacks.add(ended)
     # A deleted queue cancels its consumer and leaves the channel open.
     (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
-    await (await channel.get_queue(queue, ensure=False)).consume(arrived.put, arguments=arguments)
+    found = await channel.get_queue(queue, ensure=False)
+    # Broken off, the library would stop to read this channel while messages are on their way to it, and with
+    # it the whole connection.
+    await to_its_end(found.consume(arrived.put, arguments=arguments))
     return arrived
 
 

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, func, select, update
 
 from dinemesh.kit import dead_letters
-from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable
+from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable, deliveries
 from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.outbox import Outbox, Relay, backlog
 from dinemesh.kit.store import Store, StoreUnavailable, Transaction
@@ -226,3 +226,23 @@ async def test_a_node_that_is_away_or_hangs_is_passed_over(
             bus = Bus(",".join(urls[begin:] + urls[:begin]), "test")
             async with running(bus):
                 assert await bus.wait_connected(20)
+
+
+async def test_a_consumer_that_is_cancelled_as_it_begins_holds_up_nobody_on_its_connection(
+    broker: RunningBroker,
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    async with running(bus):
+        assert await bus.wait_connected(15)
+        async with bus.channel(1) as channel:
+            await bus.declare_subscriber(channel, QUEUE, ["words.v1.*"])
+        for n in range(50):
+            await bus.publish(b"word", "words.v1.said", event_id=str(n))
+        for steps in range(20):
+            async with bus.channel(200) as channel:
+                beginning = asyncio.create_task(deliveries(channel, QUEUE))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                beginning.cancel()
+                await asyncio.wait((beginning,))
+            await asyncio.wait_for(bus.has_queue(QUEUE), 5)
