@@ -98,10 +98,11 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is not broken off when its caller is cancelled: the caller waits for it."""
     task = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(task)
+        result = await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.gather(task, return_exceptions=True)
         raise
+    return result
 
 
 class Background:
