@@ -9,7 +9,7 @@ from deposit_svc.usecases import Deposits, Limits
 from dinemesh.deposit.v1 import deposit_service_pb2_grpc, events_pb2
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries, routing_keys
-from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.service import Service, main
@@ -38,7 +38,7 @@ async def run() -> None:
     )
     service.add_worker(bus, "bus")
     service.add_relay(
-        Relay(store, outbox, bus),
+        Relay(store, outbox, bus, events_in_message=settings.events_in_message),
         Canaries(
             store,
             bus,

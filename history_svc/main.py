@@ -9,7 +9,7 @@ from dinemesh.history.v1 import history_service_pb2_grpc
 from dinemesh.kit import log as logs
 from dinemesh.kit import migrate, service
 from dinemesh.kit.bus import Bus, BusUnavailable
-from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.service import Service
 from dinemesh.kit.settings import load
 from dinemesh.kit.store import Store, StoreInUse

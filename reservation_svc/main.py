@@ -9,7 +9,7 @@ from functools import partial
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.channel import ServiceToken
-from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.service import Service, main
@@ -75,7 +75,7 @@ async def run() -> None:
     )
     service.add_worker(bus, "bus")
     service.add_relay(
-        Relay(store, outbox, bus),
+        Relay(store, outbox, bus, events_in_message=settings.events_in_message),
         Canaries(
             store,
             bus,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries, routing_keys
-from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.quota import Quota
 from dinemesh.kit.relay import Relay
@@ -28,7 +28,7 @@ def build(settings: Settings) -> Service:
 
     service.add_worker(bus, "bus")
     service.add_relay(
-        Relay(store, outbox, bus),
+        Relay(store, outbox, bus, events_in_message=settings.events_in_message),
         Canaries(
             store,
             bus,

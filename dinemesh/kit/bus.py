@@ -34,6 +34,7 @@ from tenacity.wait import wait_random_exponential
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit.batches import DecodeError, bodies_in, events_in
+from dinemesh.kit.workers import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class _Link:
                 )
                 # `Connection.closed()` answers only for a close of our own, not for a lost connection.
                 self._lost = asyncio.Event()
-                connection.close_callbacks.add(_setter(self._lost))
+                connection.close_callbacks.add(self.loses())
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                         await self._on_open(connection)
@@ -216,6 +217,17 @@ class _Link:
                     await _close(connection)
                     raise
                 self._connection = connection
+
+    def loses(self) -> Callable[..., None]:
+        """A callback by which the connection that is being opened, or was last, counts as lost at once."""
+        lost = self._lost
+
+        def lose(*_: object) -> None:
+            lost.set()
+            if lost is self._lost:
+                self._up.clear()
+
+        return lose
 
     async def connection(self) -> AbstractConnection:
         """The open connection; waits for it."""
@@ -451,7 +463,7 @@ class Bus:
         self._default = channel.default_exchange
         self._channel = channel
         # A publisher whose channel is closed by the broker starts again with a new connection.
-        channel.close_callbacks.add(lambda *_: _close_soon(connection))
+        channel.close_callbacks.add(self._publishing.loses())
 
     async def _open_consumer(self, connection: AbstractConnection) -> None:
         await self._declare_what_is_missing(connection)
@@ -485,7 +497,10 @@ async def deliveries(
     channel.close_callbacks.add(ended)
     # A deleted queue cancels its consumer and leaves the channel open.
     (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
-    await (await channel.get_queue(queue, ensure=False)).consume(arrived.put, arguments=arguments)
+    found = await channel.get_queue(queue, ensure=False)
+    # Broken off, the library would stop to read this channel while messages are on their way to it, and with
+    # it the whole connection.
+    await to_its_end(found.consume(arrived.put, arguments=arguments))
     return arrived
 
 
@@ -539,21 +554,6 @@ async def _close(connection: AbstractConnection) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
             await connection.close()
-
-
-def _setter(event: asyncio.Event) -> Callable[..., None]:
-    return lambda *_: event.set()
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _close_soon(connection: AbstractConnection) -> None:
-    if connection.is_closed:
-        return
-    task = asyncio.get_running_loop().create_task(connection.close())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
 
 
 __all__ = [

@@ -21,9 +21,9 @@ from dinemesh.kit import crash, engines, migrate, reflection
 from dinemesh.kit import log as logs
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.canaries import Canaries
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.health import Health
 from dinemesh.kit.identity import Verifier
-from dinemesh.kit.inbox import Consumer
 from dinemesh.kit.interceptors import ANYONE, Access, Chain, Limit
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.settings import ServiceSettings

@@ -66,6 +66,9 @@ class ServiceSettings(BaseSettings):
     canary_seconds: float = Field(default=10, gt=0, le=15)
     """How often a publisher lets its subscribers see that they are still bound; a loss is found within twice
     this."""
+    events_in_message: int = Field(default=100, ge=1, le=1000)
+    """How many events of one kind may share a message of the broker: some kB each. 1 while services run that
+    are older than such messages."""
     watch_max_seconds: Seconds = Field(default=3600, gt=0)
     """A watch is told to start anew after this, so that streams spread over pods again."""
 

@@ -172,6 +172,12 @@ class Transaction:
             raise TypeError("a query must not write: use Store.write")
         self._appended.append((insert, row))
 
+    def flush(self) -> None:
+        """Insert what was appended so far, for a statement that has to see it."""
+        appended, self._appended = self._appended, []
+        for insert, row in appended:
+            self.execute(insert, row)
+
     def after_commit(self, call: Callable[[], None]) -> None:
         """Run `call` in the event loop once the commit is done; forgotten if there is none."""
         self._after_commit.append(call)
@@ -677,8 +683,7 @@ class Store:
             work.moment = _Moment(writer.connection, self._clock)
             transaction = Transaction(writer.connection, work.moment)
             item.context.run(item.change, transaction)
-            for insert, row in transaction._appended:
-                writer.connection.execute(insert, row)
+            transaction.flush()
         except Exception as error:
             if engines.is_down(error):
                 raise

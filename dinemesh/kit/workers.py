@@ -94,6 +94,17 @@ async def cancel(task: asyncio.Task[Any]) -> None:
         log.error("%s failed while it was stopped", task.get_name(), exc_info=error)
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is not broken off when its caller is cancelled: the caller waits for it."""
+    task = asyncio.ensure_future(work)
+    try:
+        result = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    return result
+
+
 class Background:
     """Tasks that must finish whatever becomes of their caller.
 

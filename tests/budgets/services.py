@@ -135,12 +135,14 @@ def _restaurant() -> Numbers:
 
 
 def _bus() -> Numbers:
-    bus, inbox, outbox, canaries = (f"dinemesh.kit.{name}" for name in ("bus", "inbox", "outbox", "canaries"))
+    bus, relay, consumer, canaries = (
+        f"dinemesh.kit.{name}" for name in ("bus", "relay", "consumer", "canaries")
+    )
     return {
         "service.outbox_count": constant("dinemesh.kit.service", "OUTBOX_COUNT_SECONDS"),
-        "outbox.refused_rest": constant(outbox, "REFUSED_PAUSE_SECONDS"),
-        "outbox.refused_longest_rest": constant(outbox, "REFUSED_PAUSE_MAX_SECONDS"),
-        "outbox.refusals_line": constant(outbox, "REFUSALS_LINE_SECONDS"),
+        "outbox.refused_rest": constant(relay, "REFUSED_PAUSE_SECONDS"),
+        "outbox.refused_longest_rest": constant(relay, "REFUSED_PAUSE_MAX_SECONDS"),
+        "outbox.refusals_line": constant(relay, "REFUSALS_LINE_SECONDS"),
         "bus.log_mark": constant(bus, "LOG_MARK_SECONDS"),
         "bus.blocked_check": constant(bus, "BLOCKED_CHECK_SECONDS"),
         "bus.close_timeout": constant(bus, "CLOSE_TIMEOUT_SECONDS"),
@@ -151,9 +153,13 @@ def _bus() -> Numbers:
         "canary.on_the_way": constant(canaries, "ON_THE_WAY_SECONDS"),
         "canary.margin": constant(canaries, "MARGIN_SECONDS"),
         "canary.healed": constant(canaries, "HEALED_SECONDS"),
-        "outbox.batch": constant(outbox, "BATCH"),
-        "outbox.lease": constant(outbox, "LEASE_SECONDS"),
-        "outbox.sweep": constant(outbox, "SWEEP_SECONDS"),
+        "outbox.batch": constant(relay, "BATCH"),
+        "outbox.lease": constant("dinemesh.kit.outbox", "LEASE_SECONDS"),
+        "outbox.sweep": constant(relay, "SWEEP_SECONDS"),
+        "outbox.mark": constant(relay, "MARK_SECONDS"),
+        "outbox.mark_rows": constant(relay, "MARK_ROWS"),
+        "outbox.in_hand": constant(relay, "MOST_IN_HAND"),
+        "outbox.events_in_message": setting(EVERY, "events_in_message"),
         "bus.connect_timeout": constant(bus, "CONNECT_TIMEOUT_SECONDS"),
         "bus.confirm": constant(bus, "CONFIRM_TIMEOUT_SECONDS"),
         "bus.heartbeat": constant(bus, "HEARTBEAT_SECONDS"),
@@ -163,12 +169,13 @@ def _bus() -> Numbers:
         "bus.delivery_limit": constant(bus, "DELIVERY_LIMIT"),
         "bus.log_prefetch": constant(bus, "LOG_PREFETCH"),
         "bus.given_back": constant("dinemesh.kit.dead_letters", "GIVEN_BACK_SECONDS"),
-        "inbox.prefetch": constant(inbox, "PREFETCH"),
-        "inbox.linger": constant(inbox, "LINGER_SECONDS"),
-        "inbox.rest": constant(inbox, "PAUSE_SECONDS"),
-        "inbox.requeue_rest": constant(inbox, "REQUEUE_PAUSE_SECONDS"),
-        "inbox.versions_ahead": constant(inbox, "MOST_VERSIONS_AHEAD"),
-        "inbox.reconnect_rest": constant(inbox, "RECONNECT_PAUSE_SECONDS"),
+        "inbox.prefetch": constant(consumer, "PREFETCH"),
+        "inbox.at_once": constant(consumer, "EVENTS_AT_ONCE"),
+        "inbox.linger": constant(consumer, "LINGER_SECONDS"),
+        "inbox.rest": constant(consumer, "PAUSE_SECONDS"),
+        "inbox.requeue_rest": constant(consumer, "REQUEUE_PAUSE_SECONDS"),
+        "inbox.versions_ahead": constant("dinemesh.kit.inbox", "MOST_VERSIONS_AHEAD"),
+        "inbox.reconnect_rest": constant(consumer, "RECONNECT_PAUSE_SECONDS"),
         "history.watch_batch": constant("history_svc.usecases", "WATCH_BATCH"),
         "restaurant.watch_batch": constant("restaurant_svc.usecases", "WATCH_BATCH"),
     }

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from local_mesh.broker import start_broker
 from tests.crash.cases import Cases, Group, each
-from tests.crash.forked import Nursery
 from tests.crash.run import Databases, Result, Yard, run
+from tests.support.forked import ForkServer
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
@@ -31,16 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     postgres = PostgresServer(folder / "data") if "postgresql" in engines else None
     amqp, dist, epmd = free_ports(3)
     broker = start_broker(folder / "rabbitmq", amqp, dist, epmd)
-    nursery = Nursery(folder / "nursery.log")
+    forks = ForkServer(folder / "forks.log")
     results = []
     try:
         for engine in engines:
             database = postgres.fresh if postgres and engine == "postgresql" else _sqlite(folder)
-            yard = Yard(folder / engine, nursery.launch, broker.fresh_url, database)
+            yard = Yard(folder / engine, forks.launch_with_points, broker.fresh_url, database)
             results.append(_exercise(engine, yard, options))
             print(results[-1], flush=True)
     finally:
-        nursery.close()
+        forks.close()
         broker.stop()
         if postgres is not None:
             postgres.stop()

@@ -15,11 +15,11 @@ from sqlalchemy import create_engine, text
 
 from local_mesh.broker import RunningBroker
 from tests.crash.cases import Case, all_points, one_of_each_point
-from tests.crash.forked import Nursery, with_points
 from tests.crash.run import Yard, exercise, run
 from tests.crash.stories import Story, a_card_that_declines, reserve
 from tests.crash.world import World
-from tests.support.mesh import Child, launch
+from tests.support.forked import ForkServer, with_points
+from tests.support.mesh import Child, launch_alone
 from tests.support.postgres import PostgresServer
 
 SIDE_BY_SIDE = 4
@@ -37,23 +37,23 @@ def known() -> dict[Case, Story]:
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
-    yield nursery
-    nursery.close()
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    forks = ForkServer(tmp_path_factory.mktemp("forks") / "forks.log")
+    yield forks
+    forks.close()
 
 
 @pytest.fixture
-def on_sqlite(tmp_path: Path, nursery: Nursery, broker: RunningBroker) -> Yard:
+def on_sqlite(tmp_path: Path, forks: ForkServer, broker: RunningBroker) -> Yard:
     def database(package: str) -> str:
         return f"sqlite:///{tmp_path}/{package}-{uuid.uuid4().hex[:8]}.db"
 
-    return Yard(tmp_path, nursery.launch, broker.fresh_url, database)
+    return Yard(tmp_path, forks.launch_with_points, broker.fresh_url, database)
 
 
 @pytest.fixture
-def on_postgresql(tmp_path: Path, nursery: Nursery, broker: RunningBroker, postgres: PostgresServer) -> Yard:
-    return Yard(tmp_path, nursery.launch, broker.fresh_url, postgres.fresh)
+def on_postgresql(tmp_path: Path, forks: ForkServer, broker: RunningBroker, postgres: PostgresServer) -> Yard:
+    return Yard(tmp_path, forks.launch_with_points, broker.fresh_url, postgres.fresh)
 
 
 @pytest.mark.timeout(900)
@@ -88,11 +88,11 @@ async def test_on_postgresql_too(on_postgresql: Yard, known: dict[Case, Story]) 
     assert len([one for one in result.outcomes if one.deaths]) == ON_POSTGRESQL
 
 
-async def test_a_process_that_no_nursery_forked_dies_and_comes_back_in_the_same_way(
+async def test_a_process_that_nobody_forked_dies_and_comes_back_in_the_same_way(
     tmp_path: Path, broker: RunningBroker
 ) -> None:
     def start(module: str, environment: dict[str, str], log: Path) -> Child:
-        return launch(module, with_points(environment, log), log)
+        return launch_alone(module, with_points(environment, log), log)
 
     def database(package: str) -> str:
         return f"sqlite:///{tmp_path}/{package}.db"

@@ -25,8 +25,8 @@ from operations.audit import judge
 from operations.limits import Limits
 from operations.picture import Picture, Sources, take
 from operations.report import Report
-from tests.crash.forked import points_of
 from tests.mesh.people import MANUAL, City, Customer, Place, Reservation, cents, kept, policy
+from tests.support.forked import points_of
 from tests.support.mesh import ROOT, SERVICES, RunningMesh
 from tests.support.refusals import refusal
 

@@ -498,6 +498,7 @@ async def test_a_step_and_its_event_are_one_transaction(desk: Desk) -> None:
 
     def forfeited_and_rolled_back(tx: Transaction) -> None:
         desk.deposits.obey(tx, [order], CUSTOMER, RESERVATION)
+        tx.flush()
         assert tx.execute(select(func.count()).select_from(persistence.outbox)).scalar_one() == 2
         raise Refusal("NO", "this transaction is not committed")
 

@@ -16,7 +16,8 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, se
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit.bus import BusUnavailable
-from dinemesh.kit.inbox import Consumer, Received, Subscription, inbox_tables
+from dinemesh.kit.consumer import Consumer
+from dinemesh.kit.inbox import Received, Subscription, inbox_tables
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
 from history_svc import handlers, main, persistence

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, func, select
 
 from dinemesh.kit.bus import Bus
-from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store

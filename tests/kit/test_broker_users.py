@@ -18,7 +18,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import dead_letters
 from dinemesh.kit.bus import EXCHANGE, LOG_QUEUE, Bus, dead_exchange, dead_letter_queue, is_own
-from dinemesh.kit.inbox import Consumer, Subscription
+from dinemesh.kit.consumer import Consumer
+from dinemesh.kit.inbox import Subscription
 from dinemesh.kit.outbox import Outbox, OutgoingEvent
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store
@@ -119,7 +120,7 @@ async def test_an_operator_lists_and_redrives(vhost: str) -> None:
     operators = Bus(as_user(vhost, OPERATOR), "operations")
     async with running(bus, operators):
         assert await bus.wait_connected(15) and await operators.wait_connected(15)
-        await bus.publish_dead(b"word", OWN, event_id="e")
+        await bus.publish_dead(b"word", OWN, event_id="e", reason="rejected")
         (letter,) = await dead_letters.list_dead(operators, OWN)
         assert letter.event_id == "e"
         assert await dead_letters.redrive(operators, OWN) == 1

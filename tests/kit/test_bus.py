@@ -19,8 +19,8 @@ from sqlalchemy import create_engine, func, select, update
 
 from dinemesh.kit import dead_letters
 from dinemesh.kit.batches import events_in
-from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable
-from dinemesh.kit.inbox import Consumer
+from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable, deliveries
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox, backlog
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store, StoreUnavailable, Transaction
@@ -108,6 +108,7 @@ async def test_what_a_dead_relay_had_claimed_is_sent_after_its_lease(store: Stor
 
     def claimed_elsewhere(tx: Transaction) -> datetime:
         elsewhere.add(tx, ("a", 1))
+        tx.flush()
         tx.execute(update(outbox_rows).values(claim_until=tx.now + lease))
         return tx.now + lease
 
@@ -217,8 +218,8 @@ class FickleStore:
 async def test_while_its_database_is_away_a_consumer_keeps_its_messages(
     sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dinemesh.kit.inbox.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("dinemesh.kit.consumer.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
     bus = Bus(broker.fresh_url(), "test")
     fickle = FickleStore(sqlite_store)
     consumer = Consumer(cast(Store, fickle), bus, tables, words())
@@ -249,3 +250,23 @@ async def test_a_node_that_is_away_or_hangs_is_passed_over(
             bus = Bus(",".join(urls[begin:] + urls[:begin]), "test")
             async with running(bus):
                 assert await bus.wait_connected(20)
+
+
+async def test_a_consumer_that_is_cancelled_as_it_begins_holds_up_nobody_on_its_connection(
+    broker: RunningBroker,
+) -> None:
+    bus = Bus(broker.fresh_url(), "test")
+    async with running(bus):
+        assert await bus.wait_connected(15)
+        async with bus.channel(1) as channel:
+            await bus.declare_subscriber(channel, QUEUE, ["words.v1.*"])
+        for n in range(50):
+            await bus.publish(b"word", "words.v1.said", event_id=str(n))
+        for steps in range(20):
+            async with bus.channel(200) as channel:
+                beginning = asyncio.create_task(deliveries(channel, QUEUE))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                beginning.cancel()
+                await asyncio.wait((beginning,))
+            await asyncio.wait_for(bus.has_queue(QUEUE), 5)

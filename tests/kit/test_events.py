@@ -13,11 +13,12 @@ from sqlalchemy import func, select, update
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import call, dead_letters
+from dinemesh.kit.batches import body_of, events_in
 from dinemesh.kit.bus import LOG_QUEUE, Bus, BusUnavailable
+from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.inbox import (
     HIGHEST_VERSION,
     MOST_VERSIONS_AHEAD,
-    Consumer,
     Inbox,
     Received,
     Subscription,
@@ -230,7 +231,7 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter_blocks_nothing_and
 async def test_a_message_that_always_fails_becomes_a_dead_letter_and_takes_effect_after_the_cause_is_gone(
     sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
     bus = Bus(broker.fresh_url(), "test")
     sick = True
 
@@ -254,10 +255,55 @@ async def test_a_message_that_always_fails_becomes_a_dead_letter_and_takes_effec
         assert await dead_letters.count_dead(bus, QUEUE) == 0
 
 
+async def test_of_a_message_with_several_events_only_those_that_cannot_be_taken_are_dead_letters(
+    sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
+    bus = Bus(broker.fresh_url(), "test")
+    consumer = Consumer(sqlite_store, bus, tables, words())
+    _, poison, _ = await say(sqlite_store, outbox, "first", "poison", "last")
+    first, failing, last = await bodies(sqlite_store)
+    unreadable = envelope_pb2.Envelope(event_id="no type").SerializeToString()
+    async with running(bus, consumer):
+        await asyncio.wait_for(consumer.caught_up.wait(), 30)
+        message = body_of([first, failing, unreadable, last])
+        await bus.publish(message, "words.v1.said", event_id="several")
+
+        async def put_aside() -> bool:
+            found = await dead_letters.list_dead(bus, QUEUE)
+            return {one.event_id: one.reason for one in found} == {
+                poison: "delivery_limit",
+                "no type": "rejected",
+            }
+
+        await until(put_aside)
+        await until(hears(sqlite_store, "first", "last"))
+        assert await bus.waiting(QUEUE) == 0
+
+
+async def test_what_waits_together_goes_in_one_message_and_a_single_event_as_it_is(
+    sqlite_store: Store, outbox: Outbox
+) -> None:
+    sent: list[bytes] = []
+
+    class Noted(Bus):
+        can_publish = True
+
+        async def publish(self, body: bytes, routing_key: str, *, event_id: str) -> None:
+            sent.append(body)
+
+    bus = Noted("amqp://nowhere", "test")
+    async with running(Relay(sqlite_store, outbox, bus, sweep_seconds=0.05, events_in_message=3)):
+        await say(sqlite_store, Outbox(outbox_rows, encode, "words"), "a", "b", "c", "d")
+        await until(unsent(sqlite_store))
+    assert [len(events_in(body)) for body in sent] == [3, 1]
+    assert envelope_pb2.Envelope.FromString(sent[1]).event_id
+
+
 async def test_every_line_about_an_event_has_the_correlation_id_that_it_carries(
     sqlite_store: Store, outbox: Outbox, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
     bus = Bus(broker.fresh_url(), "test")
     consumer = Consumer(sqlite_store, bus, tables, words())
     guest = Consumer(sqlite_store, bus, tables, words(queue="guest.words"))

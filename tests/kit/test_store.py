@@ -26,6 +26,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 
 from dinemesh.kit import engines
 from dinemesh.kit.refusal import Refusal
@@ -198,6 +199,43 @@ async def test_a_refusal_after_a_write_leaves_nothing_of_it_and_all_of_its_neigh
 
     outcomes = await grouped(store, put("a"), half_done, put("b"))
     assert [type(outcome) for outcome in outcomes] == [int, Refusal, int]
+    assert await store.read(names) == {"a", "b"}
+
+
+def append(name: str, sold: int = 0) -> Callable[[Transaction], None]:
+    return lambda tx: tx.append(_INSERT, {"name": name, "sold": sold})
+
+
+_INSERT = seats.insert()
+
+
+async def test_what_is_appended_goes_in_together_at_the_end_and_can_be_seen_before(store: Store) -> None:
+    def seen(tx: Transaction) -> set[str]:
+        append("c")(tx)
+        before = names(tx)
+        tx.flush()
+        return names(tx) - before
+
+    statements: list[str] = []
+
+    @event.listens_for(store._engines.writer, "before_cursor_execute")
+    def _(*told: object) -> None:
+        statements.extend(word for word in [str(told[2])] if "INSERT" in word)
+
+    assert await grouped(store, append("a"), append("b"), seen) == [None, None, {"c"}]
+    assert await store.read(names) == {"a", "b", "c"}
+    assert len(statements) == 2, statements
+
+
+async def test_what_was_appended_goes_with_its_refusal_and_a_bad_row_is_its_own_items_failure(
+    store: Store,
+) -> None:
+    def refused(tx: Transaction) -> None:
+        append("never")(tx)
+        raise Refusal("NO", "after all")
+
+    outcomes = await grouped(store, append("a"), refused, append("bad", -1), append("b"))
+    assert [type(one) for one in outcomes] == [type(None), Refusal, IntegrityError, type(None)]
     assert await store.read(names) == {"a", "b"}
 
 

@@ -20,7 +20,8 @@ from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import dead_letters
 from dinemesh.kit.bus import EXCHANGE, LOG_QUEUE, Bus
 from dinemesh.kit.canaries import Canaries, Canary, begin, matches, routing_keys
-from dinemesh.kit.inbox import Consumer, Subscription
+from dinemesh.kit.consumer import Consumer
+from dinemesh.kit.inbox import Subscription
 from dinemesh.kit.outbox import Outbox, backlog, mark_unsent
 from dinemesh.kit.relay import Relay, pause
 from dinemesh.kit.store import Store, Transaction
@@ -362,7 +363,7 @@ async def test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log(
 async def test_what_a_guest_cannot_take_is_a_dead_letter_too(
     sqlite_store: Store, outbox: Outbox, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dinemesh.kit.inbox.REQUEUE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
     guest = replace(words(queue="guest.words"), max_length=1000)
     async with publisher.works(Consumer(sqlite_store, publisher.bus, tables, guest)):
         await publisher.bus.publish(b"\xff\xffjunk", "words.v1.said", event_id="junk-1")

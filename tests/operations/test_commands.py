@@ -14,7 +14,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select
 
 from dinemesh.kit.bus import Bus
-from dinemesh.kit.inbox import Consumer, Received, Subscription, inbox_tables
+from dinemesh.kit.consumer import Consumer
+from dinemesh.kit.inbox import Received, Subscription, inbox_tables
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, backlog, outbox_table
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store, Transaction

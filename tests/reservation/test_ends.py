@@ -102,6 +102,7 @@ async def test_a_move_and_its_event_are_one_transaction(pod: Pod) -> None:
     def accepted_and_rolled_back(tx: Transaction) -> None:
         news = BookingNews(BookingState.ACCEPTED, placed.terms.revision)
         hear.hear_booking(pod.desk, tx, placed.reservation_id, news)
+        tx.flush()
         assert tx.execute(select(func.count()).select_from(tables.outbox)).scalar_one() == 2
         raise Refusal("NO", "this transaction is not committed")
 

@@ -27,7 +27,7 @@ from tests.mesh.people import AUTO, City, Place, until
 from tests.mesh.test_audit import QUIET_SECONDS, sources
 from tests.rolling.load import STOPPING, Load, OverGrpc, OverJson, seats_for_all
 from tests.support.edge import RunningEdge
-from tests.support.mesh import SERVICES, Launch, Part, RunningMesh, launch, state_of
+from tests.support.mesh import SERVICES, Launch, Part, RunningMesh, launch_alone, state_of
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
@@ -218,7 +218,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    folder: Path, broker: RunningBroker, postgres: PostgresServer, launch: Launch = launch
+    folder: Path, broker: RunningBroker, postgres: PostgresServer, launch: Launch = launch_alone
 ) -> AsyncIterator[Scene]:
     """The first instance of each service runs, and the edge knows it."""
     databases = {name: postgres.fresh(f"{name}_svc") for name in SERVICES}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from local_mesh.broker import RunningBroker
-from tests.crash.forked import Forked, Nursery
 from tests.rolling.run import killed, rolling, scene
+from tests.support.forked import ForkServer
 from tests.support.mesh import Launch
 from tests.support.postgres import PostgresServer
 
@@ -17,13 +17,10 @@ from tests.support.postgres import PostgresServer
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
     """Ten starts in a moment; `python -m tests.rolling` starts its processes as one machine does."""
-    nursery = Nursery(tmp_path / "nursery.log")
+    forks = ForkServer(tmp_path / "forks.log")
 
-    def fork(module: str, environment: dict[str, str], log: Path) -> Forked:
-        return Forked(nursery, nursery.ask({"module": module, "environment": environment, "log": str(log)}))
-
-    yield fork
-    nursery.close()
+    yield forks.launch_hurried
+    forks.close()
 
 
 async def test_a_planned_restart_of_every_service_fails_no_call_and_a_crash_does(

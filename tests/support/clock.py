@@ -20,7 +20,7 @@ from dinemesh.kit import engines
 from tests.support.process import Child, spawn
 
 VARIABLE = "CLOCK_FILE"
-"""In the environment of a process that tests.crash.nursery forks: the file that its clock follows."""
+"""In the environment of a process that tests.support.fork_server forks: the file that its clock follows."""
 
 
 @dataclass(frozen=True)

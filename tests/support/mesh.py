@@ -7,11 +7,13 @@ what became of it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,10 +29,23 @@ from jwt.algorithms import ECAlgorithm
 from local_mesh.broker import as_user
 from local_mesh.broker_users import OPERATOR
 from tests.guards import switch
+from tests.support.forked import ForkServer
 from tests.support.ports import free_ports
 from tests.support.process import ROOT, Child, NotHealthy, Process, spawn
 
-__all__ = ["FAST", "ROOT", "SERVICES", "Child", "Keys", "Launch", "Part", "RunningMesh", "launch", "state_of"]
+__all__ = [
+    "FAST",
+    "ROOT",
+    "SERVICES",
+    "Child",
+    "Keys",
+    "Launch",
+    "Part",
+    "RunningMesh",
+    "launch",
+    "launch_alone",
+    "state_of",
+]
 
 SERVICES = ("reservation", "deposit", "restaurant", "history")
 
@@ -118,9 +133,28 @@ Launch = Callable[[str, dict[str, str], Path], Child]
 
 
 def launch(module: str, environment: dict[str, str], log: Path) -> Child:
-    """`python -m module`. The kernel ends it when the tests are gone, however they went."""
+    """As `python -m module` would run, by a server that has imported it. The kernel ends it when the tests
+    are gone, however they went."""
+    if environment.get(switch.VARIABLE):
+        return launch_alone(module, environment, log)
+    return _forks().launch(module, environment, log)
+
+
+def launch_alone(module: str, environment: dict[str, str], log: Path) -> Child:
+    """`python -m module`."""
     modules = ["tests.guards.start", module] if environment.get(switch.VARIABLE) else [module]
     return spawn(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", *modules], environment, log)
+
+
+@functools.cache
+def _forks() -> ForkServer:
+    """One for all tests of this process. It ends with them."""
+    return ForkServer(Path(_folder().name) / "forks.log")
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="dinemesh-forks-")
 
 
 class Part(Process):

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from local_mesh.broker import RunningBroker, project_cache, start_broker, unpack_broker
-from tests.crash.forked import Nursery
 from tests.support.broker_cluster import NODES, RunningCluster
+from tests.support.forked import ForkServer
 from tests.support.mesh import Launch, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -120,9 +120,9 @@ def _running(
         stack.callback(broker.stop)
         start: Launch = launch
         if forked:
-            nursery = Nursery(folder / "nursery.log")
-            stack.callback(nursery.close)
-            start = following(nursery.launch)
+            forks = ForkServer(folder / "forks.log")
+            stack.callback(forks.close)
+            start = following(forks.launch_with_points)
         url = broker.fresh_url()
         urls = {name: one.url for name, one in databases.items()}
         mesh = RunningMesh(folder, url, databases=urls, settings=SETTINGS, launch=start)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from local_mesh.broker import RunningBroker, start_broker
-from tests.crash.forked import Nursery
+from tests.support.forked import ForkServer
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -26,10 +26,10 @@ FreshMesh = Callable[[str], RunningMesh]
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
-    yield nursery
-    nursery.close()
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    forks = ForkServer(tmp_path_factory.mktemp("forks") / "forks.log")
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 def fresh_mesh(
     tmp_path_factory: pytest.TempPathFactory,
     broker_to_kill: RunningBroker,
-    nursery: Nursery,
+    forks: ForkServer,
     request: pytest.FixtureRequest,
 ) -> Iterator[FreshMesh]:
     """Starts a mesh of the test's own on an engine; the one before it is stopped."""
@@ -61,7 +61,9 @@ def fresh_mesh(
             server: PostgresServer = request.getfixturevalue("postgres")
             databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
         folder, url = tmp_path_factory.mktemp("mesh"), broker_to_kill.fresh_url()
-        mesh = RunningMesh(folder, url, databases=databases, settings=SETTINGS, launch=nursery.launch)
+        mesh = RunningMesh(
+            folder, url, databases=databases, settings=SETTINGS, launch=forks.launch_with_points
+        )
         started.append(mesh)
         mesh.start()
         return mesh

@@ -203,7 +203,7 @@ def launch(module: str, environment: dict[str, str], log: Path) -> Child:
 
 
 def following(forked: Launch) -> Launch:
-    """The same for processes that tests.crash.nursery forks."""
+    """The same for processes that tests.support.fork_server forks."""
 
     def start(module: str, environment: dict[str, str], log: Path) -> Child:
         told = environment | {clock.VARIABLE: str(clock_of(log.parent, log.stem))}

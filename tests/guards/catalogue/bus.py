@@ -6,8 +6,9 @@ from tests.guards.guard import Edit, Guard, Witness
 
 BUS = "dinemesh.kit.bus"
 CANARIES = "dinemesh.kit.canaries"
+CONSUMER = "dinemesh.kit.consumer"
 INBOX = "dinemesh.kit.inbox"
-OUTBOX = "dinemesh.kit.outbox"
+RELAY = "dinemesh.kit.relay"
 USERS = "local_mesh.broker_users"
 _KIT = "tests/kit/test_events.py::"
 _BUS = "tests/kit/test_bus.py::"
@@ -34,11 +35,11 @@ GUARDS = (
         "A row is marked sent after the confirm, not before.",
         (
             Edit(
-                OUTBOX,
-                "rows = await self._store.write(claim)\n",
-                "rows = await self._store.write(claim)\n"
-                "        taken = [row.position for row in rows]\n"
-                "        await self._store.write(lambda tx: self._settle(tx, taken, []))\n",
+                RELAY,
+                "parcels = list(self._parcels(rows))\n",
+                "parcels = list(self._parcels(rows))\n"
+                "        self._sent += [row.event_id for row in rows]\n"
+                "        await self._mark()\n",
             ),
         ),
         (
@@ -61,7 +62,7 @@ GUARDS = (
         "What one relay has claimed the others leave alone for a while.",
         (
             Edit(
-                OUTBOX,
+                RELAY,
                 "free = or_(columns.claim_until.is_(None), self._is_over(tx))",
                 "free = columns.sent_time.is_(None)",
             ),
@@ -74,7 +75,7 @@ GUARDS = (
         "What a relay claimed and did not send is free again after the lease.",
         (
             Edit(
-                OUTBOX,
+                RELAY,
                 "free = or_(columns.claim_until.is_(None), self._is_over(tx))",
                 "free = columns.claim_until.is_(None)",
             ),
@@ -82,7 +83,7 @@ GUARDS = (
         (
             Witness(
                 _BUS + "test_what_a_dead_relay_had_claimed_is_sent_after_its_lease",
-                "await until(lambda: bus.published, 5)",
+                "await until(lambda: bus.published)",
             ),
         ),
     ),
@@ -90,7 +91,7 @@ GUARDS = (
         "claims-of-the-dead",
         (4,),
         "On SQLite what a killed process had claimed is sent by the next one at once.",
-        (Edit(OUTBOX, 'if tx.dialect == "sqlite":', 'if tx.dialect == "":'),),
+        (Edit(RELAY, 'if tx.dialect == "sqlite":', 'if tx.dialect == "":'),),
         (
             Witness(
                 _KIT + "test_what_a_killed_process_had_claimed_is_sent_by_the_next_one_at_once",
@@ -104,8 +105,8 @@ GUARDS = (
         "The relay looks by itself for what was written while the broker was away.",
         (
             Edit(
-                OUTBOX,
-                "async with asyncio.timeout(self._sweep_seconds):",
+                RELAY,
+                "async with asyncio.timeout_at(self._next_sweep):",
                 "async with asyncio.timeout(None):",
             ),
         ),
@@ -122,7 +123,7 @@ GUARDS = (
         "A subscriber whose queue is new reads the log before it counts as caught up.",
         (
             Edit(
-                INBOX,
+                CONSUMER,
                 "if is_new:\n                await",
                 "if not queue:\n                await",
             ),
@@ -140,12 +141,12 @@ GUARDS = (
         "A subscriber whose queue was lost reads the log again.",
         (
             Edit(
-                INBOX,
+                CONSUMER,
                 "is_there = await self._bus.has_queue(queue)",
                 "is_there = bool(queue)",
             ),
             # A start looks besides whether a short gap was hidden by it.
-            Edit(INBOX, "await self._read_log(hidden_since)", "pass"),
+            Edit(CONSUMER, "await self._read_log(hidden_since)", "pass"),
         ),
         (
             Witness(
@@ -172,7 +173,7 @@ GUARDS = (
         "unreadable-at-once",
         (5,),
         "What cannot be read becomes a dead letter at once.",
-        (Edit(INBOX, "await message.reject(requeue=False)", "await message.nack(requeue=True)"),),
+        (Edit(CONSUMER, "await message.reject(requeue=False)", "await message.nack(requeue=True)"),),
         (
             Witness(
                 _KIT
@@ -217,11 +218,9 @@ GUARDS = (
         "What fails in the log becomes a dead letter and does not keep a subscriber from catching up.",
         (
             Edit(
-                INBOX,
-                "            self._count(_FAILED)\n            with call.working_on(_call_of(event)):\n"
-                '                log.exception("an event of the log failed',
-                "            raise\n            with call.working_on(_call_of(event)):\n"
-                '                log.exception("an event of the log failed',
+                CONSUMER,
+                "            self._count(_FAILED)\n            with call.working_on(call_of(part.event)):\n",
+                "            raise\n            with call.working_on(call_of(part.event)):\n",
             ),
         ),
         (
@@ -237,9 +236,11 @@ GUARDS = (
         "With its own database away a consumer keeps its messages instead of sending them in a circle.",
         (
             Edit(
-                INBOX,
-                "use up its deliveries.\n                await asyncio.sleep(PAUSE_SECONDS)",
-                "use up its deliveries.\n                return self._count(_FAILED)",
+                CONSUMER,
+                "        except (StoreUnavailable, CommitInDoubt):\n"
+                "            await asyncio.sleep(PAUSE_SECONDS)",
+                "        except (StoreUnavailable, CommitInDoubt) as error:\n"
+                "            raise KeyError(str(error)) from error",
             ),
         ),
         (
@@ -267,7 +268,7 @@ GUARDS = (
         "own-words-live",
         (1,),
         "An event that came under another's key, or by a detour, is a dead letter.",
-        (Edit(INBOX, "if not is_own(message):", "if not message:"),),
+        (Edit(CONSUMER, "if not is_own(message):\n            why", "if not message:\n            why"),),
         (
             Witness(
                 _USERS + "test_what_gets_past_the_broker_is_a_dead_letter_live_and_no_event_in_the_log",
@@ -301,7 +302,7 @@ GUARDS = (
         (
             Witness(
                 _USERS + "test_a_user_that_may_not_is_told_once_and_does_not_hammer_the_broker",
-                "await until(lambda: len(told()) == 2)",
+                "await until(lambda: len(told()) >= 2)",
             ),
         ),
     ),
@@ -333,7 +334,7 @@ GUARDS = (
         (4, 10),
         "A subscriber that misses canaries looks into the log, declares its binding again and reads what it"
         " missed.",
-        (Edit(INBOX, "                await self._bindings.look()\n", ""),),
+        (Edit(CONSUMER, "                await self._bindings.look()\n", ""),),
         (
             Witness(
                 _TOPOLOGY + "test_a_lost_binding_is_declared_again_and_what_was_published_meanwhile_is_taken",
@@ -363,7 +364,7 @@ GUARDS = (
         "gap-hidden-by-a-start",
         (4,),
         "A start declares the bindings again, and reads what was said if they had been gone.",
-        (Edit(INBOX, "await self._read_log(hidden_since)", "pass"),),
+        (Edit(CONSUMER, "await self._read_log(hidden_since)", "pass"),),
         (
             Witness(
                 _TOPOLOGY
@@ -391,7 +392,7 @@ GUARDS = (
         "A start of a subscriber declares its bindings, also those that were there.",
         (
             Edit(
-                INBOX,
+                CONSUMER,
                 "                channel, queue, bindings, max_length",
                 "                channel, queue, bindings if is_new else [], max_length",
             ),
@@ -420,7 +421,7 @@ GUARDS = (
         "What a full queue refuses waits by itself, longer each time, and the others go on.",
         (
             Edit(
-                OUTBOX,
+                RELAY,
                 "refused.values(tries=tries + 1, claim_until=tx.now + pause(tries))",
                 "refused.values(claim_until=None)",
             ),
@@ -446,7 +447,7 @@ GUARDS = (
         (
             Witness(
                 _TOPOLOGY + "test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log",
-                "await until(unsent(sqlite_store), 5)",
+                "await until(unsent(sqlite_store))",
             ),
         ),
     ),
@@ -456,13 +457,13 @@ GUARDS = (
         "A guest that lost its place reads the log.",
         (
             Edit(
-                INBOX,
+                CONSUMER,
                 "await self._read_log(await self._bindings.begin_of_gap())",
                 "await self._bindings.begin_of_gap()",
             ),
             # What fell out is also found by the canaries among it, and by whoever starts soon after.
-            Edit(INBOX, "await self._read_log(hidden_since)", "pass"),
-            Edit(INBOX, "                await self._bindings.look()\n", ""),
+            Edit(CONSUMER, "await self._read_log(hidden_since)", "pass"),
+            Edit(CONSUMER, "                await self._bindings.look()\n", ""),
         ),
         (
             Witness(

@@ -17,14 +17,15 @@ GUARDS = (
         (
             Edit(
                 "dinemesh.kit.outbox",
-                "tx.execute(\n            self._insert,",
+                "tx.append(\n            self._insert,",
                 "second = tx._connection.engine.connect()\n"
                 "        second.execute(\n            self._insert,",
             ),
             Edit(
                 "dinemesh.kit.outbox",
-                "        tx.after_commit(self._wake)\n",
-                "        second.commit()\n        second.close()\n        tx.after_commit(self._wake)\n",
+                "        if publisher is not None and lease is not None:\n",
+                "        second.commit()\n        second.close()\n"
+                "        if publisher is not None and lease is not None:\n",
             ),
         ),
         (
@@ -84,8 +85,8 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "if not tx.changed(statements.record, row):\n            return False",
-                "tx.changed(statements.record, row)",
+                "unseen = self._record(tx, statements, events)",
+                "self._record(tx, statements, events)\n        unseen = {event.event_id for event in events}",
             ),
         ),
         (
@@ -108,24 +109,15 @@ GUARDS = (
         (
             Edit(
                 INBOX,
-                "return await self._store.write(functools.partial(self._apply, event=event))",
-                "if not await self._store.write(functools.partial(self._note, event=event)):\n"
-                "                return False\n"
-                "            return await self._store.write(functools.partial(self._apply, event=event))",
+                "return await self._store.write(functools.partial(self._apply, events=events))",
+                "note = lambda tx: self._record(tx, self._statements(tx), events)\n"
+                "        self._noted = await self._store.write(note)\n"
+                "        return await self._store.write(functools.partial(self._apply, events=events))",
             ),
             Edit(
                 INBOX,
-                "    def _apply(self, tx: Transaction, event: Received[Any]) -> bool:\n",
-                "    def _note(self, tx, event):\n"
-                "        names = self._subscription.queue, event.event_id, tx.now\n"
-                '        row = dict(zip(("subscriber", "event_id", "receive_time"), names))\n'
-                "        return tx.changed(self._statements(tx).record, row) == 1\n\n"
-                "    def _apply(self, tx: Transaction, event: Received[Any]) -> bool:\n",
-            ),
-            Edit(
-                INBOX,
-                "if not tx.changed(statements.record, row):\n            return False",
-                "del row",
+                "unseen = self._record(tx, statements, events)",
+                "unseen = set(self._noted)",
             ),
         ),
         (

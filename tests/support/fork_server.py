@@ -1,6 +1,6 @@
-"""`python -m tests.crash.nursery` has imported all services, and forks one whenever it is told to.
+"""`python -m tests.support.fork_server` has imported all services, and forks one whenever it is told to.
 
-A start of a service is mostly imports, and crash tests need hundreds of starts. It forks before any thread or
+A start of a service is mostly imports, and the tests need hundreds of starts. It forks before any thread or
 object of grpc exists; the child goes on as `python -m <module>` would.
 """
 
@@ -56,9 +56,10 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = [asked["module"]]
-    if os.environ["DINEMESH_DATABASE_URL"].startswith("postgresql"):
-        _shorten_leases()
-    _shorten_meals()
+    if asked["hurried"]:
+        if os.environ["DINEMESH_DATABASE_URL"].startswith("postgresql"):
+            _shorten_leases()
+        _shorten_meals()
     if file := os.environ.get(clock.VARIABLE):
         clock.follow(Path(file))
     with warnings.catch_warnings():

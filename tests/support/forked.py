@@ -1,4 +1,4 @@
-"""Processes of services that a nursery forks, for tests that start hundreds of them."""
+"""Processes of services that a server forks which has imported them already."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dinemesh.kit import crash
-from tests.support.mesh import ROOT
+from tests.support.process import ROOT
 
 POLL_SECONDS = 0.01
 
 
-class Nursery:
+class ForkServer:
     """The process that forks. Every service that it started ends with it."""
 
     def __init__(self, log: Path) -> None:
@@ -27,7 +27,7 @@ class Nursery:
         assert threading.current_thread() is threading.main_thread()
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "tests.crash.nursery"],
+                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "tests.support.fork_server"],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -35,12 +35,23 @@ class Nursery:
                 text=True,
                 start_new_session=True,
             )
-        assert self._hear() == "ready", f"the nursery does not start: {log}"
+        assert self._hear() == "ready", f"the fork server does not start: {log}"
 
     def launch(self, module: str, environment: dict[str, str], log: Path) -> Forked:
-        """As tests.support.mesh.launch. The points that it passes are in the folder `points_of(log)`."""
-        told = with_points(environment, log)
-        return Forked(self, self.ask({"module": module, "environment": told, "log": str(log)}))
+        """As tests.support.mesh.launch."""
+        return self._fork(module, environment, log, hurried=False)
+
+    def launch_hurried(self, module: str, environment: dict[str, str], log: Path) -> Forked:
+        """The same with leases and meals that are over soon, for tests that wait for hundreds of them."""
+        return self._fork(module, environment, log, hurried=True)
+
+    def launch_with_points(self, module: str, environment: dict[str, str], log: Path) -> Forked:
+        """The same; the points that it passes are in the folder `points_of(log)`."""
+        return self.launch_hurried(module, with_points(environment, log), log)
+
+    def _fork(self, module: str, environment: dict[str, str], log: Path, *, hurried: bool) -> Forked:
+        asked = {"module": module, "environment": environment, "log": str(log), "hurried": hurried}
+        return Forked(self, self.ask(asked))
 
     def ask(self, question: dict[str, Any]) -> Any:
         with self._lock:
@@ -55,21 +66,21 @@ class Nursery:
     def _hear(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, "the nursery is gone"
+        assert line, "the fork server is gone"
         return json.loads(line)
 
 
 class Forked:
     """One process, by the names that subprocess.Popen has for it."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
+    def __init__(self, server: ForkServer, pid: int) -> None:
         self.pid = pid
-        self._nursery = nursery
+        self._server = server
         self._code: int | None = None
 
     def poll(self) -> int | None:
         if self._code is None:
-            self._code = self._nursery.ask({"poll": self.pid})
+            self._code = self._server.ask({"poll": self.pid})
         return self._code
 
     def wait(self, timeout: float | None = None) -> int:
