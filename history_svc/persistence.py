@@ -84,7 +84,9 @@ _APPEND = insert_once(timeline_entries)
 
 
 def append(tx: Transaction, entries: Sequence[Entry]) -> None:
-    """Add entries, at least one, in this order of arrival. One that is there already stays as it is."""
+    """Add entries, in this order of arrival. One that is there already stays as it is."""
+    if not entries:
+        return
     last: int = tx.execute(_NEXT_POSITIONS, {"more": len(entries)}).scalar_one()
     first = last - len(entries) + 1
     rows = [{"position": first + n, **_values(entry)} for n, entry in enumerate(entries)]

@@ -33,8 +33,6 @@ class Timeline:
 
     def record(self, tx: Transaction, entries: Sequence[Entry]) -> None:
         """Add what events tell. Inside the transaction of the inbox, which lets each event in once."""
-        if not entries:
-            return
         persistence.append(tx, entries)
         if __debug__:
             crash.point("timeline.appended")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import socket
 import sqlite3
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.sql.elements import TextClause
 
+from dinemesh.kit import rounds
 from dinemesh.kit.store_errors import StoreInUse
 
 log = logging.getLogger(__name__)
@@ -143,6 +146,7 @@ def _open_postgresql(url: URL, readers: int, *, patient: bool) -> Engines:
     # Not out of one pool: a session that has read is told "read and write" from then on, and would write to a
     # database that its operators have made read-only.
     writer = _postgresql_engine(url, 1, patient=patient)
+    rounds.listen(writer)
     reader = _postgresql_engine(url, readers, patient=patient)
     return Engines(
         writer, reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -377,19 +381,29 @@ def _need_room_beside(path: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-# Any number, the same in every pod; locks of this kind are counted per database.
-_WAIT_FOR_TURN = text("SELECT pg_advisory_xact_lock(20615)")
+_TAKE = (
+    "SELECT coalesce(array_agg(number), '{}') FROM unnest(%(numbers)s::bigint[]) AS number"
+    " WHERE NOT pg_try_advisory_xact_lock(number)"
+)
 
 
-def wait_for_turn(connection: Connection) -> None:
-    """Groups of several pods on one PostgreSQL take turns until their commit.
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """By which pods mean the same. Two names with one number only wait for each other."""
+    return [
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True) for name in names
+    ]
 
-    Each locks many rows in an order of its own: at the same time they would end in deadlocks, which cost a
-    second each. On SQLite a service is one process. Nothing is right because of it: for that there are the
-    guarded updates.
+
+def taken(connection: Connection, numbers: Collection[int]) -> Set[int]:
+    """Those of these numbers that another pod has in hand; the others are ours until the commit.
+
+    Nobody waits here. Where groups of several pods waited for each other's rows, each in an order of its own,
+    they would end in deadlocks, which cost a second each, and a pod that hangs would stop them all. Nothing
+    is right because of it: for that there are the guarded updates.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_WAIT_FOR_TURN)
+    if not numbers:
+        return frozenset()
+    return frozenset(connection.exec_driver_sql(_TAKE, {"numbers": sorted(numbers)}).scalar_one())
 
 
 def is_contention(error: DBAPIError) -> bool:

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ from sqlalchemy.sql.dml import Insert, UpdateBase
 from sqlalchemy.sql.schema import Table
 from sqlalchemy.types import TypeDecorator
 
-from dinemesh.kit import crash, engines, telemetry
+from dinemesh.kit import crash, engines, rounds, telemetry
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store_errors import CommitInDoubt, StoreInUse, StoreUnavailable
 
@@ -54,6 +54,10 @@ MAX_GROUP = 64
 # Under load a millisecond of patience makes fuller groups (measured: +17 % at 100 calls in flight).
 LINGER_SECONDS = 0.001
 LINGER_FROM = 3
+# What another pod has in hand for longer is not waited for; a group takes milliseconds.
+PUT_OFF_SECONDS = 2.0
+# Before a group is tried again of which nothing could be taken.
+PUT_OFF_PAUSE_SECONDS = 0.002
 # Deadlock, serialization failure, busy: the item runs alone this often before it is refused.
 SINGLE_ATTEMPTS = 3
 RETRY_AFTER_SECONDS = 1.0
@@ -199,6 +203,9 @@ class _Item(Generic[T]):
     change: Change[T]
     future: asyncio.Future[T]
     context: contextvars.Context
+    on: Sequence[int] = ()
+    """Numbers of what it decides on, see `Store.write`."""
+    since: float = field(default_factory=time.monotonic)
     value: T | None = None
     error: BaseException | None = None
     calls: list[Callable[[], None]] = field(default_factory=list)
@@ -261,6 +268,13 @@ class _Work:
             self._tried, self._committing = (), False
             self._stage += 1
         _release([_Outcome(item.future, item.value, item.error, item.calls) for item in items])
+
+    def give_back(self, items: Sequence[_Item[Any]]) -> list[_Item[Any]]:
+        """These are to wait for other work; those of them that have not been told an outcome meanwhile."""
+        with self._lock:
+            left = [item for item in items if item in self._untold]
+            self._untold = [item for item in self._untold if item not in left]
+            return left
 
     def abandon(self, why: str) -> bool:
         """Tells each item how it stands. False if that was done before."""
@@ -396,8 +410,12 @@ class Store:
         """Calls `call`, from a thread of the store, whenever `trouble` begins or ends."""
         self._tell_changed = call
 
-    async def write(self, change: Change[T], *, shed: bool = False) -> T:
+    async def write(self, change: Change[T], *, shed: bool = False, on: Sequence[str] = ()) -> T:
         """Run `change` in the next group and return its outcome after the commit.
+
+        `on` names what several pods on one PostgreSQL would wait for each other at, such as the slot whose
+        seats it takes: while a group of another pod has that in hand, the change waits for a later group, and
+        holds up nobody else.
 
         `change` runs in the writer thread in a copy of the caller's context, and may run twice: it
         touches nothing but the transaction and its own locals. A caller that is cancelled does not stop
@@ -405,14 +423,15 @@ class Store:
         failed or did not end (read again by key), StoreUnavailable when the database is down (nothing was
         done), at once where that is known.
         """
-        item: _Item[T] = _Item(change, asyncio.get_running_loop().create_future(), contextvars.copy_context())
+        future = asyncio.get_running_loop().create_future()
+        item: _Item[T] = _Item(change, future, contextvars.copy_context(), engines.numbers_of(on))
         with self._ready:
             if self._closing:
                 raise StoreUnavailable("the store is closed")
             if (trouble := self.trouble) is not None:
                 raise StoreUnavailable(trouble)
             if shed and len(self._waiting) >= self._queue_limit:
-                raise Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=RETRY_AFTER_SECONDS)
+                raise _busy()
             self._waiting.append(item)
             telemetry.STORE_QUEUE.set(len(self._waiting))
             self._ready.notify()
@@ -503,7 +522,7 @@ class Store:
         self._drop_session()
 
     def _run(self, work: _Work, items: list[_Item[Any]]) -> None:
-        if len(items) > 1:
+        if len(items) > 1 or items[0].on:
             try:
                 self._attempt(work, items)
             except _Spoiled:
@@ -519,7 +538,7 @@ class Store:
     def _run_alone(self, work: _Work, item: _Item[Any]) -> None:
         for _ in range(SINGLE_ATTEMPTS):
             try:
-                self._attempt(work, [item])
+                self._attempt(work, [item], alone=True)
             except _Spoiled as spoiled:
                 item.error = spoiled.__cause__
                 if not (isinstance(item.error, DBAPIError) and engines.is_contention(item.error)):
@@ -527,12 +546,12 @@ class Store:
                     return
             else:
                 return
-        busy = Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=RETRY_AFTER_SECONDS)
-        _fail(work, [item], busy)
+        _fail(work, [item], _busy())
 
-    def _attempt(self, work: _Work, items: list[_Item[Any]]) -> None:
+    def _attempt(self, work: _Work, items: list[_Item[Any]], *, alone: bool = False) -> None:
         """One transaction over `items`, which are told their outcomes. Raises _Spoiled, rolled back and
-        nothing told, if they have to run on their own."""
+        nothing told, if they have to run on their own. Unless `alone`, those that have to wait for another
+        pod are taken out of `items`."""
         if not work.begin(items):
             return
         try:
@@ -545,14 +564,20 @@ class Store:
             return
         work.item = items[0]
         try:
-            if len(items) > 1:
-                engines.wait_for_turn(writer.connection)
             work.moment = _Moment(writer.connection, self._clock)
+            if not alone and writer.connection.dialect.name == "postgresql":
+                numbers = {number for item in items for number in item.on}
+                self._put_off(work, items, engines.taken(writer.connection, numbers))
+                if not items:
+                    self._roll_back()
+                    time.sleep(PUT_OFF_PAUSE_SECONDS)
+                    return
+            if len(items) > 1 and writer.connection.dialect.name == "postgresql":
+                transactions = self._apply_in_rounds(writer.connection, work.moment, items)
+            else:
+                transactions = self._apply_in_turn(writer.connection, work, items)
             appended: dict[Insert, list[Mapping[str, Any]]] = {}
-            for item in items:
-                work.item = item
-                transaction = Transaction(writer.connection, work.moment)
-                self._apply(item, transaction)
+            for item, transaction in zip(items, transactions, strict=True):
                 for insert, row in transaction._appended if item.error is None else ():
                     appended.setdefault(insert, []).append(row)
             for insert, rows in appended.items():
@@ -591,6 +616,46 @@ class Store:
             return
         log.error("COMMIT failed; %d items are in doubt", len(items), exc_info=error)
         _fail(work, items, CommitInDoubt(_IN_DOUBT), error)
+
+    def _apply_in_turn(
+        self, connection: Connection, work: _Work, items: Sequence[_Item[Any]]
+    ) -> list[Transaction]:
+        assert work.moment is not None
+        transactions = []
+        for item in items:
+            work.item = item
+            transactions.append(Transaction(connection, work.moment))
+            self._apply(item, transactions[-1])
+        return transactions
+
+    def _apply_in_rounds(
+        self, connection: Connection, moment: _Moment, items: Sequence[_Item[Any]]
+    ) -> list[Transaction]:
+        transactions = [Transaction(connection, moment) for _ in items]
+        moment.now()
+        rounds.run(
+            connection,
+            [
+                functools.partial(self._apply, item, transaction)
+                for item, transaction in zip(items, transactions, strict=True)
+            ],
+        )
+        return transactions
+
+    def _put_off(self, work: _Work, items: list[_Item[Any]], taken: Set[int]) -> None:
+        """Takes those out of `items` that decide on what another pod has in hand: they wait for a later
+        group, or have waited for too long."""
+        late = [item for item in items if not taken.isdisjoint(item.on)]
+        if not late:
+            return
+        items[:] = [item for item in items if item not in late]
+        now = time.monotonic()
+        too_late = [item for item in late if now - item.since > PUT_OFF_SECONDS]
+        if too_late:
+            _fail(work, too_late, _busy())
+        again = work.give_back([item for item in late if item not in too_late])
+        with self._ready:
+            self._waiting.extendleft(reversed(again))
 
     @staticmethod
     def _apply(item: _Item[Any], transaction: Transaction) -> None:
@@ -679,7 +744,6 @@ class Store:
     def _rehearse(self, writer: engines.Writer, work: _Work, item: _Item[Any]) -> None:
         writer.begin()
         try:
-            engines.wait_for_turn(writer.connection)
             work.moment = _Moment(writer.connection, self._clock)
             transaction = Transaction(writer.connection, work.moment)
             item.context.run(item.change, transaction)
@@ -741,6 +805,10 @@ class Store:
     def _tell_trouble(self) -> None:
         telemetry.STORE_DOWN.set(0 if self.trouble is None else 1)
         self._tell_changed()
+
+
+def _busy() -> Refusal:
+    return Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=RETRY_AFTER_SECONDS)
 
 
 def _refuse(items: Iterable[_Item[Any]], why: str) -> None:

@@ -63,7 +63,8 @@ async def _reserve(desk: Desk, order: Order) -> Reservation:
     ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
     with admitted as attempt:
         try:
-            held = await desk.store.write(partial(_hold, desk, order, ids), shed=True)
+            slot = f"seats of {order.restaurant_id} {order.dine_time.isoformat()}"
+            held = await desk.store.write(partial(_hold, desk, order, ids), shed=True, on=(slot,))
         except CommitInDoubt:
             held = await desk.write_at_last(partial(_hold, desk, order, ids))
         except Refusal as busy:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -205,7 +205,9 @@ class FickleStore:
         self.away = False
         self.refused = 0
 
-    async def write(self, change: Callable[[Transaction], T], *, shed: bool = False) -> T:
+    async def write(
+        self, change: Callable[[Transaction], T], *, shed: bool = False, on: Sequence[str] = ()
+    ) -> T:
         if self.away:
             self.refused += 1
             raise StoreUnavailable("the database cannot be reached")

@@ -6,11 +6,10 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import (
@@ -28,9 +27,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from dinemesh.kit import engines
+from dinemesh.kit import engines, rounds
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreInUse, StoreUnavailable, Transaction
+from tests.support.postgres import PostgresServer
 
 T = TypeVar("T")
 
@@ -63,6 +63,10 @@ def sell(name: str, capacity: int) -> Callable[[Transaction], None]:
 
 def names(tx: Transaction) -> set[str]:
     return set(tx.execute(select(seats.c.name)).scalars())
+
+
+def sold(tx: Transaction) -> dict[str, int]:
+    return {row.name: row.sold for row in tx.execute(select(seats.c.name, seats.c.sold))}
 
 
 class Gate:
@@ -383,28 +387,84 @@ async def test_a_deadlock_victim_runs_again(postgres: object) -> None:
     engine.dispose()
 
 
-async def test_groups_of_two_pods_take_turns_instead_of_stopping_each_other(postgres: object) -> None:
-    url = postgres.fresh("")  # type: ignore[attr-defined]
+@pytest.fixture
+async def pods(postgres: PostgresServer) -> AsyncIterator[tuple[Store, Store]]:
+    """Two, with the seats "a" and "b"."""
+    url = postgres.fresh("")
     one, other = Store.open(url), Store.open(url)
     await one.write(lambda tx: metadata.create_all(tx._connection))
     await one.write(lambda tx: (put("a")(tx), put("b")(tx)))
-    both = threading.Barrier(2)
-    runs = 0
-
-    def meet(_: Transaction) -> None:
-        nonlocal runs
-        runs += 1
-        with suppress(threading.BrokenBarrierError):  # the other one waits for its turn, and does not come
-            both.wait(0.3)
-
-    await asyncio.gather(
-        grouped(one, sell("a", 100), meet, sell("b", 100)),
-        grouped(other, sell("b", 100), meet, sell("a", 100)),
-    )
-    assert runs == 2, "no group was rolled back and run again"
-    assert await one.read(lambda tx: list(tx.execute(select(seats.c.sold)).scalars())) == [2, 2]
+    yield one, other
     await one.close()
     await other.close()
+
+
+async def test_what_another_pod_has_in_hand_waits_for_a_later_group_and_holds_up_nobody(
+    pods: tuple[Store, Store],
+) -> None:
+    one, other = pods
+    holds, goes_on = threading.Event(), threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        sell("a", 100)(tx)
+        holds.set()
+        assert goes_on.wait(10)
+
+    holding = asyncio.ensure_future(one.write(hold, on=("a",)))
+    await asyncio.to_thread(holds.wait, 10)
+    try:
+        late = asyncio.ensure_future(other.write(sell("a", 100), on=("a",)))
+        await asyncio.wait_for(other.write(sell("b", 100), on=("b",)), 1)
+        assert not late.done()
+    finally:
+        goes_on.set()
+    await asyncio.gather(holding, late)
+    assert await one.read(sold) == {"a": 2, "b": 1}
+
+
+async def test_what_another_pod_does_not_let_go_of_is_refused_after_a_while(
+    pods: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.store.PUT_OFF_SECONDS", 0.2)
+    one, other = pods
+    holds, goes_on = threading.Event(), threading.Event()
+
+    def hold(_: Transaction) -> None:
+        holds.set()
+        assert goes_on.wait(10)
+
+    holding = asyncio.ensure_future(one.write(hold, on=("a",)))
+    await asyncio.to_thread(holds.wait, 10)
+    try:
+        with pytest.raises(Refusal, match="busy"):
+            await asyncio.wait_for(other.write(sell("a", 100), on=("a",)), 5)
+        assert other.trouble is None
+    finally:
+        goes_on.set()
+    await holding
+
+
+async def test_a_group_on_postgresql_takes_as_many_round_trips_as_its_longest_change(
+    pods: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[int] = []
+    give = rounds._round
+
+    def counted(session: Any, of_round: Sequence[rounds.Statement]) -> Exception | None:
+        statements.append(len(of_round))
+        return give(session, of_round)
+
+    monkeypatch.setattr(rounds, "_round", counted)
+    store, _ = pods
+
+    def three(tx: Transaction) -> None:
+        for _ in range(3):
+            sell("a", 100)(tx)
+
+    outcomes = await grouped(store, three, three, sell("b", 100), sell("b", 0), three)
+    assert [type(one) for one in outcomes] == [type(None)] * 3 + [Refusal, type(None)]
+    assert statements == [5, 3, 3]
+    assert await store.read(sold) == {"a": 9, "b": 1}
 
 
 async def test_what_a_pod_that_hangs_has_locked_is_free_again(

@@ -7,7 +7,7 @@ import asyncio
 import contextvars
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import Enum, auto
 from functools import cache
@@ -84,7 +84,9 @@ class InlineStore(Store):
         self.faults: list[Fault] = []
         self.dead = False
 
-    async def write(self, change: Callable[[Transaction], T], *, shed: bool = False) -> T:
+    async def write(
+        self, change: Callable[[Transaction], T], *, shed: bool = False, on: Sequence[str] = ()
+    ) -> T:
         await asyncio.sleep(0)  # others may be first, as with the real one
         self._must_live()
         fault = self.faults.pop(0) if self.faults else None
@@ -93,6 +95,7 @@ class InlineStore(Store):
         with self._one.begin() as transaction:
             tx = self._transaction()
             value = contextvars.copy_context().run(change, tx)
+            tx.flush()
             if fault is Fault.IN_DOUBT_LOST or fault is Fault.DIES_BEFORE:
                 transaction.rollback()
         if fault is Fault.DIES_BEFORE or fault is Fault.DIES_AFTER:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -26,7 +26,9 @@ class StumblingStore:
         self._store = store
         self.steps = list(steps)
 
-    async def write(self, change: Callable[[Transaction], T], *, shed: bool = False) -> T:
+    async def write(
+        self, change: Callable[[Transaction], T], *, shed: bool = False, on: Sequence[str] = ()
+    ) -> T:
         step = self.steps.pop(0) if self.steps else "well"
         if step == "away":
             raise StoreUnavailable("the database cannot be reached")
