@@ -63,9 +63,11 @@ class Diner:
     def first_table(
         self, restaurant: restaurant_pb2.Restaurant, party_size: int, days: int = 30
     ) -> tuple[reservation_pb2.AvailableSlot, str] | None:
-        """The first slot from tomorrow on that can take the party, and the etag of the policy that it is
-        offered under; days are the restaurant's own."""
+        """The first slot from tomorrow on that can take the party and can still be changed or cancelled for
+        nothing an hour from now, and the etag of the policy that it is offered under; days are the
+        restaurant's own."""
         tomorrow = dt.datetime.now(ZoneInfo(restaurant.time_zone)).date() + dt.timedelta(days=1)
+        in_an_hour = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
         for day in range(days):
             answer = self._reservations.ListAvailableSlots(
                 reservation_service_pb2.ListAvailableSlotsRequest(
@@ -76,7 +78,7 @@ class Diner:
                 timeout=DEADLINE,
             )
             for slot in answer.slots:
-                if slot.available:
+                if slot.available and slot.free_cancel_time.ToDatetime(tzinfo=dt.UTC) > in_an_hour:
                     return slot, answer.policy_etag
         return None
 

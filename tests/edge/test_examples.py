@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import re
 import sys
 from pathlib import Path
 
 from local_mesh.broker import project_cache
-from tests.mesh.people import City, Place
+from tests.mesh.people import City, Place, evenings, policy
 from tests.mesh.test_examples import ended_well, run
 from tests.support.curl import folder_with_curl, unpacked
 from tests.support.edge import RunningEdge
@@ -92,7 +93,10 @@ async def test_the_story_over_grpcurl(
 async def test_the_story_over_the_generated_python_client(
     city: City, edge: RunningEdge, mesh: RunningMesh
 ) -> None:
-    place, alice = await city.place(), city.customer()
+    place, alice = await city.place(times=[], terms=policy(free_cancel_seconds=3 * 86_400)), city.customer()
+    in_a_week = evenings(place.zone)[0]
+    in_two_days = in_a_week - dt.timedelta(days=5)  # could not be changed any more
+    await place.open([in_two_days, in_a_week], 20)
     told = await run(
         sys.executable,
         "-m",
