@@ -187,6 +187,8 @@ def _database() -> Numbers:
     return {
         "store.group": constant(store, "MAX_GROUP"),
         "store.linger": constant(store, "LINGER_SECONDS"),
+        "store.put_off": constant(store, "PUT_OFF_SECONDS"),
+        "store.put_off_pause": constant(store, "PUT_OFF_PAUSE_SECONDS"),
         "store.single_tries": constant(store, "SINGLE_ATTEMPTS"),
         "store.retry_after": constant(store, "RETRY_AFTER_SECONDS"),
         "store.lock_timeout": constant("dinemesh.kit.engines", "LOCK_TIMEOUT_SECONDS"),
