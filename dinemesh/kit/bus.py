@@ -16,7 +16,7 @@ import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import aio_pika
@@ -299,7 +299,8 @@ class Bus:
         """Put a message among the dead letters of a queue of this service, and wait for the confirm."""
         channel = self._channel
         exchange = await channel.get_exchange(dead_exchange(queue), ensure=False) if channel else None
-        await self._send(exchange, body, dead_letter_queue(queue), event_id, {REASON: reason})
+        headers = {REASON: reason}
+        await self._send(exchange, body, dead_letter_queue(queue), event_id, headers, since=datetime.now(UTC))
 
     async def _send(
         self,
@@ -308,6 +309,7 @@ class Bus:
         routing_key: str,
         event_id: str,
         headers: dict[str, Any],
+        since: datetime | None = None,
     ) -> None:
         if exchange is None or not self._publishing.up:
             raise BusUnavailable("the broker is away")
@@ -319,6 +321,7 @@ class Bus:
             content_type="application/x-protobuf",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             headers=headers,
+            timestamp=since,
         )
         try:
             # The library returns normally for a message that no queue took, unless it is mandatory and

@@ -87,7 +87,7 @@ def _describe(queue: str, message: AbstractIncomingMessage) -> DeadLetter:
     except DecodeError:
         event_id, kind, correlation_id = "", "", ""
     death = _first_death(message)
-    since = death.get("time")
+    since = death.get("time", message.timestamp)
     return DeadLetter(
         queue=queue,
         event_id=event_id or message.message_id or "",

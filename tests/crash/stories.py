@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 from google.type.date_pb2 import Date
+from sqlalchemy import create_engine, func, select, text
 
 from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.restaurant.v1 import restaurant_service_pb2
 from dinemesh.sandbox.v1 import sandbox_pb2
+from operations.events import replay
 from tests.crash.world import CHARGES_AT_ONCE, NOTHING, End, Guest, World, insist, says, sees
 from tests.mesh.people import CONFIRMED, DECLINED, FAILED, SHORT, Place, Reservation, new_id, policy, soon
 from tests.support.mesh import SERVICES
@@ -309,6 +311,27 @@ async def _a_queue_is_lost(world: World, service: str, queue: str) -> None:
     await guest.ends("CANCELLED", kept_cents=0)
 
 
+async def _says_it_again(world: World, service: str) -> None:
+    """An operator has the events published again: the relay finds them in the table."""
+    guest = world.guest()
+    await guest.book(world.auto)
+    database = world.mesh.databases[service]
+    assert await replay(database, since_seconds=10) > 0
+
+    await sees(lambda: asyncio.to_thread(_unsent, database), lambda count: count == 0)
+    await guest.ends("CONFIRMED", kept_cents=2000)
+
+
+def _unsent(database: str) -> int:
+    engine = create_engine(database)
+    try:
+        with engine.connect() as connection:
+            left = select(func.count()).select_from(text("outbox")).where(text("sent_time IS NULL"))
+            return connection.execute(left).scalar_one()
+    finally:
+        engine.dispose()
+
+
 async def _is_told_to_stop(world: World, service: str) -> None:
     """With a reservation on its way."""
     guest = world.guest()
@@ -388,6 +411,7 @@ STORIES: tuple[Story, ...] = (
     a_hold_expires,
     a_hold_of_a_modification_expires,
     *(_of(_a_queue_is_lost, service, queue) for service, queue in _A_QUEUE_OF),
+    *(_of(_says_it_again, service) for service in ("reservation", "deposit", "restaurant")),
     *(_of(_is_told_to_stop, service) for service in SERVICES),
 )
 """The cheapest first: a point that several pass is exercised in the first of them."""

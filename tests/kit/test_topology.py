@@ -52,7 +52,7 @@ EVERY_SECONDS = 0.3
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are found in two seconds instead of half a minute."""
-    monkeypatch.setattr("dinemesh.kit.inbox.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("dinemesh.kit.consumer.LOOK_SECONDS", 0.2)
     for name, value in (("LATE", 0.7), ("FIRST", 1.0), ("ON_THE_WAY", 0.3)):
         monkeypatch.setattr(f"dinemesh.kit.canaries.{name}_SECONDS", value)
 
