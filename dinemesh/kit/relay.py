@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, or_, select, update
@@ -113,10 +114,8 @@ class Relay:
                         await self._store.write(self._drop_claims_of_the_dead)
                         inherited = False
                     while await to_its_end(self._publish_in_hand()):
-                        pass
-                    if asyncio.get_running_loop().time() >= self._next_sweep:
-                        self._next_sweep = asyncio.get_running_loop().time() + self._sweep_seconds
-                        await self._sweep()
+                        await self._sweep_in_time()
+                    await self._sweep_in_time()
         finally:
             for task in others:
                 await cancel(task)
@@ -136,8 +135,12 @@ class Relay:
             await self._send(rows)
         return bool(rows)
 
-    async def _sweep(self) -> None:
-        """Publish what is in nobody's hand."""
+    async def _sweep_in_time(self) -> None:
+        """Publish what is in nobody's hand, once in a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + self._sweep_seconds
         if self._bus.can_publish and await self._store.read(self._is_any_left):
             await self._mark()
             while await to_its_end(self._turn(self._claim_fresh)) == self._batch:
@@ -159,11 +162,14 @@ class Relay:
     async def _mark(self) -> None:
         """Mark what was sent. What cannot be marked now stays to be."""
         while self._sent:
-            sent = self._sent[:MARK_ROWS]
+            sent, self._sent = self._sent[:MARK_ROWS], self._sent[MARK_ROWS:]
             if __debug__:
                 crash.point("outbox.mark_sent.before")
-            await self._store.write(lambda tx, sent=sent: self._mark_sent(tx, sent))  # type: ignore[misc]
-            del self._sent[: len(sent)]
+            try:
+                await self._store.write(partial(self._mark_sent, sent=sent))
+            except BaseException:
+                self._sent += sent
+                raise
             if __debug__:
                 crash.point("outbox.mark_sent.after")
 
