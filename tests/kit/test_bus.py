@@ -21,7 +21,7 @@ from dinemesh.kit import dead_letters
 from dinemesh.kit.batches import events_in
 from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable, deliveries
 from dinemesh.kit.consumer import Consumer
-from dinemesh.kit.outbox import Outbox, backlog
+from dinemesh.kit.outbox import LEASE_SECONDS, Outbox, backlog
 from dinemesh.kit.relay import Relay
 from dinemesh.kit.store import Store, StoreUnavailable, Transaction
 from local_mesh.broker import RunningBroker
@@ -99,6 +99,31 @@ async def test_what_was_just_committed_is_published_from_memory_and_by_nobody_el
         await until(unsent(store))
     assert [event_id for event_id, _ in mine.published] == said
     assert others.published == []
+
+
+async def test_in_the_middle_of_a_burst_all_is_marked_and_what_others_left_is_found(
+    store: Store, outbox: Outbox
+) -> None:
+    bus = FakeBus()
+    bus.gate.set()
+    elsewhere = Outbox(outbox_rows, encode, "words")
+    ended = asyncio.Event()
+
+    async def burst() -> None:
+        while not ended.is_set():
+            await say(store, outbox, *(["w"] * 300))
+
+    async with running(Relay(store, outbox, bus, sweep_seconds=0.1)):
+        await until(lambda: bus.turns)
+        bursting = asyncio.create_task(burst())
+        (left,) = await say(store, elsewhere, "left by others")
+        await until(lambda: left in {event_id for event_id, _ in bus.published})
+        await until(lambda: len(bus.published) > 2000)
+        ended.set()
+        await bursting
+        await until(unsent(store), LEASE_SECONDS / 2)  # what was not marked would be published again after it
+    published = [event_id for event_id, _ in bus.published]
+    assert len(published) == len(set(published))
 
 
 async def test_what_a_dead_relay_had_claimed_is_sent_after_its_lease(store: Store, outbox: Outbox) -> None:
