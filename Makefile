@@ -115,6 +115,7 @@ bench: dev
 	$(BIN)/python -m benchmarks.mesh
 	$(BIN)/python -m benchmarks.edge
 	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.pods
 
 #? make tools                       build ghz and grpcurl into .cache/tools (needs Go)
 tools: runtime

@@ -60,3 +60,19 @@ def test_the_benchmark_of_overload_runs_and_one_customer_costs_the_others_nothin
     for _, rate, refused in rows:
         assert float(rate) > 0 and refused == "0"
     assert re.search(r"the customer got: .*TRY_AGAIN_LATER", said)
+
+
+def test_the_benchmark_of_several_pods_runs_and_a_stopped_one_stops_no_other() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pods", "--pods", "2", "--seconds", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((rate, refused),) = re.findall(r"^2 +(\d+) .* (\S+)$", done.stdout, re.MULTILINE)
+    assert int(rate) > 0 and refused == "none"
+    second_by_second = done.stdout.splitlines()[-1].split()
+    assert len(second_by_second) == 3 and all(int(one) > 0 for one in second_by_second)

@@ -320,7 +320,8 @@ class Consumer:
         for part in parts:
             if part.event is None:
                 with call.working_on(call.Call(part.correlation_id)):
-                    log.error("event %s cannot be read and becomes a dead letter: %s", part.id, part.why)
+                    # Its id last: it may be of any length, and a long line is cut.
+                    log.error("an event cannot be read and becomes a dead letter: %s: %s", part.why, part.id)
         events = [part.event for part in parts if part.event is not None]
         taken: list[str] = []
         for first in range(0, len(events), EVENTS_AT_ONCE):
