@@ -15,11 +15,16 @@ from tests.support.postgres import PostgresServer
 from tests.torture.run import SETTINGS
 
 
-@pytest.fixture(autouse=True, scope="session")
-def quiet() -> None:
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
     """That the broker goes away is what a run is about; thousands of lines do not tell it better."""
-    for noisy in ("aiormq", "dinemesh.kit.bus"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    noisy = [logging.getLogger(name) for name in ("aiormq", "dinemesh.kit.bus")]
+    levels = [one.level for one in noisy]
+    for one in noisy:
+        one.setLevel(logging.CRITICAL)
+    yield
+    for one, level in zip(noisy, levels, strict=True):
+        one.setLevel(level)
 
 
 FreshMesh = Callable[[str], RunningMesh]
