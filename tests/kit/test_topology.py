@@ -71,7 +71,8 @@ class Publisher:
 
     def __init__(self, store: Store, outbox: Outbox, url: str) -> None:
         self.bus = Bus(url, "words")
-        self.relay = Relay(store, outbox, self.bus, sweep_seconds=0.1)
+        # One event a message: how full a queue is counts in messages.
+        self.relay = Relay(store, outbox, self.bus, sweep_seconds=0.1, events_in_message=1)
         keys = ["words.v1.said", "words.v1.whispered"]
         canaries = Canaries(store, self.bus, outbox, tables.canaries, keys, seconds=EVERY_SECONDS)
         self.canaries = Periodic("canaries", canaries.seconds, canaries.turn)

@@ -19,6 +19,7 @@ from dinemesh.deposit.v1 import deposit_pb2
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.history.v1 import history_pb2
 from dinemesh.kit import dead_letters
+from dinemesh.kit.batches import bodies_in
 from dinemesh.kit.bus import Bus
 from dinemesh.restaurant.v1 import restaurant_pb2
 from dinemesh.sandbox.v1 import sandbox_pb2
@@ -196,18 +197,18 @@ async def test_a_duplicate_of_each_event_in_any_order_changes_nothing(city: City
 
 
 async def take_all(bus: Bus, queue: str, count: int) -> list[bytes]:
-    """The messages that wait in `queue`, taken out of it."""
-
-    async def so_many() -> int:
-        return await waiting_in(bus, queue)
-
-    await until(so_many, lambda waiting: waiting >= count)
+    """The events that wait in `queue`, taken out of it, as soon as there are so many."""
     bodies: list[bytes] = []
-    async with bus.channel(1) as channel:
-        declared = await channel.declare_queue(queue, passive=True)
-        while (message := await declared.get(fail=False)) is not None:
-            bodies.append(message.body)
-            await message.ack()
+
+    async def taken() -> int:
+        async with bus.channel(1) as channel:
+            declared = await channel.declare_queue(queue, passive=True)
+            while (message := await declared.get(fail=False)) is not None:
+                bodies.extend(bodies_in(message.body))
+                await message.ack()
+        return len(bodies)
+
+    await until(taken, lambda found: found >= count)
     return bodies
 
 
