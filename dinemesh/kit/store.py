@@ -235,8 +235,8 @@ class _Work:
         self._committing = False
         self._stage = 0
         self.abandoned = False
-        self.item: _Item[Any] | None = None
-        """Which is run now, or was last."""
+        self.at: Sequence[_Item[Any]] = ()
+        """Which are run now, or were last."""
         self.moment: _Moment | None = None
 
     @property
@@ -297,12 +297,12 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Down:
-    """Why nothing can be changed, since when (by the monotonic clock), the item that found it out, and
-    whether it is the disk that is full."""
+    """Why nothing can be changed, since when (by the monotonic clock), the items one of which found it out,
+    and whether it is the disk that is full."""
 
     why: str
     since: float
-    found_by: _Item[Any] | None
+    found_by: Sequence[_Item[Any]]
     full: bool
 
 
@@ -562,7 +562,7 @@ class Store:
             self._go_down(error)
             _fail(work, items, StoreUnavailable("the database cannot be reached"), error)
             return
-        work.item = items[0]
+        work.at = items
         try:
             work.moment = _Moment(writer.connection, self._clock)
             if not alone and writer.connection.dialect.name == "postgresql":
@@ -576,6 +576,7 @@ class Store:
                 transactions = self._apply_in_rounds(writer.connection, work.moment, items)
             else:
                 transactions = self._apply_in_turn(writer.connection, work, items)
+            work.at = items
             appended: dict[Insert, list[Mapping[str, Any]]] = {}
             for item, transaction in zip(items, transactions, strict=True):
                 for insert, row in transaction._appended if item.error is None else ():
@@ -589,7 +590,7 @@ class Store:
                 raise _Spoiled from error
             self._drop_session()
             if not engines.is_lost(error):
-                self._go_down(error, work.item)
+                self._go_down(error, list(work.at))
             _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
             return
         if not work.commit(items):
@@ -610,7 +611,7 @@ class Store:
     def _commit_failed(self, work: _Work, items: list[_Item[Any]], error: Exception) -> None:
         self._drop_session()
         if engines.is_down(error) and not engines.is_lost(error):
-            self._go_down(error, work.item)
+            self._go_down(error, list(work.at))
         if engines.is_undone(error):
             _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
             return
@@ -623,7 +624,7 @@ class Store:
         assert work.moment is not None
         transactions = []
         for item in items:
-            work.item = item
+            work.at = [item]
             transactions.append(Transaction(connection, work.moment))
             self._apply(item, transactions[-1])
         return transactions
@@ -689,7 +690,7 @@ class Store:
 
     # A database that is down
 
-    def _go_down(self, error: BaseException | str, found_by: _Item[Any] | None = None) -> None:
+    def _go_down(self, error: BaseException | str, found_by: Sequence[_Item[Any]] = ()) -> None:
         """From now on changes are refused at once, those that wait already too."""
         why = error if isinstance(error, str) else engines.why(error)
         full = not isinstance(error, str) and engines.is_full(error)
@@ -729,8 +730,9 @@ class Store:
         work.begin()
         try:
             writer = self._session()
-            if down.found_by is not None and time.monotonic() - down.since < REHEARSAL_SECONDS:
-                self._rehearse(writer, work, down.found_by)
+            if time.monotonic() - down.since < REHEARSAL_SECONDS:
+                for item in down.found_by:
+                    self._rehearse(writer, work, item)
             work.commit()
             writer.prove(room=down.full)
         except Exception as error:
