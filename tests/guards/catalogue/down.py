@@ -48,7 +48,7 @@ GUARDS = (
         (
             Edit(
                 STORE,
-                "if down.found_by is not None and time.monotonic() - down.since < REHEARSAL_SECONDS:",
+                "if time.monotonic() - down.since < REHEARSAL_SECONDS:",
                 "if False:",
             ),
         ),
