@@ -319,7 +319,7 @@ class Fuzz:
             assert body is None or isinstance(body, (bytes, str))
             given = json.loads(body or b"null")
             try:
-                # null is no body (tests/edge/test_bodies.py).
+                # null counts as no body (tests/edge/test_bad_http_requests.py).
                 json_format.ParseDict({} if given is None else given, request)
             except json_format.ParseError as error:
                 raise AssertionError(f"taken, though it is no JSON of the request: {error}") from None
