@@ -189,20 +189,27 @@ def as_user(url: str, user: str) -> str:
     return url.replace("://guest:guest@", f"://{user}:{user}@")
 
 
+CALL_ATTEMPTS, CALL_PAUSE_SECONDS = 3, 0.3
+
+
 def evaluate(files: Unpacked, home: Path, ports: BrokerPorts, expression: str) -> str:
     """Run one Erlang expression in the broker, in milliseconds where rabbitmqctl takes seconds. Raises
     Failure."""
     call = files.root / "usr/lib/erlang/bin/erl_call"
     cookie = (home / ".erlang.cookie").read_text()
-    done = subprocess.run(
-        [str(call), "-address", f"127.0.0.1:{ports.dist}", "-c", cookie, "-e"],
-        input=f"{expression}.\n",
-        env=_erlang_environment(files, home) | {"ERL_EPMD_PORT": str(ports.epmd)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    for _ in range(CALL_ATTEMPTS):
+        done = subprocess.run(
+            [str(call), "-address", f"127.0.0.1:{ports.dist}", "-c", cookie, "-e"],
+            input=f"{expression}.\n",
+            env=_erlang_environment(files, home) | {"ERL_EPMD_PORT": str(ports.epmd)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        if "failed to connect" not in done.stdout + done.stderr:
+            break
+        time.sleep(CALL_PAUSE_SECONDS)  # nothing was run; a busy node does not greet in time
     if done.returncode != 0 or not done.stdout.startswith("{ok,"):
         raise Failure(f"RabbitMQ refused {expression}: {(done.stdout + done.stderr).strip()}")
     return done.stdout.strip().removeprefix("{ok, ").removesuffix("}")

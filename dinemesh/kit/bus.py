@@ -34,7 +34,6 @@ from tenacity.wait import wait_random_exponential
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit.batches import DecodeError, bodies_in, events_in
-from dinemesh.kit.workers import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +58,10 @@ LOG_PREFETCH = 500
 LOG_MARK_SECONDS = 5.0
 # How often a connection is asked whether the broker blocks it.
 BLOCKED_CHECK_SECONDS = 1.0
-# A broker that blocks a connection does not answer its goodbye either.
+# A broker that blocks a connection does not answer its goodbye either, and one that hangs answers nothing.
 CLOSE_TIMEOUT_SECONDS = 5.0
+# A queue gives nothing to its consumer yet: a node that has lost the others, or a log without a leader.
+CONSUME_TIMEOUT_SECONDS = 15.0
 # The header by which messages that are no events are told apart: `end` of a log, or a `canary`.
 MARK = "x-mark"
 # The header of a dead letter that its subscriber put aside itself: why, in the broker's words.
@@ -236,6 +237,9 @@ class _Link:
         return self._connection
 
 
+Deliveries = asyncio.Queue[AbstractIncomingMessage | None]
+
+
 class Bus:
     """A process's way to the broker. `run` keeps two connections: a broker that blocks publishers (disk or
     memory alarm) must not block acknowledgements."""
@@ -345,7 +349,35 @@ class Bus:
             yield channel
         finally:
             if not channel.is_closed:
-                await channel.close()
+                await _close(channel)
+
+    async def deliveries(
+        self, channel: AbstractChannel, queue: str, arguments: dict[str, Any] | None = None
+    ) -> Deliveries:
+        """Consume `queue`: what arrives, and None when no more will come. Raises TimeoutError if the broker
+        does not let it begin."""
+        arrived: Deliveries = asyncio.Queue()
+
+        def ended(*_: object) -> None:
+            arrived.put_nowait(None)
+
+        channel.close_callbacks.add(ended)
+        # A deleted queue cancels its consumer and leaves the channel open.
+        (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
+        found = await channel.get_queue(queue, ensure=False)
+        # Broken off, the library would stop to read this channel while messages are on their way to it, and
+        # with it the whole connection. So it is waited for, and if in vain, the connection is given up.
+        beginning = asyncio.ensure_future(found.consume(arrived.put, arguments=arguments))
+        try:
+            async with asyncio.timeout(CONSUME_TIMEOUT_SECONDS):
+                await asyncio.shield(beginning)
+        except (TimeoutError, asyncio.CancelledError):
+            await asyncio.wait((beginning,), timeout=CLOSE_TIMEOUT_SECONDS)
+            if not beginning.done():
+                self._consuming.loses()()
+                beginning.cancel()
+            raise
+        return arrived
 
     async def has_queue(self, queue: str) -> bool:
         """Whether `queue` exists."""
@@ -419,7 +451,7 @@ class Bus:
         """Events and marks in the log up to the message `until`, from `since` on by the broker's clock, to
         the second. Raises BusUnavailable, also if the mark does not come."""
         async with self.channel(LOG_PREFETCH) as channel:
-            arrived = await deliveries(channel, LOG_QUEUE, {"x-stream-offset": since or "first"})
+            arrived = await self.deliveries(channel, LOG_QUEUE, {"x-stream-offset": since or "first"})
             while (message := await _next_of_the_log(arrived)) is not None:
                 if message.message_id == until:
                     return
@@ -440,7 +472,7 @@ class Bus:
         """
         try:
             async with self.channel(LOG_PREFETCH) as channel:
-                arrived = await deliveries(channel, LOG_QUEUE, {"x-stream-offset": "next"})
+                arrived = await self.deliveries(channel, LOG_QUEUE, {"x-stream-offset": "next"})
                 with suppress(Refused):
                     await publish()
                 async with asyncio.timeout(LOG_MARK_SECONDS):
@@ -485,28 +517,6 @@ class Bus:
                     await _declare_topology(channel)
 
 
-Deliveries = asyncio.Queue[AbstractIncomingMessage | None]
-
-
-async def deliveries(
-    channel: AbstractChannel, queue: str, arguments: dict[str, Any] | None = None
-) -> Deliveries:
-    """Consume `queue`: what arrives, and None when no more will come."""
-    arrived: Deliveries = asyncio.Queue()
-
-    def ended(*_: object) -> None:
-        arrived.put_nowait(None)
-
-    channel.close_callbacks.add(ended)
-    # A deleted queue cancels its consumer and leaves the channel open.
-    (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
-    found = await channel.get_queue(queue, ensure=False)
-    # Broken off, the library would stop to read this channel while messages are on their way to it, and with
-    # it the whole connection.
-    await to_its_end(found.consume(arrived.put, arguments=arguments))
-    return arrived
-
-
 async def _declare_topology(channel: AbstractChannel) -> None:
     exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
     # A stream without a retention limit: the log from which guests join, and history is rebuilt.
@@ -537,7 +547,7 @@ async def _exists(
         return False
     finally:
         if not channel.is_closed:
-            await channel.close()
+            await _close(channel)
     return True
 
 
@@ -553,10 +563,10 @@ async def _is_blocked(connection: AbstractConnection) -> bool:
     return False
 
 
-async def _close(connection: AbstractConnection) -> None:
+async def _close(what: AbstractConnection | AbstractChannel) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-            await connection.close()
+            await what.close()
 
 
 __all__ = [

@@ -26,7 +26,6 @@ from dinemesh.kit.bus import (
     Bus,
     BusUnavailable,
     Deliveries,
-    deliveries,
     is_own,
 )
 from dinemesh.kit.canaries import LOOK_SECONDS, Bindings, canary_of, matches
@@ -131,7 +130,7 @@ class Consumer:
                     crash.point("inbox.log.recorded")
             await self._mind_the_place()
             self.caught_up.set()
-            self._arrived = await deliveries(channel, queue)
+            self._arrived = await self._bus.deliveries(channel, queue)
             looking = asyncio.create_task(self._keep_looking(hidden_since), name=f"bindings of {queue}")
             try:
                 await self._take_all(self._arrived)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tests.crash.cases import Case, all_points, one_of_each_point
 from tests.crash.run import Yard, exercise, run
 from tests.crash.stories import Story, a_card_that_declines, reserve
 from tests.crash.world import World
-from tests.support.forked import ForkServer, with_points
+from tests.support.forked import forks, with_points
 from tests.support.mesh import Child, launch_alone
 from tests.support.postgres import PostgresServer
 
@@ -36,24 +35,17 @@ def known() -> dict[Case, Story]:
     return {}
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    forks = ForkServer(tmp_path_factory.mktemp("forks") / "forks.log")
-    yield forks
-    forks.close()
-
-
 @pytest.fixture
-def on_sqlite(tmp_path: Path, forks: ForkServer, broker: RunningBroker) -> Yard:
+def on_sqlite(tmp_path: Path, broker: RunningBroker) -> Yard:
     def database(package: str) -> str:
         return f"sqlite:///{tmp_path}/{package}-{uuid.uuid4().hex[:8]}.db"
 
-    return Yard(tmp_path, forks.launch_with_points, broker.fresh_url, database)
+    return Yard(tmp_path, forks().launch_with_points, broker.fresh_url, database)
 
 
 @pytest.fixture
-def on_postgresql(tmp_path: Path, forks: ForkServer, broker: RunningBroker, postgres: PostgresServer) -> Yard:
-    return Yard(tmp_path, forks.launch_with_points, broker.fresh_url, postgres.fresh)
+def on_postgresql(tmp_path: Path, broker: RunningBroker, postgres: PostgresServer) -> Yard:
+    return Yard(tmp_path, forks().launch_with_points, broker.fresh_url, postgres.fresh)
 
 
 @pytest.mark.timeout(900)

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, func, select, update
 
 from dinemesh.kit import dead_letters
 from dinemesh.kit.batches import events_in
-from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable, deliveries
+from dinemesh.kit.bus import DELIVERY_LIMIT, LOG_QUEUE, Bus, BusUnavailable
 from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import LEASE_SECONDS, Outbox, backlog
 from dinemesh.kit.relay import Relay
@@ -291,9 +291,35 @@ async def test_a_consumer_that_is_cancelled_as_it_begins_holds_up_nobody_on_its_
             await bus.publish(b"word", "words.v1.said", event_id=str(n))
         for steps in range(20):
             async with bus.channel(200) as channel:
-                beginning = asyncio.create_task(deliveries(channel, QUEUE))
+                beginning = asyncio.create_task(bus.deliveries(channel, QUEUE))
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 beginning.cancel()
                 await asyncio.wait((beginning,))
             await asyncio.wait_for(bus.has_queue(QUEUE), 5)
+
+
+async def test_a_consumer_that_waits_for_a_broker_that_hangs_can_be_stopped(
+    own_broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinemesh.kit.bus.CLOSE_TIMEOUT_SECONDS", 0.5)
+    bus = Bus(own_broker.fresh_url(), "test")
+    async with running(bus):
+        assert await bus.wait_connected(15)
+        try:
+            async with bus.channel(1) as channel:
+                await bus.declare_subscriber(channel, QUEUE, ["words.v1.*"])
+                os.kill(own_broker.pid, signal.SIGSTOP)
+                await until(lambda: state_of(own_broker.pid) == "T")
+                beginning = asyncio.create_task(bus.deliveries(channel, QUEUE))
+                await asyncio.wait((beginning,), timeout=0.2)
+                assert not beginning.done(), "void: the broker does not hang"
+                stopped = time.monotonic()
+                beginning.cancel()
+                await asyncio.wait((beginning,), timeout=5)
+            assert beginning.cancelled()
+            assert time.monotonic() - stopped < 5
+        finally:
+            os.kill(own_broker.pid, signal.SIGCONT)
+        assert await bus.wait_connected(15)
+        await asyncio.wait_for(bus.has_queue(QUEUE), 5)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -68,6 +72,14 @@ class ForkServer:
         line = self._process.stdout.readline()
         assert line, "the fork server is gone"
         return json.loads(line)
+
+
+@functools.cache
+def forks() -> ForkServer:
+    """The one of this process of tests, and it ends with it."""
+    folder = tempfile.mkdtemp(prefix="dinemesh-forks-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return ForkServer(Path(folder) / "forks.log")
 
 
 class Forked:

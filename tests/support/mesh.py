@@ -7,13 +7,11 @@ what became of it.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 import signal
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,7 +27,7 @@ from jwt.algorithms import ECAlgorithm
 from local_mesh.broker import as_user
 from local_mesh.broker_users import OPERATOR
 from tests.guards import switch
-from tests.support.forked import ForkServer
+from tests.support.forked import forks
 from tests.support.ports import free_ports
 from tests.support.process import ROOT, Child, NotHealthy, Process, spawn
 
@@ -137,24 +135,13 @@ def launch(module: str, environment: dict[str, str], log: Path) -> Child:
     are gone, however they went."""
     if environment.get(switch.VARIABLE):
         return launch_alone(module, environment, log)
-    return _forks().launch(module, environment, log)
+    return forks().launch(module, environment, log)
 
 
 def launch_alone(module: str, environment: dict[str, str], log: Path) -> Child:
     """`python -m module`."""
     modules = ["tests.guards.start", module] if environment.get(switch.VARIABLE) else [module]
     return spawn(["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", *modules], environment, log)
-
-
-@functools.cache
-def _forks() -> ForkServer:
-    """One for all tests of this process. It ends with them."""
-    return ForkServer(Path(_folder().name) / "forks.log")
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="dinemesh-forks-")
 
 
 class Part(Process):

@@ -8,7 +8,6 @@ import socket
 from local_mesh.machine import is_free
 
 _BLOCK = 50
-_handed_out: set[int] = set()
 _claimed: list[socket.socket] = []
 _left: list[int] = []
 
@@ -25,8 +24,7 @@ def free_ports(count: int) -> list[int]:
         if not _left:
             _left.extend(_claim_block())
         port = _left.pop()
-        if port not in _handed_out and is_free(port):
-            _handed_out.add(port)
+        if is_free(port):
             ports.append(port)
     return ports
 

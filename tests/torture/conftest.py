@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from local_mesh.broker import RunningBroker, start_broker
-from tests.support.forked import ForkServer
+from tests.support.forked import forks
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
@@ -31,13 +31,6 @@ FreshMesh = Callable[[str], RunningMesh]
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    forks = ForkServer(tmp_path_factory.mktemp("forks") / "forks.log")
-    yield forks
-    forks.close()
-
-
-@pytest.fixture(scope="session")
 def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     amqp, dist, epmd = free_ports(3)
     broker = start_broker(tmp_path_factory.mktemp("rabbitmq-to-kill"), amqp, dist, epmd)
@@ -49,7 +42,6 @@ def broker_to_kill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 def fresh_mesh(
     tmp_path_factory: pytest.TempPathFactory,
     broker_to_kill: RunningBroker,
-    forks: ForkServer,
     request: pytest.FixtureRequest,
 ) -> Iterator[FreshMesh]:
     """Starts a mesh of the test's own on an engine; the one before it is stopped."""
@@ -67,7 +59,7 @@ def fresh_mesh(
             databases = {name: server.fresh(f"{name}_svc") for name in SERVICES}
         folder, url = tmp_path_factory.mktemp("mesh"), broker_to_kill.fresh_url()
         mesh = RunningMesh(
-            folder, url, databases=databases, settings=SETTINGS, launch=forks.launch_with_points
+            folder, url, databases=databases, settings=SETTINGS, launch=forks().launch_with_points
         )
         started.append(mesh)
         mesh.start()
