@@ -35,9 +35,9 @@ CONNECT_TIMEOUT_SECONDS = 3
 # On a full disk there may be room for the next change and not for the one after it. SQLite's log grows to
 # 4 MB before it is emptied; a group needs less than a quarter of that.
 ROOM_BYTES = 1 << 20
-# What a pod that hangs, or whose machine is gone, had locked is free again after this; a transaction that
-# writes never rests longer than a moment.
-IDLE_IN_TRANSACTION_SECONDS = 10
+# What a pod that hangs, or whose machine is gone, had locked is free again after this, before others give up
+# to wait for it; a transaction that writes never rests longer than a moment.
+IDLE_IN_TRANSACTION_SECONDS = 1
 # Finds a server that vanished without a word, which TCP by itself notices after a quarter of an hour.
 _KEEPALIVE = {
     "keepalives_idle": 5,

@@ -146,6 +146,7 @@ def _bus() -> Numbers:
         "bus.log_mark": constant(bus, "LOG_MARK_SECONDS"),
         "bus.blocked_check": constant(bus, "BLOCKED_CHECK_SECONDS"),
         "bus.close_timeout": constant(bus, "CLOSE_TIMEOUT_SECONDS"),
+        "bus.consume_timeout": constant(bus, "CONSUME_TIMEOUT_SECONDS"),
         "canary.interval": setting(EVERY, "canary_seconds"),
         "canary.look": constant(canaries, "LOOK_SECONDS"),
         "canary.late": constant(canaries, "LATE_SECONDS"),

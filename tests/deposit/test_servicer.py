@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RESERVATION_ID = new_id()
 IN_FLIGHT = 4
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 
 @dataclass
