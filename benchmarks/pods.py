@@ -36,7 +36,7 @@ from benchmarks.table import milliseconds, processor, row
 from dinemesh.kit import migrate
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store import Store
+from dinemesh.kit.store import Store, StoreUnavailable
 from dinemesh.kit.workers import Background
 from reservation_svc import messages
 from reservation_svc.domain import (
@@ -135,6 +135,9 @@ async def _sell(url: str, tables_for: Sequence[datetime], start: float, seconds:
             except Refusal as refusal:
                 found.refused[refusal.reason] += 1
                 await asyncio.sleep(refusal.retry_after or 0.1)
+                continue
+            except StoreUnavailable:  # of the pod that was stopped: its session was ended meanwhile
+                found.refused["UNAVAILABLE"] += 1
                 continue
             found.by_second[int(time.time() - start)] += 1
             found.seconds.append(time.time() - now)

@@ -64,7 +64,7 @@ def test_the_benchmark_of_overload_runs_and_one_customer_costs_the_others_nothin
 
 def test_the_benchmark_of_several_pods_runs_and_a_stopped_one_stops_no_other() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pods", "--pods", "2", "--seconds", "3"],
+        [sys.executable, "-m", "benchmarks.pods", "--pods", "2", "--seconds", "6"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -74,5 +74,6 @@ def test_the_benchmark_of_several_pods_runs_and_a_stopped_one_stops_no_other() -
     assert done.returncode == 0, done.stdout + done.stderr
     ((rate, refused),) = re.findall(r"^2 +(\d+) .* (\S+)$", done.stdout, re.MULTILINE)
     assert int(rate) > 0 and refused == "none"
-    second_by_second = done.stdout.splitlines()[-1].split()
-    assert len(second_by_second) == 3 and all(int(one) > 0 for one in second_by_second)
+    rates = [int(one) for one in done.stdout.splitlines()[-1].split()]
+    # It was stopped from the second to the fourth; what it had locked is free again a second later.
+    assert len(rates) == 6 and all(rates[4:]), rates

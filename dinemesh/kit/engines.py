@@ -406,6 +406,23 @@ def taken(connection: Connection, numbers: Collection[int]) -> Set[int]:
     return frozenset(connection.exec_driver_sql(_TAKE, {"numbers": sorted(numbers)}).scalar_one())
 
 
+# Of ours: the server ends one that rests between two statements, but has no timeout for one whose pod was
+# stopped while it sent several at once.
+_END_HUNG = text(
+    "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a"
+    " WHERE a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()"
+    " AND a.state <> 'idle' AND a.wait_event = 'ClientRead'"
+    f" AND a.state_change < clock_timestamp() - interval '{IDLE_IN_TRANSACTION_SECONDS} s'"
+    " AND EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory')"
+)
+
+
+def end_hung(connection: Connection) -> None:
+    """End sessions of pods that hang and have in hand what others decide on. What they had not committed is
+    rolled back."""
+    connection.execute(_END_HUNG)
+
+
 def is_contention(error: DBAPIError) -> bool:
     """Whether another transaction was in the way, so that another try makes sense."""
     return _state(error) in _RETRYABLE_STATES or _sqlite_code(error) in _SQLITE_RETRYABLE

@@ -58,6 +58,8 @@ LINGER_FROM = 3
 PUT_OFF_SECONDS = 2.0
 # Before a group is tried again of which nothing could be taken.
 PUT_OFF_PAUSE_SECONDS = 0.002
+# While something waits for longer than a pod may rest, that one is looked for so often.
+HUNG_LOOK_SECONDS = 0.25
 # Deadlock, serialization failure, busy: the item runs alone this often before it is refused.
 SINGLE_ATTEMPTS = 3
 RETRY_AFTER_SECONDS = 1.0
@@ -360,6 +362,7 @@ class Store:
         self._down: _Down | None = None
         self._stalled = False
         self._wrote = float("-inf")
+        self._looked_for_hung = float("-inf")
         self._tell_changed: Callable[[], None] = lambda: None
         self._readers = _Readers()
         self._pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="store-reader")
@@ -567,7 +570,7 @@ class Store:
             work.moment = _Moment(writer.connection, self._clock)
             if not alone and writer.connection.dialect.name == "postgresql":
                 numbers = {number for item in items for number in item.on}
-                self._put_off(work, items, engines.taken(writer.connection, numbers))
+                self._put_off(work, items, engines.taken(writer.connection, numbers), writer.connection)
                 if not items:
                     self._roll_back()
                     time.sleep(PUT_OFF_PAUSE_SECONDS)
@@ -643,7 +646,7 @@ class Store:
         )
         return transactions
 
-    def _put_off(self, work: _Work, items: list[_Item[Any]], taken: Set[int]) -> None:
+    def _put_off(self, work: _Work, items: list[_Item[Any]], taken: Set[int], connection: Connection) -> None:
         """Takes those out of `items` that decide on what another pod has in hand: they wait for a later
         group, or have waited for too long."""
         late = [item for item in items if not taken.isdisjoint(item.on)]
@@ -651,6 +654,10 @@ class Store:
             return
         items[:] = [item for item in items if item not in late]
         now = time.monotonic()
+        waits = now - min(item.since for item in late) > engines.IDLE_IN_TRANSACTION_SECONDS
+        if waits and now - self._looked_for_hung > HUNG_LOOK_SECONDS:
+            self._looked_for_hung = now
+            engines.end_hung(connection)
         too_late = [item for item in late if now - item.since > PUT_OFF_SECONDS]
         if too_late:
             _fail(work, too_late, _busy())

@@ -189,6 +189,7 @@ def _database() -> Numbers:
         "store.group": constant(store, "MAX_GROUP"),
         "store.linger": constant(store, "LINGER_SECONDS"),
         "store.put_off": constant(store, "PUT_OFF_SECONDS"),
+        "store.hung_look": constant(store, "HUNG_LOOK_SECONDS"),
         "store.put_off_pause": constant(store, "PUT_OFF_PAUSE_SECONDS"),
         "store.single_tries": constant(store, "SINGLE_ATTEMPTS"),
         "store.retry_after": constant(store, "RETRY_AFTER_SECONDS"),

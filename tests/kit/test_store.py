@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 from sqlalchemy import (
     CheckConstraint,
@@ -27,9 +28,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from dinemesh.kit import rounds
+from dinemesh.kit import engines, rounds
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreInUse, StoreUnavailable, Transaction
+from tests.kit.words import until
 from tests.support.postgres import PostgresServer
 
 T = TypeVar("T")
@@ -498,6 +500,26 @@ async def test_what_a_pod_that_hangs_has_locked_is_free_again(postgres: object) 
     assert await hung.read(lambda tx: tx.execute(select(seats.c.sold)).scalar_one()) == 1
     await hung.close()
     await other.close()
+
+
+async def test_what_a_pod_has_in_hand_that_was_stopped_while_it_sent_is_free_again(postgres: object) -> None:
+    url = postgres.fresh("")  # type: ignore[attr-defined]
+    store = Store.open(url)
+    await store.write(lambda tx: metadata.create_all(tx._connection))
+    await store.write(put("a"))
+    (number,) = engines.numbers_of(["a"])
+    held = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+    with (
+        pytest.raises(psycopg.OperationalError),
+        psycopg.connect(url.replace("+psycopg", "")) as hung,
+        hung.pipeline(),
+    ):
+        # The end of the round trip is not sent.
+        hung.execute("SELECT pg_advisory_xact_lock(%s)", [number])
+        await until(lambda: store.read(lambda tx: tx.execute(held).scalar_one()))
+        await asyncio.wait_for(store.write(sell("a", 100), on=("a",)), 2)
+        hung.execute("SELECT 1").fetchone()
+    await store.close()
 
 
 async def test_a_second_process_is_told_that_the_file_is_in_use(tmp_path: Path) -> None:
