@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import (
     Column,
@@ -39,14 +40,16 @@ from dinemesh.kit.store import CommitInDoubt, Instant, Store, StoreUnavailable, 
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Between two passes over what lies in the order of its age: a pass that finds nothing reads one page.
 PASS_SECONDS = 3600.0
 # The same of a table in no such order, of which every row has to be looked at.
 WALK_SECONDS = 86_400.0
 # Rows of one step: some milliseconds of the writer.
 STEP_ROWS = 500
-# A step rests so many times as long as it took, so that pruning takes a tenth of the writer at most.
-REST_TIMES = 9
+# A step rests so many times as long as it took, so that pruning takes a twentieth of a processor at most.
+REST_TIMES = 19
 # A step never rests for less: a reader, too, has other things to do.
 LEAST_REST_SECONDS = 0.01
 # The writer has more to do than it can: pruning waits.
@@ -95,6 +98,24 @@ class _Row(NamedTuple):
     key: tuple[Any, ...]
     time: datetime | None
     may_go: bool
+
+    def is_before(self, moment: datetime) -> bool:
+        return self.time is not None and self.time < moment
+
+
+def _times(rows: Iterable[_Row]) -> list[datetime]:
+    """From which those count that may go."""
+    return [row.time for row in rows if row.may_go and row.time is not None]
+
+
+def _timed(work: Callable[[Transaction], T]) -> Callable[[Transaction], tuple[T, float]]:
+    """With the seconds that it took, without those that it waited for its turn."""
+
+    def timed(tx: Transaction) -> tuple[T, float]:
+        began = time.perf_counter()
+        return work(tx), time.perf_counter() - began
+
+    return timed
 
 
 def expiring_outbox(outbox: Table) -> Expiring:
@@ -155,24 +176,21 @@ class Retention:
         # A clock that has jumped ahead, of this machine or of the database's, makes nothing old.
         before = min(now, datetime.now(UTC)) - self._retention
         if not await self._store.write(partial(self._begin, one=one, before=before)):
+            await self._measure_oldest(one, now)
             return
         removed, after, oldest = 0, None, now
         while True:
-            rows = await self._store.read(partial(self._page, one=one, after=after))
-            old: list[tuple[Any, ...]] = []
-            for row in rows:
-                if row.may_go and row.time is not None and row.time < before:
-                    old.append(row.key)
-                elif row.may_go and row.time is not None:
-                    oldest = min(oldest, row.time)
-            took = 0.0
+            rows, took = await self._store.read(_timed(partial(self._page, one=one, after=after)))
+            old = [row.key for row in rows if row.may_go and row.is_before(before)]
+            oldest = min([oldest, *_times(row for row in rows if not row.is_before(before))])
             if old:
-                done = await self._step(one, old, before)
-                if done is None:
+                done, for_deleting = await self._step(one, old, before)
+                if done is None:  # another pod is at it
                     break
-                removed, took = removed + done[0], done[1]
-            is_past = all(row.time is None or row.time >= before for row in rows)
-            if len(rows) < self._step_rows or (one.in_order and is_past):
+                removed, took = removed + done, took + for_deleting
+            if len(rows) < self._step_rows or (
+                one.in_order and not any(row.is_before(before) for row in rows)
+            ):
                 break
             after = rows[-1].key
             await asyncio.sleep(max(LEAST_REST_SECONDS, REST_TIMES * took))
@@ -181,6 +199,16 @@ class Retention:
             log.info(
                 "%s: %d rows from before %s are deleted", one.what, removed, before.isoformat("T", "seconds")
             )
+
+    async def _measure_oldest(self, one: Expiring, now: datetime) -> None:
+        """Of a table that another pod has looked through: what this one has seen of it may be gone."""
+        if not one.in_order:
+            with suppress(KeyError):
+                telemetry.KEPT_OLDEST.remove(one.what)
+            return
+        rows = await self._store.read(partial(self._page, one=one, after=None))
+        age = now - min([now, *_times(rows)])
+        telemetry.KEPT_OLDEST.labels(one.what).set(max(0.0, age.total_seconds()))
 
     def _begin(self, tx: Transaction, one: Expiring, before: datetime) -> bool:
         """Whether a pass is due, and nobody else is at it."""
@@ -211,20 +239,18 @@ class Retention:
 
     async def _step(
         self, one: Expiring, keys: Sequence[tuple[Any, ...]], before: datetime
-    ) -> tuple[int, float] | None:
-        """How many rows were deleted, and how long that took the writer; None if another pod is at it."""
+    ) -> tuple[int | None, float]:
+        """How many rows were deleted, None if another pod is at it; and how long that took the writer."""
+        delete_ = _timed(partial(self._delete, one=one, keys=keys, before=before))
         while True:
             try:
-                return await self._store.write(
-                    partial(self._delete, one=one, keys=keys, before=before), shed=True
-                )
+                return await self._store.write(delete_, shed=True)
             except Refusal:  # too much to do
                 await asyncio.sleep(BUSY_SECONDS)
 
     def _delete(
         self, tx: Transaction, one: Expiring, keys: Sequence[tuple[Any, ...]], before: datetime
-    ) -> tuple[int, float] | None:
-        began = time.perf_counter()
+    ) -> int | None:
         if tx.execute(self._mine(tx, one, self._table.c.what)).one_or_none() is None:
             return None
         key: Any = one.key[0] if len(one.key) == 1 else tuple_(*one.key)
@@ -242,7 +268,7 @@ class Retention:
             through = update(self._table).where(columns.what == one.what)
             tx.execute(through.values(through_time=before))
             tx.after_commit(partial(telemetry.PRUNED.labels(one.what).inc, removed))
-        return removed, time.perf_counter() - began
+        return removed
 
     async def measure(self) -> None:
         """How large the tables are, by what the database knows without counting."""

@@ -197,9 +197,9 @@ async def test_steps_are_small_and_others_write_between_them(
     deleted: list[int] = []
     delete = Retention._delete
 
-    def spy(self: Retention, tx: Transaction, **what: object) -> object:
+    def spy(self: Retention, tx: Transaction, **what: object) -> int | None:
         done = delete(self, tx, **what)  # type: ignore[arg-type]
-        deleted.append(done[0] if done else 0)
+        deleted.append(done or 0)
         return done
 
     monkeypatch.setattr(Retention, "_delete", spy)
