@@ -47,7 +47,7 @@ help:
 #?                                  DEPOSIT=all: of every deposit
 #? make let-lapse UNTIL=time        the clock is right: bookings that were held back may end; `make pending` has the time
 #? make replay SERVICE=deposit      publish the events of a service again, after the loss of a broker; SERVICE=all
-#? make rebuild-history             drop the timeline and build it anew from the log of events
+#? make rebuild-history             make the timeline anew from the events that history has kept, and from the log
 $(RUNTIME_TARGETS): runtime
 	$(MESH) $@
 

@@ -23,4 +23,5 @@ def subscription(deposits: Deposits) -> Subscription:
         handlers=dict.fromkeys(messages.RESERVATION_EVENTS, on_reservation),
         # Each instruction takes effect once by its id, and money that is owed waits for no version.
         newest_only=False,
+        effect_is_keyed=True,
     )

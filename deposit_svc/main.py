@@ -12,6 +12,7 @@ from dinemesh.kit.canaries import Canaries, routing_keys
 from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.relay import Relay
+from dinemesh.kit.retention import expiring_inbox, expiring_outbox
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.kit.workers import Periodic
@@ -49,7 +50,10 @@ async def run() -> None:
         ),
     )
     service.add_worker(settling, "settling")
-    service.add_consumer(Consumer(store, bus, persistence.inbox, handlers.subscription(deposits)))
+    subscription = handlers.subscription(deposits)
+    service.add_consumer(Consumer(store, bus, persistence.inbox, subscription))
+    expiring = [expiring_outbox(persistence.outbox), *expiring_inbox(persistence.inbox, subscription)]
+    service.add_retention(store, persistence.retention, expiring)
     await service.run()
 
 

@@ -54,11 +54,13 @@ from dinemesh.kit.call import current
 from dinemesh.kit.failing import failures_table, rests
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
+from dinemesh.kit.retention import retention_table
 from dinemesh.kit.store import Instant, Transaction, insert_once
 
 metadata = MetaData()
 outbox = outbox_table(metadata)
 inbox = inbox_tables(metadata)
+retention = retention_table(metadata)
 failures = failures_table(metadata)
 
 

@@ -1,7 +1,7 @@
 """An entry of the timeline, and the sentence by which a person reads it.
 
 An entry is made of one event alone. Nothing in it depends on what arrived before, so that a timeline which is
-rebuilt from the log, in whatever order, is the same timeline.
+rebuilt from its events, in whatever order, is the same timeline.
 """
 
 from __future__ import annotations
@@ -124,6 +124,13 @@ class Entry:
     kind: Kind
     facts: Facts
     summary: str
+
+
+class Archived(NamedTuple):
+    """An event as it came, from which an entry can be made anew: `envelope` is its bytes."""
+
+    event_id: str
+    envelope: bytes
 
 
 def entry(origin: Origin, kind: Kind, facts: Facts) -> Entry:

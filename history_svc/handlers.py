@@ -20,7 +20,7 @@ def subscription(timeline: Timeline) -> Subscription:
         on_events(tx, [event])
 
     def on_events(tx: Transaction, events: Sequence[Received[Any]]) -> None:
-        timeline.record(tx, [messages.entry_of(event) for event in events])
+        timeline.record(tx, *messages.recorded(events))
 
     return Subscription(
         queue=QUEUE,
@@ -29,4 +29,6 @@ def subscription(timeline: Timeline) -> Subscription:
         other=on_event,
         together=on_events,
         newest_only=False,
+        # An entry has the id of its event.
+        effect_is_keyed=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -19,7 +19,20 @@ from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
 from dinemesh.restaurant.v1 import restaurant_pb2
 from history_svc import domain
-from history_svc.domain import Cause, Cursor, Entry, Facts, Kind, Live, Money, Origin, Past, Place, Terms
+from history_svc.domain import (
+    Archived,
+    Cause,
+    Cursor,
+    Entry,
+    Facts,
+    Kind,
+    Live,
+    Money,
+    Origin,
+    Past,
+    Place,
+    Terms,
+)
 
 # Events in
 
@@ -31,6 +44,12 @@ def entry_of(event: Received[Any]) -> Entry:
         return domain.unknown(_origin(event))
     kind, facts = reader(event.message)
     return domain.entry(_origin(event), kind, facts)
+
+
+def recorded(events: Sequence[Received[Any]]) -> tuple[list[Entry], list[Archived]]:
+    """The entries of events, and the events as they came."""
+    archived = [Archived(event.event_id, event.envelope.SerializeToString()) for event in events]
+    return [entry_of(event) for event in events], archived
 
 
 Reader = Callable[[Any], tuple[Kind, Facts]]

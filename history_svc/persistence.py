@@ -10,13 +10,15 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Row,
     Select,
     Table,
     Text,
     bindparam,
-    delete,
+    exists,
+    func,
     select,
     update,
 )
@@ -24,8 +26,9 @@ from sqlalchemy.dialects import postgresql
 
 from dinemesh.kit import inbox as kit_inbox
 from dinemesh.kit import keyset
+from dinemesh.kit.retention import retention_table
 from dinemesh.kit.store import Instant, Transaction, insert_once
-from history_svc.domain import Entry, Facts, Kind, Money, Origin, Place, Terms
+from history_svc.domain import Archived, Entry, Facts, Kind, Money, Origin, Place, Terms
 
 metadata = MetaData()
 
@@ -72,7 +75,17 @@ arrivals = Table(
     Column("last_position", BigInteger, nullable=False),
 )
 
+# Every event as it came, for ever: entries are made anew from here. Nothing personal stands in an event but
+# the ids that its entry has, too.
+archived_events = Table(
+    "archived_events",
+    metadata,
+    Column("event_id", _ID, primary_key=True),
+    Column("envelope", LargeBinary, nullable=False),
+)
+
 inbox = kit_inbox.inbox_tables(metadata)
+retention = retention_table(metadata)
 
 # Built once: to build a statement costs the processor more than to run it.
 _NEXT_POSITIONS = (
@@ -81,6 +94,7 @@ _NEXT_POSITIONS = (
     .returning(arrivals.c.last_position)
 )
 _APPEND = insert_once(timeline_entries)
+_ARCHIVE = insert_once(archived_events)
 
 
 def append(tx: Transaction, entries: Sequence[Entry]) -> None:
@@ -91,6 +105,47 @@ def append(tx: Transaction, entries: Sequence[Entry]) -> None:
     first = last - len(entries) + 1
     rows = [{"position": first + n, **_values(entry)} for n, entry in enumerate(entries)]
     tx.execute(_APPEND[tx.dialect], rows)
+
+
+def archive(tx: Transaction, events: Sequence[Archived]) -> None:
+    """Keep events as they came. One that is there already stays as it is."""
+    if events:
+        tx.execute(_ARCHIVE[tx.dialect], [event._asdict() for event in events])
+
+
+def archived(tx: Transaction, *, after: str, limit: int) -> list[Archived]:
+    """Events as they came, in the order of their ids, after one of them; "" begins."""
+    columns = archived_events.c
+    query = select(columns.event_id, columns.envelope).where(columns.event_id > after)
+    return [
+        Archived(row.event_id, row.envelope) for row in tx.execute(query.order_by("event_id").limit(limit))
+    ]
+
+
+def without_event(tx: Transaction) -> int:
+    """How many entries there are of events that were not kept as they came."""
+    kept = exists().where(archived_events.c.event_id == timeline_entries.c.event_id)
+    count: int = tx.execute(select(func.count()).select_from(timeline_entries).where(~kept)).scalar_one()
+    return count
+
+
+def correct(tx: Transaction, entries: Sequence[Entry]) -> int:
+    """Make the view have these entries as they are here; returns how many were missing or different. One that
+    is there keeps its place in the order of arrival."""
+    columns = timeline_entries.c
+    mine = columns.event_id.in_([entry.origin.event_id for entry in entries])
+    stored = {row.event_id: row._mapping for row in tx.execute(select(timeline_entries).where(mine))}
+    missing = [entry for entry in entries if entry.origin.event_id not in stored]
+    append(tx, missing)
+    changed = len(missing)
+    for entry in entries:
+        values, before = _values(entry), stored.get(entry.origin.event_id)
+        if before is not None and any(before[name] != value for name, value in values.items()):
+            tx.execute(
+                update(timeline_entries).where(columns.event_id == entry.origin.event_id).values(values)
+            )
+            changed += 1
+    return changed
 
 
 def last_position(tx: Transaction) -> int:
@@ -134,9 +189,8 @@ def contents(tx: Transaction) -> Iterator[tuple[Any, ...]]:
         yield tuple(row)
 
 
-def drop(tx: Transaction, subscriber: str) -> None:
-    """Empty the view and forget what its subscriber took. Positions go on: a resumed watch misses nothing."""
-    tx.execute(delete(timeline_entries))
+def forget(tx: Transaction, subscriber: str) -> None:
+    """Forget what a subscriber took: it reads the log again, for what is missing here."""
     kit_inbox.forget(tx, inbox, subscriber)
 
 

@@ -1,4 +1,4 @@
-"""The timeline: events go in, customers read their own, and all of it can be made again from the log."""
+"""The timeline: events go in, customers read their own, and all of it can be made anew from the events."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from dinemesh.kit import crash
 from dinemesh.kit.store import Store, Transaction
 from history_svc import domain, persistence
-from history_svc.domain import Cursor, Entry, Live, Past, Place
+from history_svc.domain import Archived, Cursor, Entry, Live, Past, Place
 
 # A watch that reads a long past hands it over in pieces of this size.
 WATCH_BATCH = 100
+# Of events from which entries are made anew, in one transaction.
+REMAKE_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Timeline:
         self._store = store
         self._on_arrival = on_arrival
 
-    def record(self, tx: Transaction, entries: Sequence[Entry]) -> None:
-        """Add what events tell. Inside the transaction of the inbox, which lets each event in once."""
+    def record(self, tx: Transaction, entries: Sequence[Entry], events: Sequence[Archived]) -> None:
+        """Add what events tell, and keep the events as they came. Inside the transaction of the inbox; what
+        is told twice is there once."""
         persistence.append(tx, entries)
+        persistence.archive(tx, events)
         if __debug__:
             crash.point("timeline.appended")
         for customer_id in {entry.origin.customer_id for entry in entries} - {""}:
@@ -63,9 +67,24 @@ class Timeline:
 
         return Feed(self._store, customer_id, reservation_id, await self._store.read(query))
 
-    async def drop(self, subscriber: str) -> None:
-        """Empty the view and forget that `subscriber` ever read the log: its next start reads it again."""
-        await self._store.write(lambda tx: persistence.drop(tx, subscriber))
+    async def forget(self, subscriber: str) -> None:
+        """Forget that `subscriber` ever read the log: its next start reads it again, for what is missing."""
+        await self._store.write(lambda tx: persistence.forget(tx, subscriber))
+
+    async def remake(self, read: Callable[[Archived], Entry | None]) -> Remade:
+        """Make the entry of each archived event anew. An entry whose event was not archived stays as it is,
+        and so does one whose event `read` cannot read (None). Cut off halfway, it can be begun again."""
+        events = changed = unreadable = 0
+        after = ""
+        while page := await self._store.read(
+            functools.partial(persistence.archived, after=after, limit=REMAKE_BATCH)
+        ):
+            entries = [entry for event in page if (entry := read(event)) is not None]
+            changed += await self._store.write(functools.partial(persistence.correct, entries=entries))
+            events += len(page)
+            unreadable += len(page) - len(entries)
+            after = page[-1].event_id
+        return Remade(events, changed, unreadable, await self._store.read(persistence.without_event))
 
     async def digest(self) -> Digest:
         """How many entries there are, and a checksum of all that they say: equal for equal timelines."""
@@ -111,6 +130,17 @@ class Feed:
             if self._reservation_id in ("", entry.origin.reservation_id)
         ]
         return mine, Live(new[-1][0]) if new else cursor, len(new) == WATCH_BATCH
+
+
+@dataclass(frozen=True)
+class Remade:
+    """What became of the archived events: how many there are, how many entries were missing or different, how
+    many events could not be read; and how many entries are of events that were not archived."""
+
+    events: int
+    changed: int
+    unreadable: int
+    without_event: int
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Who may do what on the broker: one table, for one machine, docker compose and a cluster.
+"""Who may do what on the broker, and how long it keeps the log: on one machine, in compose and a cluster.
 
 RabbitMQ reads it as a file of definitions when it starts (`load_definitions`). Each service has a user of its
 name, which says only what begins with that name and touches only queues and exchanges that do.
 
-    python -m local_mesh.broker_users definitions < passwords.json
-        the file for a broker, out of {"reservation": "its password", ..., "operator": "..."}
+    python -m local_mesh.broker_users definitions [DAYS] < passwords.json
+        the file for a broker, out of {"reservation": "its password", ..., "operator": "..."}; the log is kept
+        for so many days (30)
+    python -m local_mesh.broker_users log-policy [DAYS]
+        rabbitmqctl's command that limits the log of a broker which is there already
     python -m local_mesh.broker_users compose
         docker-compose.rabbitmq.json, whose passwords are the names
     python -m local_mesh.broker_users guest marketing
@@ -36,6 +39,16 @@ _SHARED = r"dinemesh\.(events|log)"
 """Everybody declares the exchange and the log: who finds them missing makes them again."""
 
 
+LOG_DAYS = 30
+"""As the services' RETENTION_DAYS."""
+LOG_SEGMENT_BYTES = 20_000_000
+"""Of a file of the log. RabbitMQ deletes whole files, and looks for old ones when it begins a new one, so
+that the log goes back for as long as it should and for one file more. By itself it makes files of 500 MB,
+which a small mesh would fill in years."""
+_LOG_POLICY = "dinemesh-log"
+_LOG_PATTERN = r"^dinemesh\.log$"
+
+
 @dataclass(frozen=True)
 class Permissions:
     """Regular expressions, as RabbitMQ takes them: names of what may be declared and deleted, written to
@@ -61,11 +74,21 @@ def permissions(user: str) -> Permissions:
     return Permissions(configure=own, write=own, read=own, says=rf"^{user}\.")
 
 
+def log_limits(days: int) -> dict[str, Any]:
+    """The log of events goes back so many days. A policy, and no argument of the stream: it can be changed,
+    and takes hold of a log that an earlier version declared, though with files of the size that it had."""
+    return {"max-age": f"{days}D", "stream-max-segment-size-bytes": LOG_SEGMENT_BYTES}
+
+
 def definitions(
-    passwords: Mapping[str, str], virtual_host: str = VIRTUAL_HOST, salt: bytes | None = None
+    passwords: Mapping[str, str],
+    virtual_host: str = VIRTUAL_HOST,
+    salt: bytes | None = None,
+    log_days: int = LOG_DAYS,
 ) -> dict[str, Any]:
     """What a broker is to know, as its `load_definitions` reads it: these users, with passwords as hashes
-    (each with a salt of its own, unless one is given). A new broker with such a file makes no user `guest`.
+    (each with a salt of its own, unless one is given), and how long the log is kept. A new broker with such a
+    file makes no user `guest`.
     """
     held = {user: permissions(user) for user in passwords}
     return {
@@ -92,6 +115,16 @@ def definitions(
         "topic_permissions": [
             {"user": user, "vhost": virtual_host, "exchange": EXCHANGE, "write": one.says, "read": ".*"}
             for user, one in held.items()
+        ],
+        "policies": [
+            {
+                "name": _LOG_POLICY,
+                "vhost": virtual_host,
+                "pattern": _LOG_PATTERN,
+                "apply-to": "queues",
+                "priority": 0,
+                "definition": log_limits(log_days),
+            }
         ],
     }
 
@@ -141,6 +174,23 @@ def commands(user: str) -> str:
     )
 
 
+def policy_command(days: int) -> str:
+    """rabbitmqctl's, for a broker that a definitions file does not tell how long to keep the log."""
+    return (
+        f"rabbitmqctl set_policy {_LOG_POLICY} '{_LOG_PATTERN}' '{json.dumps(log_limits(days))}'"
+        " --apply-to queues\n"
+    )
+
+
+def _days(words: Sequence[str]) -> int:
+    """Raises ValueError."""
+    if not words:
+        return LOG_DAYS
+    if len(words) == 1 and words[0].isascii() and words[0].isdigit() and int(words[0]) >= 1:
+        return int(words[0])
+    raise ValueError(f"{' '.join(words)!r} is no number of days: a whole one, 1 or more")
+
+
 def text(found: Mapping[str, Any]) -> str:
     return json.dumps(found, indent=2) + "\n"
 
@@ -149,8 +199,16 @@ def main(words: Sequence[str]) -> int:
     match list(words):
         case ["compose"]:
             sys.stdout.write(text(compose()))
-        case ["definitions"]:
-            sys.stdout.write(text(definitions(json.load(sys.stdin))))
+        case ["definitions" | "log-policy", *given]:
+            try:
+                days = _days(given)
+            except ValueError as error:
+                sys.stderr.write(f"{error}\n")
+                return 2
+            if words[0] == "log-policy":
+                sys.stdout.write(policy_command(days))
+            else:
+                sys.stdout.write(text(definitions(json.load(sys.stdin), log_days=days)))
         case ["guest", user] if user.isidentifier() and user not in (*USERS, "dinemesh"):
             sys.stdout.write(commands(user))
         case _:

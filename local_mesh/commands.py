@@ -425,6 +425,7 @@ def _flat(mesh: MeshSettings) -> dict[str, str]:
         "STATE_DIR": mesh.state_dir,
         "SAMPLES": mesh.samples,
         "AMQP_URL": mesh.amqp_url,
+        "RETENTION_DAYS": mesh.retention_days,
         "RABBITMQ_PORT": mesh.rabbitmq_port,
         "RABBITMQ_DIST_PORT": mesh.rabbitmq_dist_port,
         "EPMD_PORT": mesh.epmd_port,

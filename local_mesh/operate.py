@@ -85,7 +85,7 @@ def replay(mesh: Mesh) -> int:
 
 
 def rebuild_history(mesh: Mesh) -> int:
-    """Stop history, make its view again from the log of events, and start it again."""
+    """Stop history, make its view anew from the events that it has kept and the log, and start it again."""
     environment = _running(mesh)["history"]
     mesh.stop_part("history")
     try:

@@ -77,7 +77,7 @@ def build(settings: MeshSettings, places: Places, broker_files: Unpacked | None)
     found = []
     if broker_files is not None:
         numbers = broker.BrokerPorts(settings.rabbitmq_port, settings.rabbitmq_dist_port, settings.epmd_port)
-        users = _broker_users(places)
+        users = _broker_users(settings, places)
         started = broker.commands(broker_files, places.rabbitmq, numbers, configuration=users)
         for name, command in started.items():
             environment = command.environment | {MARK: str(settings.state_dir)}
@@ -106,12 +106,14 @@ def broker_url(settings: MeshSettings, places: Places, user: str) -> str:
     return broker_users.url(user, password, f"127.0.0.1:{settings.rabbitmq_port}")
 
 
-def _broker_users(places: Places) -> str:
-    """Write down who may do what on the mesh's own broker; what its configuration says of that."""
+def _broker_users(settings: MeshSettings, places: Places) -> str:
+    """Write down who may do what on the mesh's own broker, and how long its log is kept; what its
+    configuration says of that."""
     told = broker_users.passwords(places.broker_passwords)
     # A state folder of an earlier version has RabbitMQ's own user, who might do everything, with a
     # password that everybody knows.
-    known = broker_users.definitions(told | {"guest": secrets.token_urlsafe(24)})
+    told |= {"guest": secrets.token_urlsafe(24)}
+    known = broker_users.definitions(told, log_days=settings.retention_days)
     places.rabbitmq.mkdir(parents=True, exist_ok=True)
     broker_users.write_privately(places.broker_definitions, broker_users.text(known))
     return f"load_definitions = {places.broker_definitions}\n"
@@ -134,6 +136,7 @@ def of_the_mesh(service: str, settings: MeshSettings, places: Places, amqp_url: 
         # The edge would notice within a second that a service drains, but has no other instance to turn to:
         # its callers would get the refusal that they get from a closed port, only later.
         own |= {"AMQP_URL": amqp_url, "JWKS_FILE": str(places.jwks), "DRAIN_SECONDS": "0"}
+        own |= {"RETENTION_DAYS": str(settings.retention_days)}
     if service == "deposit":
         own |= {"SANDBOX_ADDRESS": settings.address("sandbox")}
         if settings.deposits > 1:

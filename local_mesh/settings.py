@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from dinemesh.kit.settings import MOST_DAYS
 from local_mesh.failure import Failure
 
 PREFIX = "DINEMESH_"
@@ -71,6 +72,9 @@ class MeshSettings:
     amqp_url: str = ""
     """AMQP_URL: a broker that runs already, and everybody's user there; a service that has a user of its own
     gets it by RESERVATION_AMQP_URL and the like. Empty: the mesh starts its own, with a user for each."""
+    retention_days: int = 30
+    """RETENTION_DAYS: how long services keep what they may forget (unless told otherwise by
+    RESERVATION_RETENTION_DAYS and the like), and the mesh's own broker its log of events; in days."""
     rabbitmq_port: int = 5673
     """RABBITMQ_PORT: AMQP of the mesh's own broker."""
     rabbitmq_dist_port: int = 25673
@@ -360,6 +364,12 @@ def _count(value: str) -> int:
     return int(value)
 
 
+def _days(value: str) -> int:
+    if not value.isdigit() or not 1 <= int(value) <= MOST_DAYS:
+        raise ValueError(f"must be whole days, from 1 to {MOST_DAYS}")
+    return int(value)
+
+
 def _hops(value: str) -> int:
     if not re.fullmatch("[0-9]", value):
         raise ValueError("must be a whole number from 0 to 9")
@@ -415,6 +425,7 @@ _OWN = {
     "state_dir": _folder,
     "samples": _switch,
     "amqp_url": _amqp,
+    "retention_days": _days,
     "rabbitmq_port": _port,
     "rabbitmq_dist_port": _port,
     "epmd_port": _port,

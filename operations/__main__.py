@@ -110,8 +110,7 @@ async def _replay(options: argparse.Namespace) -> int:
         )
     for name, url in given.items():
         if url is not None:
-            count = await events.replay(url, options.since)
-            print(f"{name}: {count} events are published again by its relay")
+            print(f"{name}: {await events.replay(url, options.since)}")
     return 0
 
 

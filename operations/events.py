@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from dinemesh.kit.dead_letters import DeadLetter
 from dinemesh.kit.outbox import mark_unsent, outbox_table
-from dinemesh.kit.store import Store, StoreUnavailable
+from dinemesh.kit.retention import gone_before
+from dinemesh.kit.store import Store, StoreUnavailable, Transaction
 from operations.broker import check_exists, connected, dead_letters_of, redriven
 
 _COLUMNS = ("QUEUE", "TYPE", "EVENT", "CORRELATION", "REASON", "COUNT", "SINCE (UTC)")
@@ -40,18 +42,43 @@ async def redrive(amqp_url: str, queues: Sequence[str]) -> dict[str, int]:
     return sent
 
 
-async def replay(database_url: str, since_seconds: float | None = None) -> int:
+@dataclass(frozen=True)
+class Replayed:
+    """How many events are published again. Of those from before `gone_before` the outbox may have deleted
+    some that were sent; None: of none."""
+
+    events: int
+    gone_before: datetime | None
+
+    def __str__(self) -> str:
+        said = f"{self.events} events are published again by its relay"
+        if self.gone_before is None:
+            return said
+        return (
+            f"{said}\n  but none from before {self.gone_before:%Y-%m-%d %H:%M} UTC: what was sent is kept for"
+            " DINEMESH_RETENTION_DAYS.\n  Whoever has taken those keeps what they did, and history keeps them"
+            " as they came\n  (make rebuild-history); a subscriber that has not cannot get them any more"
+        )
+
+
+async def replay(database_url: str, since_seconds: float | None = None) -> Replayed:
     """Mark what an outbox has sent as unsent; the relay of the running service publishes it within seconds.
 
-    Subscribers have seen most of it: their inboxes let nothing in twice.
+    Subscribers have seen most of it, and take nothing twice.
     """
     name = existing(database_url)
     # The service may be running: not exclusive. Each engine orders the two writers.
     store = Store.open(database_url, exclusive=False, readers=1, patient=True)
     since = None if since_seconds is None else datetime.now(UTC) - timedelta(seconds=since_seconds)
     table = outbox_table(MetaData())
+
+    def change(tx: Transaction) -> Replayed:
+        return Replayed(mark_unsent(tx, table, since=since), gone_before(tx, table.name))
+
     try:
-        return await store.write(lambda tx: mark_unsent(tx, table, since=since))
+        done = await store.write(change)
+        is_asked_for = done.gone_before is not None and (since is None or since < done.gone_before)
+        return done if is_asked_for else replace(done, gone_before=None)
     except (DBAPIError, StoreUnavailable) as error:
         raise Unwritable(f"{name}: {getattr(error, 'orig', error)}") from error
     finally:

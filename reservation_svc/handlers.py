@@ -56,6 +56,7 @@ def restaurants(desk: Desk) -> Subscription:
         },
         # Each names the slots that changed, and each slot has its version.
         each_once=frozenset({restaurant_events.SlotsChanged}),
+        effect_is_keyed=True,
     )
 
 

@@ -12,6 +12,7 @@ from dinemesh.kit.channel import ServiceToken
 from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.relay import Relay
+from dinemesh.kit.retention import expiring_inbox, expiring_outbox
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.kit.workers import Periodic
@@ -19,7 +20,7 @@ from dinemesh.reservation.v1 import events_pb2, reservation_service_pb2_grpc
 from reservation_svc import handlers, messages, servicer
 from reservation_svc.clients.deposit import DepositClient
 from reservation_svc.domain import Rules
-from reservation_svc.persistence import tables
+from reservation_svc.persistence import requests, tables
 from reservation_svc.settings import ReservationSettings
 from reservation_svc.usecases.admission import Admission
 from reservation_svc.usecases.bulkhead import Bulkhead
@@ -89,8 +90,15 @@ async def run() -> None:
     service.add_worker(
         Periodic("settling", settings.settle_interval_seconds, partial(settle, desk)), "settling"
     )
-    service.add_consumer(Consumer(store, bus, tables.inbox, handlers.restaurants(desk)))
-    service.add_consumer(Consumer(store, bus, tables.inbox, handlers.deposits(desk)))
+    subscriptions = handlers.restaurants(desk), handlers.deposits(desk)
+    for subscription in subscriptions:
+        service.add_consumer(Consumer(store, bus, tables.inbox, subscription))
+    expiring = [
+        expiring_outbox(tables.outbox),
+        *expiring_inbox(tables.inbox, *subscriptions),
+        requests.EXPIRING,
+    ]
+    service.add_retention(store, tables.retention, expiring)
     await service.run()
 
 

@@ -8,6 +8,7 @@ from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.quota import Quota
 from dinemesh.kit.relay import Relay
+from dinemesh.kit.retention import expiring_inbox, expiring_outbox
 from dinemesh.kit.service import Service, main
 from dinemesh.kit.settings import load
 from dinemesh.restaurant.v1 import events_pb2
@@ -38,7 +39,14 @@ def build(settings: Settings) -> Service:
             seconds=settings.canary_seconds,
         ),
     )
-    service.add_consumer(Consumer(store, bus, persistence.inbox, handlers.subscription(restaurants)))
+    subscription = handlers.subscription(restaurants)
+    service.add_consumer(Consumer(store, bus, persistence.inbox, subscription))
+    expiring = [
+        expiring_outbox(persistence.outbox),
+        *expiring_inbox(persistence.inbox, subscription),
+        persistence.EXPIRING_REQUESTS,
+    ]
+    service.add_retention(store, persistence.retention, expiring)
     service.add_servicer(
         add_RestaurantServiceServicer_to_server,
         RestaurantServicer(restaurants, service.changes, service.pace),

@@ -32,6 +32,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from dinemesh.kit import keyset
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
+from dinemesh.kit.retention import Expiring, retention_table
 from dinemesh.kit.store import Instant, Transaction, insert_once
 from restaurant_svc.domain import (
     Acceptance,
@@ -143,6 +144,17 @@ bookings = Table(
 
 outbox = outbox_table(metadata)
 inbox = inbox_tables(metadata)
+retention = retention_table(metadata)
+
+
+# A restaurant can be changed for ever: a repetition after the retention makes another one.
+EXPIRING_REQUESTS = Expiring(
+    "create_requests",
+    create_requests,
+    (create_requests.c.subject, create_requests.c.request_id),
+    create_requests.c.create_time,
+    in_order=False,
+)
 
 
 # --- restaurants

@@ -15,7 +15,7 @@ import logging
 import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,6 +66,8 @@ CONSUME_TIMEOUT_SECONDS = 15.0
 MARK = "x-mark"
 # The header of a dead letter that its subscriber put aside itself: why, in the broker's words.
 REASON = "x-reason"
+# The header that the broker gives a message of a stream: its number, from 0 at the stream's first message.
+OFFSET = "x-stream-offset"
 
 
 def is_own(message: AbstractIncomingMessage) -> bool:
@@ -451,13 +453,24 @@ class Bus:
         """Events and marks in the log up to the message `until`, from `since` on by the broker's clock, to
         the second. Raises BusUnavailable, also if the mark does not come."""
         async with self.channel(LOG_PREFETCH) as channel:
-            arrived = await self.deliveries(channel, LOG_QUEUE, {"x-stream-offset": since or "first"})
+            arrived = await self.deliveries(channel, LOG_QUEUE, {OFFSET: since or "first"})
             while (message := await _next_of_the_log(arrived)) is not None:
                 if message.message_id == until:
                     return
                 yield message
                 await message.ack()
             raise BusUnavailable("the log was cut off")
+
+    async def log_begin(self, until: str) -> datetime | None:
+        """From when on the log can be read, by the first event in it that has a time; None while it has every
+        message that ever came. `until` as `read_log_messages`."""
+        async with aclosing(self.read_log_messages(until)) as messages:
+            async for message in messages:
+                if message.headers.get(OFFSET) == 0:
+                    return None
+                if (found := _time_in(message)) is not None:
+                    return found
+        return datetime.now(UTC)
 
     async def mark_log(self, mark_id: str) -> None:
         """Put a mark at the end of the log: whoever has read up to it has read all that came before."""
@@ -472,7 +485,7 @@ class Bus:
         """
         try:
             async with self.channel(LOG_PREFETCH) as channel:
-                arrived = await self.deliveries(channel, LOG_QUEUE, {"x-stream-offset": "next"})
+                arrived = await self.deliveries(channel, LOG_QUEUE, {OFFSET: "next"})
                 with suppress(Refused):
                     await publish()
                 async with asyncio.timeout(LOG_MARK_SECONDS):
@@ -519,13 +532,24 @@ class Bus:
 
 async def _declare_topology(channel: AbstractChannel) -> None:
     exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
-    # A stream without a retention limit: the log from which guests join, and history is rebuilt.
+    # The log from which guests join. How long it goes back is for a policy of the broker to say
+    # (local_mesh/broker_users.py): as an argument it could not be changed, and versions that declare it
+    # differently would shut each other out.
     stream = await channel.declare_queue(LOG_QUEUE, durable=True, arguments={"x-queue-type": "stream"})
     await stream.bind(exchange, routing_key="#")
 
 
 def _may_pass(error: BaseException) -> bool:
     return isinstance(error, BROKER_ERRORS) and not isinstance(error, ChannelAccessRefused)
+
+
+def _time_in(message: AbstractIncomingMessage) -> datetime | None:
+    """When its first event occurred; None for one that has no time, or that cannot be read."""
+    try:
+        event = events_in(message.body)[0]
+        return event.occur_time.ToDatetime(UTC) if event.HasField("occur_time") else None
+    except (DecodeError, ValueError):
+        return None
 
 
 async def _next_of_the_log(arrived: Deliveries) -> AbstractIncomingMessage | None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import uuid_utils
@@ -22,6 +22,7 @@ from dinemesh.kit.batches import DecodeError, events_in
 from dinemesh.kit.bus import (
     BROKER_ERRORS,
     DELIVERY_LIMIT,
+    LOG_QUEUE,
     MARK,
     Bus,
     BusUnavailable,
@@ -49,6 +50,8 @@ PAUSE_SECONDS = 0.5
 # A failing message goes round at most once in this time, so that it cannot occupy the service.
 REQUEUE_PAUSE_SECONDS = 0.2
 RECONNECT_PAUSE_SECONDS = 0.2
+# No log is kept for less: what is as young is in it.
+LOG_AT_LEAST = timedelta(days=1)
 # A guest's queue that is this full has lost messages by the time that its length is known.
 NEARLY_FULL = 0.9
 
@@ -183,6 +186,7 @@ class Consumer:
         mark = str(uuid_utils.uuid7())
         await self._bus.mark_log(mark)
         log.info("subscription %s reads the log", queue)
+        await self._tell_what_is_gone(mark, since)
         batch: list[_Part] = []
         count = news = 0
         async for message in self._bus.read_log_messages(mark, since):
@@ -207,6 +211,22 @@ class Consumer:
         news += await self._take_logged(batch)
         log.info("subscription %s has read %d events of the log, %d new", queue, count, news)
         return news
+
+    async def _tell_what_is_gone(self, mark: str, since: datetime | None) -> None:
+        """What the log no longer has cannot be read: whoever joins then is told."""
+        if since is not None and datetime.now(UTC) - since < LOG_AT_LEAST:
+            return
+        begin = await self._bus.log_begin(mark)
+        if begin is None or (since is not None and begin <= since):
+            return
+        telemetry.LOG_BEGIN.labels(self.subscription.queue).set(begin.timestamp())
+        log.warning(
+            "the log %s begins at %s: events from before are gone, and subscription %s cannot read those that"
+            " it has not taken",
+            LOG_QUEUE,
+            begin.isoformat(timespec="seconds"),
+            self.subscription.queue,
+        )
 
     def _wants(self, key: str) -> bool:
         return any(matches(binding, key) for binding in self.subscription.bindings)

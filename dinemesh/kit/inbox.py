@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -98,6 +98,8 @@ class Received(Generic[M]):
     correlation_id: str
     causation_id: str
     traceparent: str
+    envelope: envelope_pb2.Envelope = field(repr=False)
+    """The whole of it, as it came."""
 
 
 Handler = Callable[[Transaction, Received[Any]], None]
@@ -113,6 +115,10 @@ class Subscription:
     types in `each_once` do not replace one another: every one of them has its effect, and the handler
     compares the versions that stand in it.
 
+    With `effect_is_keyed` an event that is taken twice has the effect of one, by what its handler writes: a
+    key of the event or of what stands in it, or a version. Where neither that nor `newest_only` says so for
+    all events, the inbox alone knows the duplicates, and its rows are kept for ever.
+
     `together` does for several events at once, in fewer statements, what handlers do for each.
 
     A guest, which does not belong to the mesh, has a `max_length`: when so many messages wait in its queue,
@@ -127,7 +133,13 @@ class Subscription:
     together: Callable[[Transaction, Sequence[Received[Any]]], None] | None = None
     newest_only: bool = True
     each_once: frozenset[type[Message]] = frozenset()
+    effect_is_keyed: bool = False
     max_length: int | None = None
+
+    @property
+    def outlives_inbox(self) -> bool:
+        """Whether a duplicate changes nothing even when its row in the inbox is gone."""
+        return self.effect_is_keyed or (self.newest_only and not self.each_once)
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,7 @@ class Inbox:
             correlation_id=envelope.correlation_id,
             causation_id=envelope.causation_id,
             traceparent=envelope.traceparent,
+            envelope=envelope,
         )
 
     def handler(self, event: Received[Any]) -> Handler | None:

@@ -8,14 +8,14 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
 import uvloop
 from google.protobuf import descriptor_pool
-from sqlalchemy import text
+from sqlalchemy import Table, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from dinemesh.kit import crash, engines, migrate, reflection
@@ -27,6 +27,7 @@ from dinemesh.kit.health import Health
 from dinemesh.kit.identity import Verifier
 from dinemesh.kit.interceptors import ANYONE, Access, Chain, Limit
 from dinemesh.kit.relay import Relay
+from dinemesh.kit.retention import PASS_SECONDS, Expiring, Retention
 from dinemesh.kit.settings import ServiceSettings
 from dinemesh.kit.store import Store, StoreInUse, Transaction
 from dinemesh.kit.store_errors import CommitInDoubt, StoreUnavailable
@@ -176,6 +177,11 @@ class Service:
         self.add_worker(relay, "relay")
         self.add_worker(Periodic("outbox count", OUTBOX_COUNT_SECONDS, relay.measure), "outbox count")
         self.add_worker(Periodic("canaries", canaries.seconds, canaries.turn), "canaries")
+
+    def add_retention(self, store: Store, table: Table, expiring: Sequence[Expiring]) -> None:
+        """Deletes what may go after `retention_days`. `table` is the store's `retention`."""
+        retention = Retention(store, table, expiring, days=self.settings.retention_days)
+        self.add_worker(Periodic("retention", PASS_SECONDS, retention.turn), "retention")
 
     def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Closes something after the last call and the last worker; the latest is closed first."""

@@ -7,13 +7,24 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DINEMESH_"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+MOST_DAYS = 3650
+
+
+def _whole_days(value: object) -> object:
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_DAYS):
+        raise PydanticCustomError("days", f"must be whole days, from 1 to {MOST_DAYS}, such as 30")
+    return int(text)
+
+
+Days = Annotated[int, BeforeValidator(_whole_days)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
@@ -69,6 +80,10 @@ class ServiceSettings(BaseSettings):
     events_in_message: int = Field(default=100, ge=1, le=1000)
     """How many events of one kind may share a message of the broker: some kB each. 1 while services run that
     are older than such messages."""
+    retention_days: Days = 30
+    """How long events that were sent, records of events that were taken and request ids are kept, in whole
+    days; request ids at least until what they led to can change no more. Books and bookings are kept for
+    ever."""
     watch_max_seconds: Seconds = Field(default=3600, gt=0)
     """A watch is told to start anew after this, so that streams spread over pods again."""
 

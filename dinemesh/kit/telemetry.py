@@ -44,6 +44,18 @@ TOPOLOGY_LOSSES = Counter(
 PLACES_LOST = Counter(
     "dinemesh_places_lost", "Times that a guest's queue was full, so that it read the log instead.", ["queue"]
 )
+KEPT_ROWS = Gauge("dinemesh_kept_rows", "About how many rows a table has that is pruned.", ["table"])
+KEPT_OLDEST = Gauge(
+    "dinemesh_kept_oldest_seconds",
+    "Age of the oldest row that pruning left, of those that may go once they are old enough.",
+    ["what"],
+)
+PRUNED = Counter("dinemesh_pruned_rows", "Rows deleted because they were old.", ["what"])
+LOG_BEGIN = Gauge(
+    "dinemesh_log_begin_timestamp_seconds",
+    "From when on a subscriber could read the log, which no longer has all events from before.",
+    ["queue"],
+)
 WORKER_FAILURES = Counter("dinemesh_worker_failures", "Turns or runs of a worker that failed.", ["worker"])
 
 _own_gauges: dict[str, Gauge] = {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dinemesh.kit.retention import Expiring
 from dinemesh.kit.store import Transaction
-from reservation_svc.domain import RequestRecord
-from reservation_svc.persistence.tables import requests
+from reservation_svc.domain import FINAL, RequestRecord
+from reservation_svc.persistence.tables import requests, reservations
 
 _MINE = (requests.c.customer_id == bindparam("of_customer"), requests.c.request_id == bindparam("of_request"))
 _FIND = select(requests.c.body_hash, requests.c.reservation_id, requests.c.modification_id).where(*_MINE)
@@ -23,6 +24,17 @@ _REPOINT = (
         requests.c.modification_id.is_not_distinct_from(bindparam("old_modification")),
     )
     .values(reservation_id=bindparam("new_reservation"), modification_id=bindparam("new_modification"))
+)
+
+# A request id is needed for as long as what it led to can change, and the retention begins only then.
+_FINAL = sorted(state.value for state in FINAL)
+_ENDED = (
+    select(reservations.c.update_time)
+    .where(reservations.c.reservation_id == requests.c.reservation_id, reservations.c.state.in_(_FINAL))
+    .scalar_subquery()
+)
+EXPIRING = Expiring(
+    "requests", requests, (requests.c.customer_id, requests.c.request_id), _ENDED, in_order=False
 )
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
 from dinemesh.kit.failing import failures_table
 from dinemesh.kit.inbox import inbox_tables
 from dinemesh.kit.outbox import outbox_table
+from dinemesh.kit.retention import retention_table
 from dinemesh.kit.store import Instant
 from reservation_svc import domain
 
@@ -28,6 +29,7 @@ metadata = MetaData()
 outbox = outbox_table(metadata)
 inbox = inbox_tables(metadata)
 failures = failures_table(metadata)
+retention = retention_table(metadata)
 
 
 def _one_of(column: str, kind: type[StrEnum]) -> CheckConstraint:

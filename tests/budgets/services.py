@@ -13,7 +13,7 @@ RESTAURANT = "restaurant_svc.settings"
 
 
 def numbers() -> Numbers:
-    return _every() | _reservation() | _deposit() | _restaurant() | _bus() | _database()
+    return _every() | _reservation() | _deposit() | _restaurant() | _bus() | _retention() | _database()
 
 
 def _every() -> Numbers:
@@ -179,6 +179,19 @@ def _bus() -> Numbers:
         "inbox.reconnect_rest": constant(consumer, "RECONNECT_PAUSE_SECONDS"),
         "history.watch_batch": constant("history_svc.usecases", "WATCH_BATCH"),
         "restaurant.watch_batch": constant("restaurant_svc.usecases", "WATCH_BATCH"),
+    }
+
+
+def _retention() -> Numbers:
+    retention = "dinemesh.kit.retention"
+    return {
+        "retention.days": setting(EVERY, "retention_days"),
+        "retention.look": constant(retention, "PASS_SECONDS"),
+        "retention.walk": constant(retention, "WALK_SECONDS"),
+        "retention.step": constant(retention, "STEP_ROWS"),
+        "retention.rest_times": constant(retention, "REST_TIMES"),
+        "retention.least_rest": constant(retention, "LEAST_REST_SECONDS"),
+        "retention.busy": constant(retention, "BUSY_SECONDS"),
     }
 
 

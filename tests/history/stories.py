@@ -13,10 +13,12 @@ from dinemesh.deposit.v1 import events_pb2 as deposit_events
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.history.v1 import history_pb2
 from dinemesh.kit import wire
+from dinemesh.kit.store import Transaction
 from dinemesh.reservation.v1 import events_pb2 as reservation_events
 from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
 from dinemesh.restaurant.v1 import restaurant_pb2
+from history_svc import persistence
 
 START = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
 DINE_TIME = datetime(2026, 12, 12, 19, 0, tzinfo=UTC)
@@ -49,6 +51,13 @@ def envelope(
         causation_id="the cause",
         payload=message.SerializeToString(),
     ).SerializeToString()
+
+
+def empty(tx: Transaction, subscriber: str) -> None:
+    """Leave nothing in the view and its archive, and a subscriber that has taken nothing."""
+    for table in (persistence.timeline_entries, persistence.archived_events):
+        tx.execute(table.delete())
+    persistence.forget(tx, subscriber)
 
 
 def reservation(

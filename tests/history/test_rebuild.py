@@ -1,4 +1,4 @@
-"""The view made again from the log is the live view; and a guest joins without anybody's help."""
+"""The view made anew from the events is the live view; and a guest joins without anybody's help."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, select
 
 from dinemesh.event.v1 import envelope_pb2
-from dinemesh.kit.bus import BusUnavailable
 from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.inbox import Received, Subscription, inbox_tables
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
 from history_svc import handlers, main, persistence
-from history_svc.usecases import Digest, Timeline
+from history_svc.usecases import Digest, Remade, Timeline
 from local_mesh.broker import RunningBroker
 from tests.history import stories
 from tests.history.conftest import ARRIVE_SECONDS, connected, make_history
@@ -86,22 +85,64 @@ async def test_a_rebuilt_view_is_the_live_view(store: Store, broker: RunningBrok
     async with consuming(store, amqp_url) as timeline:
         await publish(amqp_url, *events[::2], *events, *events[1::2])
         live = await holds(timeline, len(events))
-    before, after = await main.rebuild_view(store, amqp_url)
-    assert before == after == live
+    done = await main.rebuild_view(store, amqp_url)
+    assert done.before == done.after == live
     assert live.entries == len(events)
+    assert done.remade == Remade(len(events), 0, 0, 0)
 
 
-async def test_a_damaged_view_is_repaired_by_a_rebuild(store: Store, broker: RunningBroker) -> None:
+async def test_a_damaged_view_is_repaired_from_its_own_archive_by_another_broker(
+    store: Store, broker: RunningBroker
+) -> None:
+    """Its log has nothing of it, as one has not that forgets what is old."""
     amqp_url = broker.fresh_url()
     events = many_stories(3)
     async with consuming(store, amqp_url) as timeline:
         await publish(amqp_url, *events)
         live = await holds(timeline, len(events))
-    damage = persistence.timeline_entries.delete().where(persistence.timeline_entries.c.position <= 5)
-    assert await store.write(lambda tx: tx.changed(damage)) == 5
-    before, after = await main.rebuild_view(store, amqp_url)
-    assert before.entries == len(events) - 5
-    assert after == live
+    entries = persistence.timeline_entries
+    lost = entries.delete().where(entries.c.position <= 5)
+    changed = entries.update().where(entries.c.position == 7).values(summary="?", amount_minor=7)
+    assert await store.write(lambda tx: (tx.changed(lost), tx.changed(changed))) == (5, 1)
+    done = await main.rebuild_view(store, broker.fresh_url())
+    assert done.log_was_read
+    assert done.before.entries == len(events) - 5
+    assert done.after == live
+    assert done.remade == Remade(len(events), 6, 0, 0)
+
+
+async def test_what_history_has_no_event_of_is_made_whole_from_the_log_or_stays(
+    store: Store, broker: RunningBroker
+) -> None:
+    """As in a database of the version that archived nothing."""
+    amqp_url = broker.fresh_url()
+    events = many_stories(2)
+    async with consuming(store, amqp_url) as timeline:
+        await publish(amqp_url, *events)
+        live = await holds(timeline, len(events))
+    archive = persistence.archived_events
+    assert await store.write(lambda tx: tx.changed(archive.delete())) == len(events)
+    without_log = await main.rebuild_view(store, broker.fresh_url())
+    assert without_log.after == live
+    assert without_log.remade == Remade(0, 0, 0, len(events))
+    with_log = await main.rebuild_view(store, amqp_url)
+    assert with_log.after == live
+    assert with_log.remade == Remade(len(events), 0, 0, 0)
+
+
+async def test_an_archived_event_that_cannot_be_read_is_told_and_its_entry_stays(
+    store: Store, broker: RunningBroker
+) -> None:
+    amqp_url = broker.fresh_url()
+    async with consuming(store, amqp_url) as timeline:
+        await publish(amqp_url, *many_stories(1))
+        live = await holds(timeline, 9)
+    archive = persistence.archived_events
+    first = select(archive.c.event_id).order_by(archive.c.event_id).limit(1).scalar_subquery()
+    damage = archive.update().where(archive.c.event_id == first).values(envelope=b"\xff")
+    assert await store.write(lambda tx: tx.changed(damage)) == 1
+    done = await main.rebuild_view(store, broker.fresh_url())
+    assert (done.after, done.remade) == (live, Remade(9, 0, 1, 0))
 
 
 async def test_what_waits_in_the_queue_during_a_rebuild_is_there_once(
@@ -113,14 +154,14 @@ async def test_what_waits_in_the_queue_during_a_rebuild_is_there_once(
         await publish(amqp_url, *events[:10])
         await holds(timeline, 10)
     await publish(amqp_url, *events[10:])  # history is stopped: they wait in its queue, and stand in the log
-    _, after = await main.rebuild_view(store, amqp_url)
-    assert after.entries == len(events)
+    done = await main.rebuild_view(store, amqp_url)
+    assert done.after.entries == len(events)
     async with consuming(store, amqp_url) as timeline:
         await publish(amqp_url, many_stories(1)[0])
         assert (await holds(timeline, len(events) + 1)).entries == len(events) + 1
 
 
-async def test_without_a_broker_a_rebuild_changes_nothing(
+async def test_without_a_broker_the_archive_alone_is_read(
     store: Store, broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main, "CONNECT_SECONDS", 0.5)
@@ -128,10 +169,17 @@ async def test_without_a_broker_a_rebuild_changes_nothing(
     async with consuming(store, amqp_url) as timeline:
         await publish(amqp_url, *many_stories(1))
         live = await holds(timeline, 9)
+    damage = persistence.timeline_entries.delete()
+    assert await store.write(lambda tx: tx.changed(damage)) == 9
     (nowhere,) = free_ports(1)
-    with pytest.raises(BusUnavailable, match="nothing was changed"):
-        await main.rebuild_view(store, f"amqp://guest:guest@127.0.0.1:{nowhere}/")
-    assert await Timeline(store, print).digest() == live
+    done = await main.rebuild_view(store, f"amqp://guest:guest@127.0.0.1:{nowhere}/")
+    assert not done.log_was_read
+    assert done.after == live
+    assert "was not reached: what the log has besides was not read" in str(done)
+    # It takes what comes later as before.
+    async with consuming(store, amqp_url) as timeline:
+        await publish(amqp_url, many_stories(1)[0])
+        await holds(timeline, 10)
 
 
 async def test_the_command_rebuilds_while_the_service_is_stopped_and_refuses_while_it_runs(
@@ -161,7 +209,9 @@ async def test_the_command_rebuilds_while_the_service_is_stopped_and_refuses_whi
         live.part.stop()
         done = await rebuild()
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "history: 8 entries dropped, 8 read from the log; the same as before\n"
+        assert done.stdout == (
+            "history: 8 events read from history's own archive and the log; 8 entries; the same as before\n"
+        )
         live.part.start()
         assert await live.shows("alice", len(events)) == shown
     finally:

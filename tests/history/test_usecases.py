@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy import create_engine, inspect
 
+from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit.inbox import Inbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, Transaction
@@ -286,17 +287,30 @@ async def test_a_page_is_read_by_an_index_from_its_place_on(store: Store, read: 
     assert enters(plan, "timeline_entries", index, place), plan
 
 
-async def test_a_dropped_view_is_empty_and_takes_every_event_again(
+async def test_what_a_subscriber_forgot_is_taken_again_and_changes_nothing(
     history: History, reservation_id: str
 ) -> None:
+    """By its inbox, or because the inbox no longer has what is old."""
     story = stories.booked_and_cancelled("alice", reservation_id)
     await history.hear(*story)
     live = await history.timeline.digest()
     feed = await history.timeline.watch("alice", "", None)
     await drained(feed)
-    await history.timeline.drop(handlers.QUEUE)
-    assert (await history.timeline.digest()).entries == 0
+    await history.timeline.forget(handlers.QUEUE)
     assert await history.hear(*reversed(story)) == [True] * len(story)
     assert await history.timeline.digest() == live
-    # A watch that was there before sees them again rather than missing any.
-    assert sorted(await drained(feed)) == sorted(stories.KINDS_OF_THE_STORY)
+    assert await drained(feed) == []
+
+
+async def test_every_event_is_archived_as_it_came(history: History, reservation_id: str) -> None:
+    """Fields of a later version too."""
+    story = stories.booked_and_cancelled("alice", reservation_id)
+    tomorrow = story[0] + b"\xfa\x3f\x03new"  # field 1023, of three bytes
+    envelope = envelope_pb2.Envelope.FromString(tomorrow)
+    envelope.event_id = str(uuid.uuid4())
+    told = [*story, envelope.SerializeToString()]
+    assert b"\xfa\x3f\x03new" in told[-1]
+    await history.hear(*told, *told)
+    kept = await history.store.read(lambda tx: persistence.archived(tx, after="", limit=100))
+    assert {one.envelope for one in kept} == set(told)
+    assert len(kept) == len(told)

@@ -72,3 +72,18 @@ def test_settings_that_contradict_each_other_are_told_as_their_rule(
     told = capsys.readouterr().err
     assert "deposit_deadline_ms must be below hold_ms" in told
     assert "DINEMESH_:" not in told
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "1.5", "a month", "", "3651", "1e1", "²"])
+def test_a_retention_is_some_whole_days(
+    days: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(Own).retention_days == 30
+    monkeypatch.setenv("DINEMESH_RETENTION_DAYS", "7")
+    assert load(Own).retention_days == 7
+    monkeypatch.setenv("DINEMESH_RETENTION_DAYS", days)
+    with pytest.raises(SystemExit):
+        load(Own)
+    assert (
+        "DINEMESH_RETENTION_DAYS: must be whole days, from 1 to 3650, such as 30" in capsys.readouterr().err
+    )

@@ -12,12 +12,14 @@ from sqlalchemy import Column, MetaData, Table, Text, func, select
 
 from dinemesh.kit.inbox import Received, Subscription, inbox_tables
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, backlog, outbox_table
+from dinemesh.kit.retention import retention_table
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.kit.workers import cancel
 
 metadata = MetaData()
 outbox_rows = outbox_table(metadata)
 tables = inbox_tables(metadata)
+retention_rows = retention_table(metadata)
 heard = Table("heard", metadata, Column("position", Text, primary_key=True), Column("text", Text))
 
 QUEUE = "test.words"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select
 
+from deposit_svc import persistence as deposit
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.consumer import Consumer
 from dinemesh.kit.inbox import Received, Subscription, inbox_tables
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, backlog, outbox_table
 from dinemesh.kit.relay import Relay
+from dinemesh.kit.retention import Retention, expiring_outbox
 from dinemesh.kit.store import Store, Transaction
 from dinemesh.kit.workers import cancel
 from local_mesh.broker import RunningBroker
@@ -88,13 +91,15 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
+def saying(word: str) -> OutgoingEvent:
+    return OutgoingEvent(StringValue(value=word), "deposit.v1.said", word, 1)
+
+
 @asynccontextmanager
 async def relaying(database_url: str, amqp_url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
     """A service's store with its relay; yields a function that says so many words."""
     table = outbox_table(MetaData())
-    outbox = Outbox(
-        table, lambda word: OutgoingEvent(StringValue(value=word), "deposit.v1.said", word, 1), "deposit"
-    )
+    outbox = Outbox(table, saying, "deposit")
     store = Store.open(database_url)
 
     async def say(count: int) -> None:
@@ -270,6 +275,45 @@ async def test_a_replay_tells_a_new_broker_everything_and_an_old_one_nothing_new
             return await listener.count() == 6
 
         await until(told_again)
+
+
+async def test_a_replay_says_what_the_outbox_no_longer_has(
+    fresh_database: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = fresh_database("deposit_svc")
+    assert await run("replay", "--deposit-db", service) == 0
+    assert capsys.readouterr().out == "deposit: 0 events are published again by its relay\n"
+    store = Store.open(service, exclusive=False)
+    try:
+        outbox = Outbox(deposit.outbox, saying, "deposit")
+        await store.write(lambda tx: [outbox.add(tx, word) for word in ("old", "young")])
+        columns = deposit.outbox.c
+        old = deposit.outbox.update().where(columns.position == 1)
+        old = old.values(create_time=datetime.now(UTC) - timedelta(days=31))
+        sent = deposit.outbox.update().values(sent_time=datetime.now(UTC))
+        await store.write(lambda tx: (tx.execute(old), tx.execute(sent)))
+        expiring = [expiring_outbox(deposit.outbox)]
+        await Retention(store, deposit.retention, expiring, days=30).turn()
+    finally:
+        await store.close()
+    assert await run("replay", "--deposit-db", service) == 0
+    said = capsys.readouterr().out
+    month_ago = f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}"
+    assert said.startswith("deposit: 1 events are published again by its relay\n  but none from before ")
+    assert month_ago in said and "make rebuild-history" in said
+    # Of these everything is there.
+    assert await run("replay", "--deposit-db", service, "--since", "86400") == 0
+    assert "but none" not in capsys.readouterr().out
+
+
+async def test_a_replay_of_a_database_of_the_version_before_says_nothing_of_it(
+    sqlite_templates: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = sqlite_templates("deposit_svc")
+    with sqlite3.connect(service.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TABLE retention")
+    assert await run("replay", "--deposit-db", service) == 0
+    assert capsys.readouterr().out == "deposit: 0 events are published again by its relay\n"
 
 
 async def test_an_audit_ends_with_one_for_what_is_wrong_and_lists_dead_letters(

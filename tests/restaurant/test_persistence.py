@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 from sqlalchemy.exc import IntegrityError
 
+from dinemesh.kit.retention import Retention
 from dinemesh.kit.store import Store, Transaction
 from restaurant_svc import domain, persistence
 from restaurant_svc.domain import OPEN_STATES, Booking, BookingFilter, BookingState, ReservationState, Slot
@@ -175,3 +176,16 @@ async def test_a_made_up_place_before_the_filters_start_reads_from_the_start(sto
     which = BookingFilter("r", start=NOW + timedelta(hours=1))
     for after in (NOW - timedelta(days=9), "x"), (NOW, "x"), None:
         assert await store.read(lambda tx: persistence.list_bookings(tx, which, after, 9)) == bookings[1:]  # noqa: B023
+
+
+async def test_a_request_to_make_a_restaurant_is_known_for_the_retention(store: Store) -> None:
+    expiring = persistence.EXPIRING_REQUESTS
+    for age_days, request_id in ((31, "old"), (29, "young")):
+        request = persistence.CreateRequest("operator", request_id, "hash", new_id())
+        await store.write(partial(persistence.remember_request, request=request))
+        made = expiring.table.update().where(expiring.table.c.request_id == request_id)
+        made = made.values(create_time=datetime.now(UTC) - timedelta(days=age_days))
+        await store.write(lambda tx, row=made: tx.execute(row))  # type: ignore[misc]
+    await Retention(store, persistence.retention, [expiring], days=30).turn()
+    left = await store.read(lambda tx: list(tx.execute(select(expiring.table.c.request_id)).scalars()))
+    assert left == ["young"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from dinemesh.kit.bus import EXCHANGE
+from local_mesh import broker_users
 from local_mesh.broker import RunningBroker, start_broker
 from tests.support.ports import free_ports
 
@@ -76,3 +78,18 @@ def block_publishers(broker: Evaluates) -> Iterator[None]:
         yield
     finally:
         broker.evaluate(f"vm_memory_monitor:set_vm_memory_high_watermark({limit})")
+
+
+def forget_policies(broker: RunningBroker, url: str) -> None:
+    """As a broker that no file of definitions has told how long to keep the log."""
+    vhost = url.rpartition("/")[2]
+    names = f'[proplists:get_value(name, P) || P <- rabbit_policy:list(<<"{vhost}">>)]'
+    assert int(broker.evaluate(f"length({names})")) > 0, "void: there was no policy"
+    broker.evaluate(f'[rabbit_policy:delete(<<"{vhost}">>, N, <<"test">>) || N <- {names}]')
+
+
+def learn_policies(broker: RunningBroker, url: str) -> None:
+    """What the mesh's definitions say of policies."""
+    vhost = url.rpartition("/")[2]
+    told = json.dumps({"policies": broker_users.definitions({}, vhost)["policies"]})
+    broker.evaluate(f"rabbit_definitions:import_raw(<<{json.dumps(told)}>>)")

@@ -197,7 +197,7 @@ async def _replay(scene: Scene, blow: Blow) -> Witness:
         begin = time.monotonic()
         count = 0
         while count == 0 and time.monotonic() < begin + PATIENCE and not scene.is_over():
-            count = await events.replay(scene.mesh.databases[blow.target], REPLAYED_SECONDS)
+            count = (await events.replay(scene.mesh.databases[blow.target], REPLAYED_SECONDS)).events
             await asyncio.sleep(0.1)
         see(count > 0, f"{blow.target} had sent nothing")
         what = f"{count} events of {blow.target} became unsent again"

@@ -484,4 +484,17 @@ GUARDS = (
             ),
         ),
     ),
+    Guard(
+        "told-of-a-shorter-log",
+        (4, 10),
+        "Who joins when the log has forgotten something is told from when on it can read.",
+        (Edit("dinemesh.kit.consumer", "        await self._tell_what_is_gone(mark, since)\n", ""),),
+        (
+            Witness(
+                "tests/kit/test_log_age.py::"
+                "test_who_joins_after_the_log_has_forgotten_something_is_told_from_when_on_it_can_read[sqlite]",
+                "(warning,) = await join(late, bus, queue)",
+            ),
+        ),
+    ),
 )

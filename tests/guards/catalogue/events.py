@@ -317,4 +317,32 @@ GUARDS = (
             ),
         ),
     ),
+    Guard(
+        "unsent-stays",
+        (4,),
+        "What was never sent is never deleted, however old it is.",
+        (Edit("dinemesh.kit.retention", ", only=columns.sent_time.is_not(None)", ""),),
+        (
+            Witness(
+                "tests/kit/test_retention.py::"
+                "test_of_the_outbox_goes_what_was_sent_and_is_old[sqlite-400-False-True]",
+                "assert await ids(store, outbox_rows) ==",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "inbox-that-alone-knows",
+        (4,),
+        "A row of the inbox is deleted only where a duplicate changes nothing without it.",
+        (Edit("dinemesh.kit.retention", "        if one.outlives_inbox\n", ""),),
+        (
+            Witness(
+                "tests/kit/test_retention.py::"
+                "test_a_duplicate_that_comes_after_its_row_is_gone_changes_nothing[sqlite-by nothing else]",
+                "assert await store.read(count(tables.inbox)) == (0 if goes else 3)",
+            ),
+        ),
+        quick=True,
+    ),
 )

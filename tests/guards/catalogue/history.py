@@ -42,12 +42,25 @@ GUARDS = (
     Guard(
         "rebuild-forgets",
         (10,),
-        "A rebuild forgets what was taken, so that the log is read into the empty view.",
+        "A rebuild forgets what was taken, so that the log is read for what is missing.",
         (Edit("history_svc.persistence", "kit_inbox.forget(tx, inbox, subscriber)", "pass"),),
         (
             Witness(
-                _HISTORY + "test_a_dropped_view_is_empty_and_takes_every_event_again[sqlite]",
+                _HISTORY + "test_what_a_subscriber_forgot_is_taken_again_and_changes_nothing[sqlite]",
                 "assert await history.hear(*reversed(story)) == [True] * len(story)",
+            ),
+        ),
+        quick=True,
+    ),
+    Guard(
+        "archive-of-events",
+        (10,),
+        "History keeps every event as it came, so that a rebuild needs no log.",
+        (Edit("history_svc.usecases", "persistence.archive(tx, events)", "pass"),),
+        (
+            Witness(
+                _HISTORY + "test_every_event_is_archived_as_it_came[sqlite]",
+                "assert {one.envelope for one in kept} == set(told)",
             ),
         ),
         quick=True,

@@ -180,4 +180,24 @@ GUARDS = (
             ),
         ),
     ),
+    Guard(
+        "request-of-what-can-change",
+        (2,),
+        "A request id is known for as long as what it led to can change, however old it is.",
+        (
+            Edit(
+                "reservation_svc.persistence.requests",
+                "reservations.c.state.in_(_FINAL)",
+                "reservations.c.state.in_([*_FINAL, 'CONFIRMED'])",
+            ),
+        ),
+        (
+            Witness(
+                "tests/reservation/test_retention.py::"
+                "test_a_request_goes_when_its_reservation_has_ended_long_ago[sqlite-400-CONFIRMED]",
+                "assert sorted(await known(pod)) ==",
+            ),
+        ),
+        quick=True,
+    ),
 )
