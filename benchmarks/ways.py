@@ -10,9 +10,9 @@ from typing import Protocol
 
 import grpc
 
+from benchmarks.loads import OK
 from benchmarks.own_mesh import DEADLINE_SECONDS, Customer, Restaurant
 
-OK = "OK"
 BROKEN = "BROKEN"
 """No answer, or one of something else than was asked for."""
 
