@@ -52,9 +52,10 @@ async def at_once(
     ask: Callable[[], Awaitable[str]],
     spent: Spent,
     drained: Callable[[], Awaitable[None]] | None = None,
+    quiet: Callable[[], Awaitable[None]] | None = None,
 ) -> Load:
-    """`in_flight` callers, each asking again as soon as it has an answer. With `drained` the time goes on
-    until that returns: what the answers left to be done is a part of the load."""
+    """`in_flight` callers, each asking again as soon as it has an answer. What the answers left to be done is
+    a part of the load: the time goes on until `drained` returns, the processor is looked at after `quiet`."""
     load = Load()
     before = spent()
     start = time.perf_counter()
@@ -72,6 +73,8 @@ async def at_once(
     if drained is not None:
         await drained()
     load.seconds = time.perf_counter() - start
+    if quiet is not None:
+        await quiet()
     after = spent()
     load.processor = {part: after[part] - before[part] for part in before}
     return load

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
 import sqlite3
-import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import uvloop
@@ -26,98 +25,20 @@ from psycopg import sql
 from benchmarks import floor, own_mesh
 from benchmarks.databases import PostgreSQL, postgresql
 from benchmarks.edge import RATES
-from benchmarks.floor import Floor
 from benchmarks.loads import OK, Load, at_once
-from benchmarks.meters import CONFIRMED, GENERATOR, PARTS, POSTGRESQL, SUPERVISOR, Counts, Meter
+from benchmarks.measured import KINDS, TINY, Booked, Done, Kind, Measured, Round, Size
+from benchmarks.meters import CONFIRMED, GENERATOR, POSTGRESQL, Counts, Meter
 from benchmarks.own_mesh import SETTINGS, Customer
-from benchmarks.table import milliseconds, processor
+from benchmarks.report import ECHO, TWO_HOPS, Report
+from benchmarks.table import processor
 from benchmarks.ways import Grpc, Json, Way
+from local_mesh import broker
 from local_mesh.commands import Mesh
 from local_mesh.settings import BEHIND_THE_EDGE
 
-ECHO, TWO_HOPS = "echo", "two hops"
+BROKER = "usr/lib/rabbitmq/lib/rabbitmq_server-*"
 LOOK_SECONDS = 0.001
 SETTLED_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a mesh keeps its data in, and whether several changes share a transaction."""
-
-    engine: str
-    group: bool
-
-    def __str__(self) -> str:
-        return f"{self.engine}, {'group' if self.group else 'single'}"
-
-
-KINDS = {
-    str(kind): kind
-    for kind in (Kind(engine, group) for engine in ("SQLite", POSTGRESQL) for group in (True, False))
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured in a round."""
-
-    seconds: float = 10.0
-    """Of each load."""
-    in_flight: int = floor.IN_FLIGHT
-    alone: int = 100
-    """Reservations, one at a time."""
-    quiet_seconds: float = 10.0
-    floor_seconds: float = floor.SECONDS
-
-
-TINY = Size(seconds=0.5, in_flight=4, alone=3, quiet_seconds=0.5, floor_seconds=0.3)
-"""Shows that everything works, and measures nothing."""
-
-
-@dataclass
-class Booked:
-    """Reservations that were made in one phase."""
-
-    load: Load
-    confirmed: int
-    """Rows that became CONFIRMED, in the database of reservation."""
-
-    @property
-    def per_second(self) -> float:
-        return self.confirmed / self.load.seconds
-
-    def processor_milliseconds(self) -> dict[str, float]:
-        """Of each part, for one that was confirmed."""
-        return {part: 1000 * seconds / self.confirmed for part, seconds in self.load.processor.items()}
-
-
-@dataclass
-class Measured:
-    """One mesh in one round. Times in seconds."""
-
-    quiet: dict[str, float]
-    """Of a processor, by part, while nobody calls."""
-    alone: Booked
-    reserve: list[float]
-    to_confirmed: list[float]
-    """From the call."""
-    commits_alone: float
-    """For one."""
-    loaded: Booked
-    commits: float
-    published: float | None
-    delivered: float | None
-    stored: float
-    logged: float | None
-    """Commits, AMQP messages and bytes for one, under load."""
-    edge: Booked
-
-
-@dataclass
-class Round:
-    echo: Floor
-    hops: Floor
-    meshes: dict[str, Measured] = field(default_factory=dict)
 
 
 class Bench:
@@ -134,34 +55,29 @@ class Bench:
         service, edge = (self._mesh.settings.address(part) for part in ("reservation", "edge"))
         token = own_mesh.token_of_customer(self._mesh)
         customer = Customer(service, token, restaurant)
-        direct, json = Grpc(service, token, restaurant), Json(edge, token, restaurant)
-        for way in (direct, json):  # connections are open, and nobody does anything for the first time
-            await way.create()
         quiet = await self._quiet()
         before = await self._counts()
         alone, reserve, to_confirmed = await self._alone(customer)
-        commits_alone = _each(before, await self._counts(), alone.confirmed)["commits"]
+        done_alone = _done(before, await self._counts(), alone.confirmed)
         found: dict[str, Booked] = {}
         for name in ("edge", "direct") if edge_first else ("direct", "edge"):
             before = await self._counts()
-            found[name] = await self._load(json if name == "edge" else direct)
-            if name == "direct":
-                each = _each(before, await self._counts(), found[name].confirmed)
-        for client in (customer, direct, json):
+            client = Json(edge, token, restaurant) if name == "edge" else Grpc(service, token, restaurant)
+            found[name] = await self._load(client)
             await client.close()
+            if name == "direct":
+                done = _done(before, await self._counts(), found[name].confirmed)
+        await customer.close()
         return Measured(
             quiet=quiet,
             alone=alone,
             reserve=reserve,
             to_confirmed=to_confirmed,
-            commits_alone=commits_alone or 0.0,
+            done_alone=done_alone,
             loaded=found["direct"],
-            commits=each["commits"] or 0.0,
-            published=each["published"],
-            delivered=each["delivered"],
-            stored=each["stored"] or 0.0,
-            logged=each["logged"],
+            done=done,
             edge=found["edge"],
+            memory=self._meter.memory(),
         )
 
     async def _counts(self) -> Counts:
@@ -195,6 +111,7 @@ class Bench:
                     await asyncio.sleep(LOOK_SECONDS)
             to_confirmed.append(time.perf_counter() - start)
         load = Load(time.perf_counter() - begun, reserve, Counter({OK: len(reserve)}))
+        await self._meter.quiet()
         after = self._meter.processor()
         load.processor = {part: after[part] - before[part] for part in before}
         return Booked(load, self._meter.reservations()[CONFIRMED] - booked), reserve, to_confirmed
@@ -204,14 +121,14 @@ class Bench:
             return (await way.create())[0]
 
         booked = self._meter.reservations()[CONFIRMED]
+        meter, size = self._meter, self._size
         load = await at_once(
-            self._size.in_flight, self._size.seconds, create, self._meter.processor, self._meter.drained
+            size.in_flight, size.seconds, create, meter.processor, meter.drained, meter.quiet
         )
         return Booked(load, self._meter.reservations()[CONFIRMED] - booked)
 
 
-def _each(before: Counts, after: Counts, confirmed: int) -> dict[str, float | None]:
-    """What was done for one, by the names of Counts."""
+def _done(before: Counts, after: Counts, confirmed: int) -> Done:
     found: dict[str, float | None] = {}
     for name, then in vars(before).items():
         now = getattr(after, name)
@@ -265,193 +182,6 @@ def measure(
     return found
 
 
-# The table.
-
-Cell = Callable[[Measured], float | None]
-
-
-def median(values: Sequence[float | None], digits: int = 1, unit: str = "") -> str:
-    """Of the rounds; a dash where nothing was measured."""
-    known = [value for value in values if value is not None]
-    return f"{statistics.median(known):,.{digits}f}{unit}" if known else "-"
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{min(values):,.0f} to {max(values):,.0f}"
-
-
-class Report:
-    """One line a row, one column a thing that was measured."""
-
-    def __init__(self, rounds: Sequence[Round], size: Size) -> None:
-        self._rounds = rounds
-        self._size = size
-        self._columns = list(rounds[0].meshes)
-
-    def print(self) -> None:
-        size = self._size
-        self._row(f"{size.in_flight} calls in flight", ECHO, TWO_HOPS, *self._columns)
-        self._under_load()
-        self._row("one call at a time")
-        self._one_at_a_time()
-        self._row("no calls")
-        self._part_rows(
-            "processor", lambda one: {part: 100 * share for part, share in one.quiet.items()}, " %"
-        )
-        self._row("JSON through the edge")
-        self._through_the_edge()
-        print()
-        for column in self._columns:
-            loads = [one for each in self._of(column) for one in (each.loaded, each.edge)]
-            answers = sum((one.load.outcomes for one in loads), Counter[str]())
-            confirmed = sum(one.confirmed for one in loads)
-            print(f"{column}: {confirmed:,} confirmed in the database, answers {dict(answers)}")
-
-    def _under_load(self) -> None:
-        floors = [[one.echo for one in self._rounds], [one.hops for one in self._rounds]]
-        rates = [[one.per_second for one in column] for column in floors]
-        rates += [[one.loaded.per_second for one in self._of(column)] for column in self._columns]
-        self._row("  answered or confirmed/s", *(median(column, 0) for column in rates))
-        self._row("    lowest to highest round", *map(spread, rates))
-        self._row(
-            "    of two hops",
-            "",
-            "",
-            *(
-                median([each / hops for each, hops in zip(column, rates[1], strict=True)], 3)
-                for column in rates[2:]
-            ),
-        )
-        taken = [[one for each in column for one in each.load.taken] for column in floors]
-        taken += [
-            [one for each in self._of(column) for one in each.loaded.load.taken] for column in self._columns
-        ]
-        for share in (0.5, 0.99):
-            self._row(f"  answer, p{100 * share:.0f}", *(milliseconds(column, share) for column in taken))
-        self._part_rows(
-            "processor for one",
-            lambda one: one.loaded.processor_milliseconds(),
-            " ms",
-            first=[[one.client_microseconds / 1000 for one in column] for column in floors],
-            total=[
-                [(one.microseconds + one.client_microseconds) / 1000 for one in column] for column in floors
-            ],
-        )
-        self._row(
-            "    servers alone",
-            *(median([one.microseconds / 1000 for one in column], 2, " ms") for column in floors),
-            *(self._cell(column, _servers, 2, " ms") for column in self._columns),
-        )
-        echoes = [one.echo.microseconds / 1000 for one in self._rounds]
-        self._row(
-            "  all of it in echoes (servers)",
-            "",
-            "",
-            *(
-                median(
-                    [
-                        sum(each.loaded.processor_milliseconds().values()) / echo
-                        for each, echo in zip(self._of(column), echoes, strict=True)
-                    ]
-                )
-                for column in self._columns
-            ),
-        )
-        self._mesh_row("  commits for one", lambda one: one.commits)
-        self._mesh_row("  AMQP messages published for one", lambda one: one.published)
-        self._mesh_row("  AMQP messages delivered for one", lambda one: one.delivered)
-        self._mesh_row("  databases grow by, for one", lambda one: one.stored / 1000, " kB")
-        self._mesh_row("  write-ahead log for one", lambda one: one.logged and one.logged / 1000, " kB")
-
-    def _one_at_a_time(self) -> None:
-        alone = [[one for each in self._rounds for one in each.echo.alone]]
-        alone.append([one for each in self._rounds for one in each.hops.alone])
-        alone += [[one for each in self._of(column) for one in each.reserve] for column in self._columns]
-        for share in (0.5, 0.99):
-            self._row(f"  answer, p{100 * share:.0f}", *(milliseconds(column, share) for column in alone))
-        for what, since in (("call", 0), ("answer", 1)):
-            cells = [
-                milliseconds(
-                    [
-                        to_confirmed - since * reserve
-                        for each in self._of(column)
-                        for reserve, to_confirmed in zip(each.reserve, each.to_confirmed, strict=True)
-                    ],
-                    0.5,
-                )
-                for column in self._columns
-            ]
-            self._row(f"  from the {what} to confirmed, p50", "", "", *cells)
-        self._mesh_row("  commits for one", lambda one: one.commits_alone)
-        self._part_rows("processor for one", lambda one: _without_generator(one.alone), " ms")
-
-    def _through_the_edge(self) -> None:
-        rates = [[one.edge.per_second for one in self._of(column)] for column in self._columns]
-        self._row("  confirmed/s", "", "", *(median(column, 0) for column in rates))
-        self._row("    lowest to highest round", "", "", *map(spread, rates))
-        self._mesh_row(
-            "    of gRPC to the service",
-            lambda one: 100 * one.edge.per_second / one.loaded.per_second,
-            " %",
-            0,
-        )
-        taken = [
-            [one for each in self._of(column) for one in each.edge.load.taken] for column in self._columns
-        ]
-        for share in (0.5, 0.99):
-            self._row(
-                f"  answer, p{100 * share:.0f}", "", "", *(milliseconds(column, share) for column in taken)
-            )
-        self._mesh_row(
-            "  processor for one", lambda one: sum(one.edge.processor_milliseconds().values()), " ms", 2
-        )
-        self._mesh_row(
-            "    of it the edge", lambda one: one.edge.processor_milliseconds()[PARTS["edge"]], " ms", 2
-        )
-
-    def _of(self, column: str) -> list[Measured]:
-        return [one.meshes[column] for one in self._rounds]
-
-    def _cell(self, column: str, value: Cell, digits: int, unit: str) -> str:
-        return median([value(one) for one in self._of(column)], digits, unit)
-
-    def _mesh_row(self, what: str, value: Cell, unit: str = "", digits: int = 1) -> None:
-        self._row(what, "", "", *(self._cell(column, value, digits, unit) for column in self._columns))
-
-    def _part_rows(
-        self,
-        what: str,
-        values: Callable[[Measured], Mapping[str, float]],
-        unit: str,
-        first: Sequence[Sequence[float]] = ((), ()),
-        total: Sequence[Sequence[float]] = ((), ()),
-    ) -> None:
-        """The sum, and each part; `first` and `total` are the generator and the sum of the two floors."""
-
-        def cells(value: Cell) -> list[str]:
-            return [self._cell(column, value, 2, unit) for column in self._columns]
-
-        def floors(columns: Sequence[Sequence[float]]) -> list[str]:
-            return [median(column, 2, unit) if column else "" for column in columns]
-
-        self._row(f"  {what}", *floors(total), *cells(lambda one: sum(values(one).values())))
-        for part in (*dict.fromkeys(PARTS.values()), POSTGRESQL, SUPERVISOR, GENERATOR):
-            found = cells(lambda one, part=part: values(one).get(part))  # type: ignore[misc]
-            if set(found) != {"-"}:
-                self._row(f"    {part}", *(floors(first) if part == GENERATOR else ("", "")), *found)
-
-    def _row(self, what: str, *cells: str) -> None:
-        print(f"{what:<36}{''.join(f'{cell:>20}' for cell in cells)}".rstrip())
-
-
-def _servers(one: Measured) -> float:
-    return sum(_without_generator(one.loaded).values())
-
-
-def _without_generator(booked: Booked) -> dict[str, float]:
-    return {part: spent for part, spent in booked.processor_milliseconds().items() if part != GENERATOR}
-
-
 def versions(server: PostgreSQL | None) -> str:
     """Of what was measured, the machine first."""
     told = [
@@ -466,6 +196,8 @@ def versions(server: PostgreSQL | None) -> str:
             sql.SQL("SELECT split_part(current_setting('server_version'), ' ', 1), current_setting('fsync')")
         )
         told.append(f"PostgreSQL {number} (fsync {synced})")
+    files = broker.unpack_broker(broker.project_cache(), lambda _: None)
+    told += [one.name.replace("rabbitmq_server-", "RabbitMQ ") for one in files.root.glob(BROKER)]
     return ", ".join(told)
 
 
@@ -488,11 +220,13 @@ def main() -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    load = os.getloadavg()[0]
     with postgresql() as server:
         rounds = measure(kinds, given.rounds, size, settings, server, say)
         print(versions(server))
     print(
-        f"everything on this machine; median of {len(rounds)} round(s) in turns, {size.seconds:g} s a load\n"
+        f"everything on this machine, load average {load:.1f} before it began;"
+        f" median of {len(rounds)} round(s) in turns, {size.seconds:g} s a load\n"
     )
     Report(rounds, size).print()
 

@@ -42,6 +42,8 @@ POLL_SECONDS = 0.02
 QUIET_SHARE = 0.25
 QUIET_SECONDS = 0.5
 """What all parts of a mesh without work use together, and how long they are looked at."""
+DATA = "data"
+"""Of the broker, in its folder."""
 GROUPS = "dinemesh_store_group_changes_count"
 
 
@@ -76,6 +78,8 @@ class Counts:
     """Bytes in the four databases, their indices included."""
     logged: int | None
     """Bytes in PostgreSQL's write-ahead log."""
+    streamed: int | None
+    """Bytes in the log of events, which is a stream of the broker."""
 
 
 class Meter:
@@ -116,6 +120,13 @@ class Meter:
         found[GENERATOR] = own_seconds()
         return found
 
+    def memory(self) -> dict[str, float]:
+        """Megabytes of each part; PostgreSQL's, most of which its processes share, is left out."""
+        found: Counter[str] = Counter()
+        for name, pid in self._pids.items():
+            found[PARTS[name]] += machine.memory_megabytes(pid)
+        return {part: float(megabytes) for part, megabytes in found.items()}
+
     async def quiet(self) -> None:
         """Waits until what went before is worked off, in all parts. Raises TimeoutError."""
         async with asyncio.timeout(SETTLED_SECONDS):
@@ -151,8 +162,9 @@ class Meter:
             commits=sum(self._metric(service, GROUPS) for service in BEHIND_THE_EDGE),
             published=self._broker("messages_received_total"),
             delivered=self._broker("messages_delivered_total"),
-            stored=sum(map(_bytes_in, self._urls.values())),
+            stored=sum(map(bytes_in, self._urls.values())),
             logged=self._written_ahead(),
+            streamed=self._streamed(),
         )
 
     def _without_generator(self) -> float:
@@ -176,6 +188,12 @@ class Meter:
         said = broker.evaluate(self._files, self._mesh.places.rabbitmq, ports, f"lists:sum([{counters}])")
         return int(said)
 
+    def _streamed(self) -> int | None:
+        if self._files is None:
+            return None
+        segments = self._mesh.places.rabbitmq.glob(f"{DATA}/*/stream/**/*")
+        return sum(file.stat().st_size for file in segments if file.is_file())
+
     def _written_ahead(self) -> int | None:
         if self._postgresql is None:
             return None
@@ -188,7 +206,8 @@ def _alone(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _bytes_in(url: str) -> int:
+def bytes_in(url: str) -> int:
+    """How large a database is, with its indices."""
     engine: Engine = create_engine(url, poolclass=NullPool)
     of = {
         "sqlite": "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
