@@ -181,9 +181,9 @@ def needs(figures: Figures) -> Sequence[Need]:
 
     whole = figures.number(UNDER_LOAD, "servers alone", POSTGRESQL)
     found = [
-        processors("all parts: processors", whole),
+        processors("all parts, the sandbox too: processors", whole),
         processors(
-            "all parts, if each came alone: processors",
+            "... if each came alone: processors",
             figures.number(ALONE, "processor for one", POSTGRESQL),
         ),
     ]

@@ -171,9 +171,9 @@ class Report:
         self._row(what, "", "", *(self._cell(column, value, digits, unit) for column in self._columns))
 
     def _done_rows(self, done: Callable[[Measured], Done]) -> None:
-        self._mesh_row("  commits for one", lambda one: done(one)["commits"])
-        self._mesh_row("  AMQP messages published for one", lambda one: done(one)["published"])
-        self._mesh_row("  AMQP messages delivered for one", lambda one: done(one)["delivered"])
+        self._mesh_row("  commits for one", lambda one: done(one)["commits"], digits=2)
+        self._mesh_row("  AMQP messages published for one", lambda one: done(one)["published"], digits=2)
+        self._mesh_row("  AMQP messages delivered for one", lambda one: done(one)["delivered"], digits=2)
 
     def _bytes_row(self, what: str, name: str) -> None:
         def kilobytes(one: Measured) -> float | None:

@@ -3,6 +3,7 @@ say of the table that was measured last."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import sqlite3
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import meters, page
+from benchmarks.loads import OK
+from benchmarks.own_mesh import Restaurant
+from benchmarks.ways import Json
 from local_mesh import machine, settings
 from local_mesh.broker import RunningBroker
 from tests.support.mesh import ROOT
@@ -105,6 +109,26 @@ def test_a_table_without_a_row_that_is_asked_for_says_so() -> None:
     assert figures.cell(page.UNDER_LOAD, "answered or confirmed/s", "SQLite group") == "12"
     with pytest.raises(LookupError, match="no row 'processor' in 'no calls'"):
         figures.cell(page.QUIET, "processor", "echo")
+
+
+async def test_a_connection_that_the_edge_has_closed_is_not_used_again() -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    way = Json(f"127.0.0.1:{port}", "token", Restaurant("one", [], "etag"))
+    for _ in range(2):
+        assert await way.livez() == OK
+        ((reader, _writer),) = way._idle
+        async with asyncio.timeout(10):
+            while not reader.at_eof():  # noqa: ASYNC110  # it has no event for that
+                await asyncio.sleep(0)
+    await way.close()
+    server.close()
+    await server.wait_closed()
 
 
 def test_the_benchmark_of_the_edge_runs(tmp_path: Path, broker: RunningBroker) -> None:
