@@ -110,12 +110,9 @@ clients: dev
 openapi: dev
 	$(BIN)/python -m protos.openapi
 
-#? make bench                       measure what a reservation, the edge and too much of it cost, on meshes of its own
+#? make bench [ARGS='--rounds 1']   what a reservation costs beside a plain echo and two plain hops (docs/BENCHMARKS.md)
 bench: dev
-	$(BIN)/python -m benchmarks.mesh
-	$(BIN)/python -m benchmarks.edge
-	$(BIN)/python -m benchmarks.overload
-	$(BIN)/python -m benchmarks.pods
+	$(BIN)/python -m benchmarks.mesh $(ARGS)
 
 #? make tools                       build ghz and grpcurl into .cache/tools (needs Go)
 tools: runtime

@@ -13,9 +13,8 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -24,10 +23,12 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import floor, own_mesh
-from benchmarks.floor import Floor, processor_seconds
+from benchmarks.floor import Floor
+from benchmarks.loads import OK, Load, at_once, one_at_a_time
+from benchmarks.meters import GENERATOR, QUIET_SECONDS, QUIET_SHARE, SETTLED_SECONDS, processor_seconds
 from benchmarks.own_mesh import NO_LIMIT, SETTINGS, Customer, Restaurant
 from benchmarks.table import milliseconds, processor, row
-from benchmarks.ways import OK, Grpc, Json, Way
+from benchmarks.ways import Grpc, Json, Way
 from local_mesh import machine
 from local_mesh.commands import Mesh
 
@@ -38,10 +39,6 @@ RATES = dict(NO_LIMIT) | {
     for name in (f"{of}RATE_PER_SECOND", f"{of}RATE_BURST")
 }
 WAYS = ("gRPC", "gRPC, edge", "JSON, edge")
-SETTLED_SECONDS = 120.0
-# What the parts of a mesh without work use together, and how long they are looked at.
-QUIET_SHARE = 0.25
-QUIET_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,30 +52,11 @@ class Size:
     in_flight: int = 100
     read_seconds: float = 5.0
     booking_seconds: float = 8.0
-    echoes: int = floor.CALLS
+    echo_seconds: float = floor.SECONDS
 
 
-TINY = Size(reads=3, bookings=3, in_flight=4, read_seconds=0.2, booking_seconds=0.2, echoes=100)
+TINY = Size(reads=3, bookings=3, in_flight=4, read_seconds=0.2, booking_seconds=0.2, echo_seconds=0.2)
 """Shows that everything works, and measures nothing."""
-
-
-@dataclass
-class Load:
-    """Calls with many in flight: times in seconds, processor seconds by part."""
-
-    seconds: float = 0.0
-    taken: list[float] = field(default_factory=list)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    processor: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def per_second(self) -> float:
-        """Successes only."""
-        return self.outcomes[OK] / self.seconds
-
-    def milliseconds_of(self, *parts: str) -> float:
-        """Processor time of some parts for each call."""
-        return 1000 * sum(self.processor[part] for part in parts) / max(1, self.outcomes.total())
 
 
 @dataclass
@@ -108,47 +86,13 @@ class Result:
     """Before the first call, and after each round."""
 
 
-async def one_at_a_time(calls: int, ask: Callable[[], Awaitable[str]], outcomes: Counter[str]) -> list[float]:
-    """How long each call took."""
-    taken = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        outcomes[await ask()] += 1
-        taken.append(time.perf_counter() - start)
-    return taken
-
-
-async def at_once(
-    in_flight: int, seconds: float, ask: Callable[[], Awaitable[str]], pids: Mapping[str, int]
-) -> Load:
-    """`in_flight` callers, each asking again as soon as it has an answer."""
-    load = Load()
-    before = {name: processor_seconds(pid) for name, pid in pids.items()}
-    start = time.perf_counter()
-
-    async def caller() -> None:
-        while (begun := time.perf_counter()) < start + seconds:
-            outcome = await ask()
-            load.outcomes[outcome] += 1
-            if outcome == OK:
-                load.taken.append(time.perf_counter() - begun)
-            else:
-                await asyncio.sleep(0.1)
-
-    await asyncio.gather(*(caller() for _ in range(in_flight)))
-    load.seconds = time.perf_counter() - start
-    for name, pid in pids.items():
-        load.processor[name] = processor_seconds(pid) - before[name]
-    return load
-
-
 class Bench:
     """The three ways to one mesh."""
 
     def __init__(self, mesh: Mesh, restaurant: Restaurant, result: Result, pids: Mapping[str, int]) -> None:
         self._result = result
         self._size = result.size
-        self._pids = {**pids, "load generator": os.getpid()}
+        self._pids = {**pids, GENERATOR: os.getpid()}
         token = own_mesh.token_of_customer(mesh)
         service, edge = mesh.settings.address("reservation"), mesh.settings.address("edge")
         self._customer = Customer(service, token, restaurant)
@@ -176,7 +120,7 @@ class Bench:
             outcomes: Counter[str] = Counter()
             result.livez_alone += await one_at_a_time(self._size.reads, self._json.livez, outcomes)
             result.livez.append(
-                await at_once(self._size.in_flight, self._size.read_seconds, self._json.livez, self._pids)
+                await at_once(self._size.in_flight, self._size.read_seconds, self._json.livez, self._spent)
             )
             result.envoy_megabytes.append(self._envoy_megabytes())
         await self._customer.close()
@@ -204,17 +148,20 @@ class Bench:
             figures.booking_alone += await one_at_a_time(1, create, figures.outcomes)
             await self._customer.confirmed(booked[-1])  # what follows a booking is done before the next one
         await self._quiet()
-        figures.reads.append(await at_once(size.in_flight, size.read_seconds, get, self._pids))
+        figures.reads.append(await at_once(size.in_flight, size.read_seconds, get, self._spent))
         await self._quiet()
-        figures.bookings.append(await at_once(size.in_flight, size.booking_seconds, create, self._pids))
+        figures.bookings.append(await at_once(size.in_flight, size.booking_seconds, create, self._spent))
         for load in (figures.reads[-1], figures.bookings[-1]):
             figures.outcomes += load.outcomes
         for reservation_id in booked[-size.in_flight :]:
             await self._customer.confirmed(reservation_id)
 
+    def _spent(self) -> dict[str, float]:
+        return {name: processor_seconds(pid) for name, pid in self._pids.items()}
+
     async def _quiet(self) -> None:
         """Waits until what went before is worked off, in all parts."""
-        others = [pid for name, pid in self._pids.items() if name != "load generator"]
+        others = [pid for name, pid in self._pids.items() if name != GENERATOR]
         async with asyncio.timeout(SETTLED_SECONDS):
             while True:
                 before = sum(map(processor_seconds, others))
@@ -228,12 +175,12 @@ class Bench:
 
 def measure(rounds: int, size: Size, settings: Mapping[str, str]) -> Result:
     """On a fresh mesh with `settings`."""
-    result = Result(size, floors=[floor.measure(size.echoes)])
+    result = Result(size, floors=[floor.echo(size.echo_seconds)])
     with own_mesh.running(settings) as mesh:
         pids = own_mesh.pids_of(mesh)
         with _apart_from(pids.values()):
             uvloop.run(_run(mesh, rounds, result, pids))
-    result.floors.append(floor.measure(size.echoes))
+    result.floors.append(floor.echo(size.echo_seconds))
     return result
 
 
@@ -288,7 +235,7 @@ def report(result: Result) -> None:
         "JSON, GET /livez of Envoy",
         result.livez_alone,
         f"{livez.per_second:.0f}/s, {size.in_flight} in flight",
-        livez.milliseconds_of("load generator"),
+        livez.milliseconds_of(GENERATOR),
     )
     before, *after = result.envoy_megabytes
     print(f"\nmemory of Envoy: {before} MB before the first call, {max(after)} MB at most after a round")
@@ -312,12 +259,12 @@ def _print_loads(columns: Sequence[list[Load]], in_flight: int) -> None:
             f"  {in_flight} in flight, p{share * 100:.0f}",
             *(milliseconds(load.taken, share) for load in merged),
         )
-    others = sorted(merged[0].processor.keys() - {"edge", "load generator"})
+    others = sorted(merged[0].processor.keys() - {"edge", GENERATOR})
     for what, parts in (
         ("Envoy", ["edge"]),
         ("reservation", ["reservation"]),
         ("all services and the broker", others),
-        ("the load generator", ["load generator"]),
+        ("the load generator", [GENERATOR]),
     ):
         row(f"  processor of {what}", *(f"{load.milliseconds_of(*parts):.2f} ms" for load in merged))
 

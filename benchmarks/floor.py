@@ -1,98 +1,136 @@
-"""What this machine does at best: a plain grpc.aio echo. Figures of two machines are compared by it."""
+"""What this machine does at best: plain grpc.aio, no token, no database, no log.
+
+An echo is one server and one client; figures of two machines are compared by it. Two hops are a client, a
+server that asks another one with a deadline, and that one: a reservation for which nothing is done.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
-import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import uvloop
 
-CALLS = 10_000
+from benchmarks.loads import OK, Load, at_once, one_at_a_time
+from benchmarks.meters import GENERATOR, own_seconds, processor_seconds
+
 ALONE_CALLS = 500
 IN_FLIGHT = 100
-METHOD = "/benchmark.Floor/Echo"
+SECONDS = 3.0
+DEADLINE_SECONDS = 4.0
+"""Of the second hop: as long as a charge has."""
+SERVICE = "benchmark.Floor"
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Calls per second with IN_FLIGHT at once, and for each the processor time of server and client in
-    microseconds; how long calls take one at a time, in seconds."""
+    """Calls with IN_FLIGHT at once, processor seconds by server and of the client; how long calls take one at
+    a time, in seconds."""
 
-    per_second: float
-    microseconds: float
-    client_microseconds: float
+    load: Load
+    answered: int
+    """As the server at the door counted them."""
     alone: list[float]
 
+    @property
+    def per_second(self) -> float:
+        return self.answered / self.load.seconds
 
-def measure(calls: int = CALLS) -> Floor:
-    """One server process, one client, no token, no database, no log."""
+    @property
+    def microseconds(self) -> float:
+        """Processor time of all servers for each call."""
+        spent = sum(seconds for part, seconds in self.load.processor.items() if part != GENERATOR)
+        return 1e6 * spent / self.answered
+
+    @property
+    def client_microseconds(self) -> float:
+        return 1e6 * self.load.processor[GENERATOR] / self.answered
+
+
+def echo(seconds: float = SECONDS, in_flight: int = IN_FLIGHT) -> Floor:
+    """One server."""
+    return _measure(1, seconds, in_flight)
+
+
+def two_hops(seconds: float = SECONDS, in_flight: int = IN_FLIGHT) -> Floor:
+    """Two servers, one behind the other."""
+    return _measure(2, seconds, in_flight)
+
+
+def _measure(servers: int, seconds: float, in_flight: int) -> Floor:
+    with ExitStack() as stack:
+        pids: dict[str, int] = {}
+        port = 0
+        for number in range(servers, 0, -1):
+            port, pids[f"server {number}"] = stack.enter_context(_running(port))
+
+        def spent() -> dict[str, float]:
+            return {GENERATOR: own_seconds()} | {name: processor_seconds(pid) for name, pid in pids.items()}
+
+        async def drive() -> Floor:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                ask: Any = channel.unary_unary(f"/{SERVICE}/Echo")
+                count: Any = channel.unary_unary(f"/{SERVICE}/Count")
+
+                async def call() -> str:
+                    await ask(b"x" * 100, timeout=10)
+                    return OK
+
+                await ask(b"x" * 100, wait_for_ready=True, timeout=10)
+                alone = await one_at_a_time(ALONE_CALLS, call, Counter())
+                before = int(await count(b"", timeout=10))
+                load = await at_once(in_flight, seconds, call, spent)
+                return Floor(load, int(await count(b"", timeout=10)) - before, alone)
+
+        return uvloop.run(drive())
+
+
+@contextmanager
+def _running(behind: int) -> Iterator[tuple[int, int]]:
+    """Port and pid of a server; it asks the one at port `behind`, or answers itself if that is 0."""
     context = multiprocessing.get_context("spawn")
     ports: Any = context.Queue()
-    server = context.Process(target=_serve, args=(ports,), daemon=True)
+    server = context.Process(target=_serve, args=(ports, behind), daemon=True)
     server.start()
     try:
-        port = ports.get(timeout=30)
         assert server.pid is not None
-        alone = uvloop.run(_call_alone(port))
-        before, own_before = processor_seconds(server.pid), time.process_time()
-        seconds = uvloop.run(_call(port, calls))
-        spent, own = processor_seconds(server.pid) - before, time.process_time() - own_before
+        yield ports.get(timeout=30), server.pid
     finally:
         server.kill()
         server.join()
-    return Floor(calls / seconds, 1e6 * spent / calls, 1e6 * own / calls, alone)
 
 
-def processor_seconds(pid: int) -> float:
-    """User and system time that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _serve(ports: Any, behind: int) -> None:
+    uvloop.run(_server(ports, behind))
 
 
-def _serve(ports: Any) -> None:
-    uvloop.run(_server(ports))
+async def _server(ports: Any, behind: int) -> None:
+    answered = 0
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{behind}")
+    ask: Any = channel.unary_unary(f"/{SERVICE}/Echo")
 
-
-async def _server(ports: Any) -> None:
     async def echo(request: bytes, _context: object) -> bytes:
+        nonlocal answered
+        if behind:
+            request = await ask(request, timeout=DEADLINE_SECONDS)
+        answered += 1
         return request
 
+    async def count(_request: bytes, _context: object) -> bytes:
+        return str(answered).encode()
+
     server = grpc.aio.server()
-    method: Any = grpc.unary_unary_rpc_method_handler(echo)
-    service, name = METHOD[1:].split("/")
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
+    handlers: Any = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "Count": grpc.unary_unary_rpc_method_handler(count),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     ports.put(server.add_insecure_port("127.0.0.1:0"))
     await server.start()
-    await server.wait_for_termination()
-
-
-async def _call_alone(port: int) -> list[float]:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        echo: Any = channel.unary_unary(METHOD)
-        await echo(b"x" * 100, wait_for_ready=True, timeout=10)
-        taken = []
-        for _ in range(ALONE_CALLS):
-            start = time.perf_counter()
-            await echo(b"x" * 100, timeout=10)
-            taken.append(time.perf_counter() - start)
-        return taken
-
-
-async def _call(port: int, calls: int) -> float:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        echo: Any = channel.unary_unary(METHOD)
-        await echo(b"x" * 100, wait_for_ready=True, timeout=10)
-
-        async def caller() -> None:
-            for _ in range(calls // IN_FLIGHT):
-                await echo(b"x" * 100, timeout=10)
-
-        start = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
-        return time.perf_counter() - start
+    await asyncio.Event().wait()

