@@ -9,14 +9,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection
 
 from dinemesh.kit.currency import text
-from operations import picture
-from operations.audit import CHECKS, audit, look
+from operations import picture, streams
+from operations.audit import CHECKS, audit, judge, look
 from operations.limits import Limits
-from operations.picture import Sources, Unreadable
+from operations.picture import Sources
 from operations.report import Report
+from operations.streams import Database, Unreadable
 from operations.text import indented
 from tests.operations.world import PARTY, POLICY, PRICE, SERVICES, Kept, Record, World, micros
 from tests.support.postgres import PostgresServer
@@ -26,8 +26,19 @@ def new() -> Kept:
     return Kept(str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4()))
 
 
-async def seen(world: World) -> Report:
-    return await look(world.sources, Limits())
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part has everything about one reservation, deposit, slot or event: a small world has several."""
+    monkeypatch.setattr(streams, "PART", 1)
+
+
+async def seen(world: World, limits: Limits | None = None) -> Report:
+    return await look(world.sources, limits or Limits())
+
+
+async def as_a_whole(world: World) -> Report:
+    """The same, not in parts."""
+    return judge(await picture.take(world.sources), world.sources, Limits())
 
 
 async def test_a_world_in_order_is_in_order(world: World) -> None:
@@ -541,6 +552,7 @@ async def test_a_check_sees_the_damage(world: World, check: str, damage: Callabl
     damage(world)
     report = await seen(world)
     assert check in {violation.check for violation in report.violations}, report
+    assert set(report.violations) == set((await as_a_whole(world)).violations)
     for violation in report.violations:
         assert violation.what and violation.remedy and violation.subject in str(report)
 
@@ -645,14 +657,14 @@ async def test_a_mesh_that_goes_on_while_it_is_read_is_not_wrong(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between any two databases that are read, each service writes an event, and history takes it."""
-    read = picture._read
+    read = picture._open
     written: list[str] = []
 
-    def busy(url: str, how: Callable[[Connection], dict[str, object]]) -> dict[str, object]:
+    def busy(url: str, service: str) -> Database:
         written.extend(world.event(name, at=datetime.now(UTC)) for name in ("reservation", "deposit"))
-        return read(url, how)
+        return read(url, service)
 
-    monkeypatch.setattr(picture, "_read", busy)
+    monkeypatch.setattr(picture, "_open", busy)
     report = await audit(world.sources, patience_seconds=0)
     assert report.clean, report
     assert len(written) >= 2 * len(SERVICES)

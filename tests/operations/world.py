@@ -85,6 +85,10 @@ class World:
         self.then = datetime.now(UTC) - timedelta(hours=1)
         self.dine_time = datetime(2030, 5, 17, 19, 0, tzinfo=UTC)
         self._engines = {name: create_engine(url) for name, url in urls.items()}
+        for engine in self._engines.values():
+            if engine.dialect.name == "sqlite":
+                with engine.connect() as connection:  # as the services' store does: who reads stops no writer
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         self._tables: dict[str, MetaData] = {}
         for name, engine in self._engines.items():
             self._tables[name] = MetaData()
