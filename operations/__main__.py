@@ -61,15 +61,8 @@ async def _pending(options: argparse.Namespace) -> int:
         queues=_queues(options),
     )
     missing: list[str] = []
-    limits = _limits(options)
     async with picture.opened(sources, missing) as reader:
-        listing = waiting.Listing(reader.now, options.most)
-
-        def read() -> None:
-            for part in reader.parts(waiting.ABOUT, waiting=True):
-                listing.add(waiting.everything(part, limits))
-
-        await asyncio.to_thread(read)
+        listing = await asyncio.to_thread(waiting.listed, reader, _limits(options), options.most)
     for name in missing:
         print(f"NOT READ  {name}\n  do:   make status: is it up?\n")
     print(listing)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from dinemesh.kit.canaries import HEALED_SECONDS
 from operations.broker import LISTENS
 from operations.limits import Limits
-from operations.picture import About, Picture, aggregate_of
+from operations.picture import About, Picture, Reader, aggregate_of
 from operations.rows import Outgoing, Reservation
 from operations.text import indented
 
@@ -258,6 +258,14 @@ def dead_letters(picture: Picture) -> Iterator[Waiting]:
         remedy = f"put right what make logs SERVICE={service} complains of: make redrive QUEUE={letter.queue}"
         since = letter.since or picture.now
         yield Waiting("DEAD LETTER", letter.event_id or "-", what, since, None, remedy)
+
+
+def listed(reader: Reader, limits: Limits, most: int) -> Listing:
+    """All that waits, read in parts. Blocks. Raises Unreadable."""
+    listing = Listing(reader.now, most)
+    for part in reader.parts(ABOUT, waiting=True):
+        listing.add(everything(part, limits))
+    return listing
 
 
 class Listing:
