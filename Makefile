@@ -110,12 +110,13 @@ clients: dev
 openapi: dev
 	$(BIN)/python -m protos.openapi
 
-#? make bench                       measure what a reservation, the edge and too much of it cost, on meshes of its own
+#? make bench                       measure what a reservation, the edge and too much of it cost, and what bookings leave behind, on meshes of its own
 bench: dev
 	$(BIN)/python -m benchmarks.mesh
 	$(BIN)/python -m benchmarks.edge
 	$(BIN)/python -m benchmarks.overload
 	$(BIN)/python -m benchmarks.pods
+	$(BIN)/python -m benchmarks.growth
 
 #? make tools                       build ghz and grpcurl into .cache/tools (needs Go)
 tools: runtime

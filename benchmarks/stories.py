@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -79,8 +79,10 @@ POLICY = Policy(
     service_duration_seconds=7200,
     max_party_size=12,
 )
-SOON_SECONDS = 3
-"""How far ahead the meal is of those who come, or do not: nobody waits longer for them."""
+SOON_SECONDS = 5
+"""How far ahead the meal is of those who come, or do not: long enough to book it, and no longer."""
+SLOTS = 300
+"""One a second, from the beginning on: each of them finds one that is soon."""
 LONG_AHEAD = timedelta(days=31)
 CAPACITY = 1000
 _SETTLED_SECONDS = 20.0
@@ -140,6 +142,10 @@ async def told(folder: Path, sandbox_address: str) -> Told:
         return Told(mesh.restaurant_id, mesh.customer_id, opening, stories)
 
 
+def _soon() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=SOON_SECONDS)
+
+
 def _traceparent() -> str:
     return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
 
@@ -188,7 +194,7 @@ class _Mesh:
         self._deposits = deposits
         self._restaurants = restaurants
         self._listening = listening
-        self._soon = self._later = datetime.now(UTC)
+        self._later = datetime.now(UTC)
         self._read_up_to: dict[str, int] = {}
 
     @classmethod
@@ -240,16 +246,15 @@ class _Mesh:
         made = await self._restaurants.create("growth", str(uuid.uuid4()), "Growth", "UTC", POLICY)
         self.restaurant_id = made.restaurant_id
         now = datetime.now(UTC).replace(microsecond=0)
-        self._soon = now + timedelta(seconds=SOON_SECONDS)
         self._later = now + LONG_AHEAD
-        for moment in (self._soon, self._later):
-            span = Span(moment.date(), moment.date(), (time(moment.hour, moment.minute, moment.second),))
-            await self._restaurants.open_slots(self.restaurant_id, span, CAPACITY)
+        moments = [self._later, *(now + timedelta(seconds=number) for number in range(SLOTS))]
+        for day in {moment.date() for moment in moments}:  # it may be midnight
+            times = tuple(moment.time() for moment in moments if moment.date() == day)
+            await self._restaurants.open_slots(self.restaurant_id, Span(day, day, times), CAPACITY)
         await self.settled()
 
     def stories(self) -> Sequence[tuple[str, int, Callable[[], Awaitable[object]]]]:
-        """With the share of each in a hundred. What comes to the table, or does not, comes first: its meal is
-        soon."""
+        """With the share of each in a hundred."""
         return (
             ("completed", 50, self._completed),
             ("cancelled too late", 4, partial(self._cancelled, soon=True)),
@@ -261,7 +266,7 @@ class _Mesh:
         )
 
     async def _confirmed(self, *, soon: bool = False) -> Reservation:
-        order = self._order(self._soon if soon else self._later, "tok_visa")
+        order = self._order(_soon() if soon else self._later, "tok_visa")
         booked = await reserve.reserve(self._desk, order)
         await self.settled()
         return await read.get(self._desk, booked.reservation_id, Person(self.customer_id))
@@ -278,7 +283,7 @@ class _Mesh:
 
     async def _no_show(self) -> None:
         booked = await self._confirmed(soon=True)
-        await asyncio.sleep(max(0.0, (self._soon - datetime.now(UTC)).total_seconds()) + 0.1)
+        await asyncio.sleep((booked.terms.dine_time - datetime.now(UTC)).total_seconds() + 0.1)
         await self._restaurants.mark_no_show(self.restaurant_id, booked.reservation_id, booked.terms.revision)
 
     async def _modified(self) -> None:
