@@ -521,14 +521,12 @@ class Reader:
     ) -> Mapping[tuple[str, str], int]:
         """What subscribers have seen of those whose events are not in their inbox: few."""
         found: dict[tuple[str, str], int] = {}
+        sent = {one.event_id: one for one in outgoing if one.sent}
         for queue, known in taken.items():
-            missed = {
-                aggregate_of(one)
-                for one in outgoing
-                if one.source in LISTENS[queue] and one.sent and one.event_id not in known
-            }
+            missed = [sent[event_id] for event_id in sent.keys() - known]
+            aggregates = {aggregate_of(one) for one in missed if one.source in LISTENS[queue]}
             database = self.databases[queue.partition(".")[0]]
-            for one in database.of(Version, "inbox_versions", "aggregate", missed):
+            for one in database.of(Version, "inbox_versions", "aggregate", aggregates):
                 if one.subscriber == queue:
                     found[queue, one.aggregate] = one.version
         return found

@@ -48,6 +48,10 @@ class Database:
         try:
             with self._readable():
                 self._connection = self._engine.connect()
+                if self._engine.dialect.name == "postgresql":
+                    # A million bookings take minutes, and one database waits while others are read.
+                    for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                        self._connection.execute(text(f"SET LOCAL {timeout} = 0"))
                 for table in tables:
                     self._connection.execute(text(f"SELECT 1 FROM {table} LIMIT 1")).all()
         except Unreadable:
@@ -74,9 +78,11 @@ class Database:
         """The answer, as it is read."""
         with self._readable():
             statement = text(query.replace("{C}", self._by_code_points))
-            yield from self._connection.execute(
+            answer = self._connection.execute(
                 statement, parameters, execution_options={"stream_results": True, "yield_per": _PAGE}
             )
+            for page in answer.partitions():
+                yield from page
 
     def of(self, kind: type[T], table: str, column: str, values: Iterable[str]) -> list[T]:
         """The rows that have one of these values there: few."""
@@ -177,23 +183,20 @@ def instant(microseconds: int) -> datetime:
 
 
 def _maker(kind: type[T]) -> Callable[[Sequence[Any]], T]:
-    """Makes a value of the cells of a row."""
-    columns = [_reader(column.type) for column in fields(kind)]  # type: ignore[arg-type]
+    """Makes a value of the cells of a row. SQLite has no booleans; times are numbers."""
+    # Annotations are strings here.
+    kinds = [str(column.type).partition(" ")[0] for column in fields(kind)]  # type: ignore[arg-type]
+    readers: dict[str, Callable[[Any], Any]] = {"bool": bool, "datetime": instant}
+    read = [(place, readers[name]) for place, name in enumerate(kinds) if name in readers]
 
     def made(cells: Sequence[Any]) -> T:
-        return kind(
-            *[None if cell is None else read(cell) for read, cell in zip(columns, cells, strict=True)]
-        )
+        values = list(cells)
+        for place, reader in read:
+            if values[place] is not None:
+                values[place] = reader(values[place])
+        return kind(*values)
 
     return made
-
-
-def _reader(kind: Any) -> Callable[[Any], Any]:
-    """Annotations are strings here. SQLite has no booleans, sums may be decimals, times are numbers."""
-    if str(kind).startswith("datetime"):
-        return instant
-    readers: dict[str, Callable[[Any], Any]] = {"bool": bool, "int": int}
-    return readers.get(str(kind), str)
 
 
 def _engine(url: str) -> Engine:

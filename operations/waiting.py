@@ -211,34 +211,46 @@ def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
             yield Waiting("EVENT UNSENT", event.event_id, what, event.create_time, until, remedy)
 
 
-def unheard(picture: Picture, limits: Limits, queues: Iterable[str] = LISTENS) -> Iterator[Waiting]:
+def unheard(picture: Picture, limits: Limits) -> Iterator[Waiting]:
     """Events published within the retention that a subscriber has neither taken nor refused."""
+    for queue, event in missed(picture, limits, LISTENS):
+        until = event.create_time + limits.on_the_way
+        what = f"{event.routing_key} has not been taken by {queue}"
+        remedy = untaken(queue, event.source)
+        yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
+
+
+def untaken(queue: str, source: str) -> str:
+    """What to do about events of a service that a subscriber has not taken."""
+    service = queue.partition(".")[0]
+    return (
+        f"make status: is {service} ready? A binding that was lost is mended within"
+        f" {HEALED_SECONDS:g} s, and what was missed is taken then: wait so long. If it is listed"
+        f" still: make stop SERVICE={service}, make start SERVICE={service}, then"
+        f" make replay SERVICE={source}"
+    )
+
+
+def missed(picture: Picture, limits: Limits, queues: Iterable[str]) -> Iterator[tuple[str, Outgoing]]:
+    """Of these subscribers, each with an event, the oldest first. One whose inbox was not looked at misses
+    nothing that we know of."""
     dead = {(letter.queue, letter.event_id) for letter in picture.dead_letters}
     told = {entry.event_id for entry in picture.told}
-    by_source: dict[str, list[Outgoing]] = defaultdict(list)
+    sent: dict[str, dict[str, Outgoing]] = defaultdict(dict)
     for event in picture.outgoing:
         if event.sent and picture.is_younger(event.create_time, limits.recorded):
-            by_source[event.source].append(event)
+            sent[event.source][event.event_id] = event
     for queue in queues:
         taken = picture.taken.get(queue)
         if taken is None:
-            continue  # its inbox was not looked at
-        service = queue.partition(".")[0]
-        effects = told if service == "history" else frozenset[str]()
-        for event in (event for source in LISTENS[queue] for event in by_source[source]):
-            if event.event_id in taken or event.event_id in effects or (queue, event.event_id) in dead:
-                continue
-            if _is_replaced(picture, queue, event):
-                continue
-            what = f"{event.routing_key} has not been taken by {queue}"
-            remedy = (
-                f"make status: is {service} ready? A binding that was lost is mended within"
-                f" {HEALED_SECONDS:g} s, and what was missed is taken then: wait so long. If it is listed"
-                f" still: make stop SERVICE={service}, make start SERVICE={service}, then"
-                f" make replay SERVICE={event.source}"
-            )
-            until = event.create_time + limits.on_the_way
-            yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
+            continue
+        effects = told if queue.startswith("history.") else frozenset[str]()
+        for events in (sent[source] for source in LISTENS[queue]):
+            # As sets: what is not missed, nearly all, costs little.
+            for event_id in sorted(events.keys() - taken - effects):
+                event = events[event_id]
+                if (queue, event_id) not in dead and not _is_replaced(picture, queue, event):
+                    yield queue, event
 
 
 def _is_replaced(picture: Picture, queue: str, event: Outgoing) -> bool:

@@ -17,7 +17,7 @@ from operations.checks.check import Check
 from operations.limits import Limits
 from operations.picture import About, Picture
 from operations.report import Violation
-from operations.waiting import unheard
+from operations.waiting import missed, untaken
 
 OUTBOX, INBOXES, HISTORY, DEAD_LETTERS = "outbox", "inboxes", "history", "dead letters"
 # One line a service or type, however many events: the ids of the first few are enough to look closer.
@@ -97,24 +97,21 @@ class Inboxes(Check):
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._taken = 0
-        self._late: _By[str] = _By()
-        self._remedies: dict[str, str] = {}
+        self._late: _By[tuple[str, str]] = _By()
 
     def look(self, part: Picture) -> None:
-        for queue in SERVICES_LISTEN:
-            self._taken += len(part.taken.get(queue, ()))
-            for one in unheard(part, self.limits, [queue]):
-                if one.is_late(part.now):
-                    self._late.add(queue, one.subject)
-                    self._remedies.setdefault(queue, one.remedy)
+        self._taken += sum(len(part.taken.get(queue, ())) for queue in SERVICES_LISTEN)
+        for queue, event in missed(part, self.limits, SERVICES_LISTEN):
+            if not part.is_younger(event.create_time, self.limits.on_the_way):
+                self._late.add((queue, event.source), event.event_id)
 
     def looked_at(self) -> str:
         return f"{self._taken} events taken"
 
     def at_last(self) -> Iterator[Violation]:
-        for queue, ids in self._late.found.items():
-            what = f"{ids.count} events have not been taken: {ids}"
-            yield Violation(INBOXES, queue, what, self._remedies[queue])
+        for (queue, source), ids in self._late.found.items():
+            what = f"{ids.count} events of {source} have not been taken: {ids}"
+            yield Violation(INBOXES, queue, what, untaken(queue, source))
 
 
 class History(Check):

@@ -272,7 +272,7 @@ async def test_both_engines_list_the_same(
                 if kind != "CONFIRMED":  # another state of the same reservation
                     wait(world, until)
             world.refuse_refund()
-            found.append([(one.kind, one.limit) for one in await waiting(world)])
+            found.append(sorted((one.kind, one.limit) for one in await waiting(world)))
         assert found[0] == found[1]
         assert {kind for kind, _ in found[0]} >= {"DEPOSIT VOIDING", "EVENT UNHEARD", "REFUND FAILED"}
     finally:
