@@ -53,8 +53,8 @@ BOOKINGS_OF_A_CUSTOMER = 10
 AT_ONCE = 2000
 READY_SECONDS = 20.0
 MOST_LISTED = 20
-PRUNED = frozenset({"outbox", "inbox"})
-"""What is kept only for DINEMESH_RETENTION_DAYS."""
+PRUNED = frozenset({"outbox", "inbox", "requests"})
+"""What is kept only for DINEMESH_RETENTION_DAYS; request ids for so long after the end of a reservation."""
 
 _DAY = 86_400_000_000
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

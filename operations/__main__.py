@@ -27,6 +27,7 @@ EXIT_CANNOT = 2
 
 MOST = 20
 """Lines of one kind that a person reads."""
+MOST_DAYS = 3650
 _DATABASES = ("reservation", "deposit", "restaurant", "history")
 
 
@@ -307,10 +308,9 @@ def _seconds(text: str) -> float:
 
 
 def _days(text: str) -> int:
-    days = _count(text)
-    if not 1 <= days <= 36_500:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to 36500")
-    return days
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_DAYS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days, 1 to {MOST_DAYS}, such as 30")
+    return int(text)
 
 
 def _count(text: str) -> int:

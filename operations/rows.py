@@ -29,7 +29,6 @@ class Reservation:
     party_size: int
     price: int
     revision: int
-    create_time: datetime
     update_time: datetime
     hold_expire_time: datetime
     accept_deadline: datetime | None

@@ -52,7 +52,7 @@ def _pointers(picture: Picture) -> Iterator[Violation]:
 def _unasked(picture: Picture, limits: Limits) -> Iterator[Violation]:
     """A request id is given another attempt only after its last one failed: then it points at the new one. So
     what did not fail and is pointed at by none was made a second time. Request ids are kept as long as their
-    reservation can change, and at least for the retention."""
+    reservation can change, and for the retention after that."""
     reserved = {one.reservation_id for one in picture.requests if one.modification_id is None}
     for reservation in picture.reservations.values():
         if reservation.state == "FAILED" or _may_be_forgotten(picture, reservation, limits):
@@ -75,4 +75,4 @@ def _unasked(picture: Picture, limits: Limits) -> Iterator[Violation]:
 def _may_be_forgotten(picture: Picture, reservation: Reservation | None, limits: Limits) -> bool:
     if reservation is None or reservation.state in ALIVE:
         return False
-    return not picture.is_younger(reservation.create_time, limits.recorded)
+    return not picture.is_younger(reservation.update_time, limits.recorded)

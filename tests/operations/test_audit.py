@@ -655,8 +655,8 @@ def pruned(table: str) -> Callable[[World, datetime], None]:
 
 
 def request_pruned(world: World, at: datetime) -> None:
-    """Of a reservation of that time that came to its end an hour ago."""
-    world.execute("reservation", "UPDATE reservations SET create_time = :at", at=micros(at))
+    """Of a reservation that came to its end at that time."""
+    world.execute("reservation", "UPDATE reservations SET update_time = :at", at=micros(at))
     ended = world.cancelled.reservation_id
     world.execute("reservation", "DELETE FROM requests WHERE reservation_id = :id", id=ended)
 

@@ -33,7 +33,6 @@ def reservation(state: str = "CONFIRMED", **other: Any) -> rows.Reservation:
         party_size=2,
         price=PRICE,
         revision=1,
-        create_time=NOW,
         update_time=NOW,
         hold_expire_time=NOW,
         accept_deadline=None,
