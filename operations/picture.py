@@ -47,7 +47,7 @@ from operations.rows import (
     Told,
     Version,
 )
-from operations.streams import Database, Keyed, Sorted, Unreadable, in_step, instant
+from operations.streams import Database, Keyed, Sorted, Unreadable, in_step, instant, maker, place
 
 PROVIDER_SECONDS = 10.0
 PAGE = 1000
@@ -111,11 +111,16 @@ class Picture:
     entries: Sequence[Entry] = ()
     bookings: dict[str, Booking] = field(default_factory=dict)
     outgoing: Sequence[Outgoing] = ()
+    """A part may leave out those that were sent, taken by all who listen, and told."""
+    event_count: int = 0
+    """With those that are left out."""
     outboxes: Set[str] = frozenset()
     """The services whose outbox was read."""
     failing: Sequence[Failing] = ()
     held: Held | None = None
     told: Sequence[Told] = ()
+    """Of the same events, and of those that are in no outbox."""
+    entry_count: int = 0
     taken: Mapping[str, Set[str]] = field(default_factory=dict)
     """Event ids by subscriber, of those whose inbox was read."""
     versions: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -292,9 +297,10 @@ class Reader:
         except NoBroker as error:
             raise Unreadable(str(error)) from error
 
-    def parts(self, about: Set[About], *, waiting: bool = False) -> Iterator[Picture]:
+    def parts(self, about: Set[About], *, waiting: bool = False, complete: bool = False) -> Iterator[Picture]:
         """Everything about these things, part by part; with `waiting`, of reservations and deposits only what
-        has not come to its end. Blocks. Raises Unreadable."""
+        has not come to its end; with `complete`, also the events that are as they should be. Blocks. Raises
+        Unreadable."""
         held = self._held()
         if About.DEPOSITS in about:
             yield from self._deposits()
@@ -303,7 +309,7 @@ class Reader:
         if About.SLOTS in about:
             yield from self._slots()
         if About.EVENTS in about:
-            yield from self._events()
+            yield from self._events(complete=complete)
         if About.REST in about:
             yield self._rest(held)
 
@@ -483,36 +489,54 @@ class Reader:
         for part in in_step(streams):
             yield Picture(self.now, {About.SLOTS}, slots=part["slots"], holdings=part["holdings"])
 
-    def _events(self) -> Iterator[Picture]:
-        streams: dict[str, Iterator[Keyed[Any]]] = {}
-        sources = self.databases.keys() - {"history"}
-        for name in sorted(sources):
-            streams[name] = self.databases[name].ordered(
-                Outgoing,
-                "outbox AS t",
-                "t.event_id",
-                source=f"'{name}'",
-                sent="t.sent_time IS NOT NULL",
-            )
+    def _events(self, *, complete: bool = False) -> Iterator[Picture]:
+        """Nearly all events are as they should be: sent, taken and told. They are counted, and only the
+        others are shown, if not `complete`."""
+        sources = sorted(self.databases.keys() - {"history"})
         read = [queue for queue in LISTENS if queue.partition(".")[0] in self.databases]
+        streams: dict[str, Iterator[Keyed[Any]]] = {
+            name: self.databases[name].cells(
+                Outgoing, "outbox AS t", "t.event_id", source=f"'{name}'", sent="t.sent_time IS NOT NULL"
+            )
+            for name in sources
+        }
         for queue in read:
             rows = self.databases[queue.partition(".")[0]].rows(
                 "SELECT event_id FROM inbox WHERE subscriber = :queue ORDER BY event_id{C}", queue=queue
             )
             streams[queue] = ((row[0], row[0]) for row in rows)
         if (history := self.databases.get("history")) is not None:
-            streams["told"] = history.ordered(Told, "timeline_entries AS t", "t.event_id")
+            streams["told"] = history.cells(Told, "timeline_entries AS t", "t.event_id")
+        sent, event, outgoing, entry = (
+            place(Outgoing, "sent"),
+            place(Outgoing, "event_id"),
+            maker(Outgoing),
+            maker(Told),
+        )
         for part in in_step(streams):
-            outgoing = [one for name in sorted(sources) for one in part[name]]
+            ids = {name: {row[event] for row in part[name]} for name in sources}
             taken = {queue: set(part[queue]) for queue in read}
+            told = {row[0]: row for row in part.get("told", ())}
+            known = frozenset[str]().union(*ids.values())
+            notable = {row[event] for name in sources for row in part[name] if not row[sent]}
+            for queue, ids_taken in taken.items():
+                for source in LISTENS[queue]:
+                    notable |= ids.get(source, frozenset()) - ids_taken
+            if history is not None:
+                notable |= known ^ told.keys()
+            if complete:
+                notable = {*known, *told}
+            shown = [outgoing(row) for name in sources for row in part[name] if row[event] in notable]
             yield Picture(
                 self.now,
                 {About.EVENTS},
-                outgoing=outgoing,
-                outboxes=sources,
-                told=part.get("told", ()),
+                outgoing=shown,
+                event_count=sum(len(part[name]) for name in sources),
+                outboxes=frozenset(sources),
+                told=[entry(row) for event_id, row in told.items() if event_id in notable],
+                entry_count=len(told),
                 taken=taken,
-                versions=self._versions(outgoing, taken),
+                versions=self._versions(shown, taken),
                 dead_letters=self._dead_letters,
             )
 
@@ -560,7 +584,7 @@ def aggregate_of(event: Outgoing) -> str:
 
 
 def _joined(reader: Reader) -> Picture:
-    parts = {one: list(reader.parts({one})) for one in About}
+    parts = {one: list(reader.parts({one}, complete=True)) for one in About}
     mine, theirs, events = parts[About.RESERVATIONS], parts[About.DEPOSITS], parts[About.EVENTS]
     (rest,) = parts[About.REST]
     taken: dict[str, set[str]] = {
@@ -589,8 +613,10 @@ def _joined(reader: Reader) -> Picture:
         entries=_Everything(theirs).listed("entries"),
         bookings=whole.named("bookings"),
         outgoing=_Everything(events).listed("outgoing"),
+        event_count=sum(one.event_count for one in events),
         outboxes=reader.databases.keys() - {"history"},
         told=_Everything(events).listed("told"),
+        entry_count=sum(one.entry_count for one in events),
         taken=taken,
         versions=versions,
         charges=_Everything(theirs).listed("charges"),

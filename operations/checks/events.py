@@ -65,7 +65,7 @@ class Outboxes(Check):
         self._stuck: dict[str, tuple[int, datetime]] = {}
 
     def look(self, part: Picture) -> None:
-        self._events += len(part.outgoing)
+        self._events += part.event_count
         for event in part.outgoing:
             if event.sent:
                 continue
@@ -126,7 +126,7 @@ class History(Check):
         self._invented: _By[str] = _By()
 
     def look(self, part: Picture) -> None:
-        self._entries += len(part.told)
+        self._entries += part.entry_count
         told = {entry.event_id for entry in part.told}
         for event in part.outgoing:
             if event.event_id not in told and not part.is_younger(event.create_time, self.limits.on_the_way):
