@@ -148,21 +148,22 @@ class Copier:
         _empty(self._databases["reservation"], "slots")
         for table in ("slots", "slot_days"):
             _empty(self._databases["restaurant"], table)
-        for story, count in shares(lived.stories, self._bookings):
-            forms = _forms(story.rows)
-            for begin in range(0, count, AT_ONCE):
-                copyings = [
-                    self._copying(
-                        forms,
-                        {
-                            lived.restaurant_id: self._random.choice(restaurants),
-                            lived.customer_id: self._random.choice(self._customers),
-                        },
-                        self._random.randrange(DAYS),
-                    )
-                    for _ in range(min(AT_ONCE, count - begin))
-                ]
-                self._copy(forms, copyings)
+        stories = [_forms(story.rows) for story in lived.stories]
+        counts = [count for _, count in shares(lived.stories, self._bookings)]
+        plan = [number for number, count in enumerate(counts) for _ in range(count)]
+        self._random.shuffle(plan)
+        # As time went by: ids of events, and whatever counts itself, grow with it.
+        for begin in range(0, self._bookings, AT_ONCE):
+            some: dict[int, list[Copying]] = {}
+            for place, number in enumerate(plan[begin : begin + AT_ONCE], begin):
+                given = {
+                    lived.restaurant_id: self._random.choice(restaurants),
+                    lived.customer_id: self._random.choice(self._customers),
+                }
+                days = DAYS * (1 - (place + 1) / self._bookings)
+                some.setdefault(number, []).append(self._copying(stories[number], given, days))
+            for number, copyings in some.items():
+                self._copy(stories[number], copyings)
         self._sell_seats()
         if "arrivals" in SCHEMAS["history"].tables:
             self._databases["history"].execute("UPDATE arrivals SET last_position = ?", (self._number,))
@@ -171,19 +172,22 @@ class Copier:
             database.execute("PRAGMA journal_mode=WAL")
             database.close()
 
-    def _copying(self, forms: Mapping[tuple[str, str], Form], given: Mapping[str, str], days: int) -> Copying:
+    def _copying(
+        self, forms: Mapping[tuple[str, str], Form], given: Mapping[str, str], days: float
+    ) -> Copying:
+        """So many days earlier: whole ones in the columns, since a slot is at its hour."""
         ids = dict(given)
         for one in {one for form in forms.values() for one in form.ids} - given.keys():
             # The 15th character of an id is its version: those of events begin with their time.
             ids[one] = self._id_of(days, int(one[:8] + one[9:13], 16)) if one[14] == "7" else self._id()
-        return Copying(ids, days * _DAY)
+        return Copying(ids, int(days) * _DAY)
 
     def _id(self) -> str:
         made = f"{self._random.getrandbits(128):032x}"
         return f"{made[:8]}-{made[8:12]}-4{made[13:16]}-a{made[17:20]}-{made[20:]}"
 
-    def _id_of(self, days: int, milliseconds: int) -> str:
-        first = f"{milliseconds - days * _DAY // 1000:012x}"
+    def _id_of(self, days: float, milliseconds: int) -> str:
+        first = f"{milliseconds - int(days * _DAY / 1000):012x}"
         made = f"{self._random.getrandbits(80):020x}"
         return f"{first[:8]}-{first[8:]}-7{made[:3]}-a{made[3:6]}-{made[6:18]}"
 

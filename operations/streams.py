@@ -87,10 +87,9 @@ class Database:
         """The answer, as it is read."""
         with self._readable():
             statement = text(query.replace("{C}", self._by_code_points))
-            answer = self._connection.execute(
-                statement, parameters, execution_options={"stream_results": True, "yield_per": _PAGE}
-            )
-            for page in answer.partitions():
+            streaming = {"stream_results": True, "max_row_buffer": _PAGE}
+            answer = self._connection.execute(statement, parameters, execution_options=streaming)
+            for page in answer.partitions(_PAGE):
                 yield from page
 
     def of(self, kind: type[T], table: str, column: str, values: Iterable[str]) -> list[T]:
