@@ -11,7 +11,7 @@ from local_mesh.broker_users import OPERATOR
 from local_mesh.commands import Mesh, say
 from local_mesh.failure import Failure
 from local_mesh.settings import PREFIX, ROOT
-from operations.addresses import AMQP, PROVIDER, TOKEN, database
+from operations.addresses import AMQP, PROVIDER, RETENTION_DAYS, TOKEN, database
 
 PUBLISHERS = ("reservation", "deposit", "restaurant")
 DATABASES = (*PUBLISHERS, "history")
@@ -21,13 +21,15 @@ ALL = "all"
 def audit(mesh: Mesh) -> int:
     """Hold the books of all services against each other. Changes nothing."""
     started = _running(mesh)
-    return _operations("audit", [], mesh, _databases(started, *DATABASES) | _provider(mesh) | _broker(mesh))
+    sources = _databases(started, *DATABASES) | _provider(mesh) | _broker(mesh)
+    return _operations("audit", [], mesh, sources | _retention(started))
 
 
 def pending(mesh: Mesh) -> int:
     """List what waits longer than it may. Changes nothing."""
     started = _running(mesh)
-    return _operations("pending", [], mesh, _databases(started, *DATABASES) | _broker(mesh))
+    sources = _databases(started, *DATABASES) | _broker(mesh)
+    return _operations("pending", [], mesh, sources | _retention(started))
 
 
 def retry_refund(mesh: Mesh) -> int:
@@ -118,6 +120,12 @@ def _queue(mesh: Mesh) -> list[str]:
 
 def _databases(started: Mapping[str, Mapping[str, str]], *services: str) -> dict[str, str]:
     return {database(name): started[name][PREFIX + "DATABASE_URL"] for name in services}
+
+
+def _retention(started: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """As the services were told, if they were."""
+    told = started["reservation"].get(RETENTION_DAYS)
+    return {} if told is None else {RETENTION_DAYS: told}
 
 
 def _broker(mesh: Mesh) -> dict[str, str]:

@@ -14,18 +14,20 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from operations import events, lapses, picture, refunds, waiting
-from operations.addresses import AMQP, PROVIDER, TOKEN, database
+from operations.addresses import AMQP, PROVIDER, RETENTION_DAYS, TOKEN, database
 from operations.audit import PATIENCE_SECONDS, audit
 from operations.broker import QUEUES, NoBroker, NoQueue
 from operations.limits import Limits
-from operations.picture import Sources, Unreadable
+from operations.picture import Sources
 from operations.refunds import WAIT_SECONDS
+from operations.streams import Unreadable
 
 EXIT_WRONG = 1
 EXIT_CANNOT = 2
 
 MOST = 20
 """Lines of one kind that a person reads."""
+MOST_DAYS = 3650
 _DATABASES = ("reservation", "deposit", "restaurant", "history")
 
 
@@ -60,12 +62,12 @@ async def _pending(options: argparse.Namespace) -> int:
         queues=_queues(options),
     )
     missing: list[str] = []
-    seen = await picture.take(sources, missing)
-    found = list(waiting.everything(seen, _limits(options)))
+    async with picture.opened(sources, missing) as reader:
+        listing = await asyncio.to_thread(waiting.listed, reader, _limits(options), options.most)
     for name in missing:
         print(f"NOT READ  {name}\n  do:   make status: is it up?\n")
-    print(waiting.listing(found, seen.now, options.most))
-    return EXIT_WRONG if missing or any(one.is_late(seen.now) for one in found) else 0
+    print(listing)
+    return 0 if listing.is_empty and not missing else EXIT_WRONG
 
 
 async def _retry_refund(options: argparse.Namespace) -> int:
@@ -115,8 +117,12 @@ async def _replay(options: argparse.Namespace) -> int:
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    seconds = (options.on_the_way, options.undecided, options.unmarked)
-    return Limits(*(timedelta(seconds=one) for one in seconds))
+    return Limits(
+        timedelta(seconds=options.on_the_way),
+        timedelta(seconds=options.undecided),
+        timedelta(seconds=options.unmarked),
+        timedelta(days=options.retention_days),
+    )
 
 
 def _queues(options: argparse.Namespace) -> Sequence[str]:
@@ -250,6 +256,14 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
             default=usual.total_seconds(),
             help=f"{told} (%(default)s)",
         )
+    command.add_argument(
+        "--retention-days",
+        metavar="DAYS",
+        type=_days,
+        # What comes out of the environment is checked like what is typed.
+        default=os.environ.get(RETENTION_DAYS) or str(limits.retention.days),
+        help=f"the services keep what was sent or taken for so long ({RETENTION_DAYS}, %(default)s)",
+    )
 
 
 def _add_broker(command: argparse.ArgumentParser) -> None:
@@ -290,6 +304,12 @@ def _seconds(text: str) -> float:
     if not 0 <= value < 10**9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return value
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_DAYS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days, 1 to {MOST_DAYS}, such as 30")
+    return int(text)
 
 
 def _count(text: str) -> int:

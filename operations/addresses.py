@@ -7,6 +7,9 @@ PROVIDER = "DINEMESH_SANDBOX_ADDRESS"
 TOKEN = "DINEMESH_OPERATOR_TOKEN"
 """Nowhere else: a command line is seen by everybody on the machine."""
 
+RETENTION_DAYS = "DINEMESH_RETENTION_DAYS"
+"""The same as the services are told."""
+
 
 def database(service: str) -> str:
     return f"DINEMESH_{service.upper()}_DATABASE_URL"

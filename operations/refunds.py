@@ -12,7 +12,8 @@ import grpc
 from dinemesh.deposit.v1 import deposit_service_pb2, deposit_service_pb2_grpc
 from dinemesh.kit import errors
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.picture import Refund, refunds_of, refused_deposits
+from operations.picture import refunds_of, refused_deposits
+from operations.rows import Refund
 
 CALL_SECONDS = 10.0
 WAIT_SECONDS = 20.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from operations.text import indented
 
@@ -46,6 +46,8 @@ class Finding:
     pending: tuple[Pending, ...] = ()
     noted: tuple[Pending, ...] = ()
     """Allowed, and where it stays: nothing waits, but a person may want to know."""
+    more: int = 0
+    """Violations beyond those that are kept one by one."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +76,18 @@ class Report:
     def seen_before(self, earlier: Report) -> Report:
         """This report with only those violations that the earlier reading saw too.
 
-        On a live mesh a booking is between two databases all the time; what is wrong twice is wrong.
+        On a live mesh a booking is between two databases all the time; what is wrong twice is wrong. What is
+        not kept one by one cannot be compared, and counts where all that is kept was wrong before.
         """
+        before = {finding.check: finding.more for finding in earlier.findings}
         known = {violation.key for violation in earlier.violations}
-        findings = tuple(
-            Finding(
-                finding.check,
-                finding.looked_at,
-                tuple(violation for violation in finding.violations if violation.key in known),
-                finding.pending,
-                finding.noted,
-            )
-            for finding in self.findings
-        )
-        return Report(findings, self.skipped)
+
+        def again(finding: Finding) -> Finding:
+            kept = tuple(violation for violation in finding.violations if violation.key in known)
+            more = min(finding.more, before.get(finding.check, 0)) if kept == finding.violations else 0
+            return replace(finding, violations=kept, more=more)
+
+        return Report(tuple(map(again, self.findings)), self.skipped)
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -96,7 +96,8 @@ class Report:
 def _lines(report: Report) -> Iterable[str]:
     width = max((len(finding.check) for finding in report.findings), default=0)
     for finding in report.findings:
-        verdict = "ok" if not finding.violations else f"{len(finding.violations)} WRONG"
+        wrong = len(finding.violations) + finding.more
+        verdict = f"{wrong} WRONG" if wrong else "ok"
         yield f"{finding.check:<{width}}  {verdict:<9}  {finding.looked_at}"
     for name in report.skipped:
         yield f"{name:<{width}}  not looked at: its source was not given"
@@ -119,4 +120,6 @@ def _lines(report: Report) -> Iterable[str]:
     if report.clean:
         yield "audit: nothing wrong"
     else:
-        yield f"audit: {len(report.violations)} wrong"
+        more = sum(finding.more for finding in report.findings)
+        not_shown = f", {more} of them not shown" if more else ""
+        yield f"audit: {len(report.violations) + more} wrong{not_shown}"

@@ -7,16 +7,20 @@ same.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dinemesh.kit.canaries import HEALED_SECONDS
 from operations.broker import LISTENS
 from operations.limits import Limits
-from operations.picture import Outgoing, Picture, Reservation
+from operations.picture import About, Picture, Reader, aggregate_of
+from operations.rows import Outgoing, Reservation
 from operations.text import indented
 
+EACH_ONCE = frozenset({"restaurant.v1.slots_changed"})
+"""Events that a newer one of their aggregate does not replace: each names the slots that changed."""
+_SPARE = 1000
 REFUND_FAILED = "REFUND FAILED"
 CLOCK_HELD = "CLOCK HELD"
 _RESTART = (
@@ -45,8 +49,12 @@ class Waiting:
         return self.until is None or now > self.until
 
 
+ABOUT = frozenset({About.RESERVATIONS, About.EVENTS, About.REST})
+"""The parts of a picture that something can wait in."""
+
+
 def everything(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    """All that waits, of each kind."""
+    """All that waits, of each kind, in a part or a whole picture."""
     yield from bookings_and_money(picture, limits)
     yield from blocked(picture)
     yield from unsent(picture, limits)
@@ -67,8 +75,8 @@ def bookings_and_money(picture: Picture, limits: Limits) -> Iterator[Waiting]:
 
 def _held(picture: Picture) -> Iterator[Waiting]:
     held = picture.held
-    if held is None:
-        return
+    if held is None or About.REST not in picture.about:
+        return  # other parts only have to know of it
     trusted = "" if held.trusted_time is None else f", and is trusted until {_time(held.trusted_time)}"
     what = (
         f"{held.held_count} of {held.alive_count} bookings would end at once, so none does: the clock of"
@@ -203,32 +211,58 @@ def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
             yield Waiting("EVENT UNSENT", event.event_id, what, event.create_time, until, remedy)
 
 
-def unheard(picture: Picture, limits: Limits, queues: Iterable[str] = LISTENS) -> Iterator[Waiting]:
-    """Events that were published, and that a subscriber has neither taken nor refused."""
+def unheard(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+    """Events published within the retention that a subscriber has neither taken nor refused."""
+    for queue, event in missed(picture, limits, LISTENS):
+        until = event.create_time + limits.on_the_way
+        what = f"{event.routing_key} has not been taken by {queue}"
+        remedy = untaken(queue, event.source)
+        yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
+
+
+def untaken(queue: str, source: str) -> str:
+    """What to do about events of a service that a subscriber has not taken."""
+    service = queue.partition(".")[0]
+    return (
+        f"make status: is {service} ready? A binding that was lost is mended within"
+        f" {HEALED_SECONDS:g} s, and what was missed is taken then: wait so long. If it is listed"
+        f" still: make stop SERVICE={service}, make start SERVICE={service}, then"
+        f" make replay SERVICE={source}"
+    )
+
+
+def missed(picture: Picture, limits: Limits, queues: Iterable[str]) -> Iterator[tuple[str, Outgoing]]:
+    """Of these subscribers, each with an event, the oldest first. One whose inbox was not looked at misses
+    nothing that we know of."""
     dead = {(letter.queue, letter.event_id) for letter in picture.dead_letters}
-    by_source: dict[str, list[Outgoing]] = defaultdict(list)
+    told = {entry.event_id for entry in picture.told}
+    sent: dict[str, dict[str, Outgoing]] = defaultdict(dict)
     for event in picture.outgoing:
-        if event.sent:
-            by_source[event.source].append(event)
+        if event.sent and picture.is_younger(event.create_time, limits.recorded):
+            sent[event.source][event.event_id] = event
     for queue in queues:
         taken = picture.taken.get(queue)
         if taken is None:
-            continue  # its inbox was not looked at
-        service = queue.partition(".")[0]
-        for event in (event for source in LISTENS[queue] for event in by_source[source]):
-            if event.event_id not in taken and (queue, event.event_id) not in dead:
-                what = f"{event.routing_key} has not been taken by {queue}"
-                remedy = (
-                    f"make status: is {service} ready? A binding that was lost is mended within"
-                    f" {HEALED_SECONDS:g} s, and what was missed is taken then: wait so long. If it is listed"
-                    f" still: make stop SERVICE={service}, make start SERVICE={service}, then"
-                    f" make replay SERVICE={event.source}"
-                )
-                until = event.create_time + limits.on_the_way
-                yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
+            continue
+        effects = told if queue.startswith("history.") else frozenset[str]()
+        for events in (sent[source] for source in LISTENS[queue]):
+            # As sets: what is not missed, nearly all, costs little.
+            for event_id in sorted(events.keys() - taken - effects):
+                event = events[event_id]
+                if (queue, event_id) not in dead and not _is_replaced(picture, queue, event):
+                    yield queue, event
+
+
+def _is_replaced(picture: Picture, queue: str, event: Outgoing) -> bool:
+    """Each event carries the whole state of its aggregate: who has taken a newer one has its effect."""
+    if event.routing_key in EACH_ONCE:
+        return False
+    return picture.versions.get((queue, aggregate_of(event)), -1) >= event.aggregate_version
 
 
 def dead_letters(picture: Picture) -> Iterator[Waiting]:
+    if About.REST not in picture.about:
+        return  # other parts only have to know of them
     for letter in picture.dead_letters:
         kind = letter.type or f"an unreadable message of {letter.size_bytes} bytes"
         what = f"{kind} could not be taken by {letter.queue} ({letter.reason})"
@@ -238,24 +272,59 @@ def dead_letters(picture: Picture) -> Iterator[Waiting]:
         yield Waiting("DEAD LETTER", letter.event_id or "-", what, since, None, remedy)
 
 
-def listing(found: Sequence[Waiting], now: datetime, most: int) -> str:
-    """What is late, for a person: kind by kind, the oldest first, `most` of each kind."""
-    late = sorted((one for one in found if one.is_late(now)), key=lambda one: (one.kind, one.since))
-    counts = Counter(one.kind for one in late)
-    shown: Counter[str] = Counter()
-    lines: list[str] = []
-    for one in late:
-        shown[one.kind] += 1
-        if shown[one.kind] <= most:
-            lines += [
-                f"{one.kind}  {one.subject}  since {one.since:%Y-%m-%d %H:%M:%S} UTC,"
-                f" limit {one.limit.total_seconds():.0f} s",
-                *indented(one.what, "  what: "),
-                *indented(one.remedy, "  do:   "),
-                "",
-            ]
-        elif shown[one.kind] == counts[one.kind]:
-            lines += [f"{one.kind}  and {counts[one.kind] - most} more", ""]
-    on_time = len(found) - len(late)
-    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
-    return "\n".join([*lines, f"pending: late: {said}; {on_time} wait within their time"])
+def listed(reader: Reader, limits: Limits, most: int) -> Listing:
+    """All that waits, read in parts. Blocks. Raises Unreadable."""
+    listing = Listing(reader.now, most)
+    for part in reader.parts(ABOUT, waiting=True):
+        listing.add(everything(part, limits))
+    return listing
+
+
+class Listing:
+    """What is late, for a person: kind by kind, the oldest first, `most` of each kind; the others are
+    counted."""
+
+    def __init__(self, now: datetime, most: int) -> None:
+        self._now = now
+        self._most = most
+        self._late: dict[str, list[Waiting]] = {}
+        self._counts: Counter[str] = Counter()
+        self._on_time = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is late."""
+        return not self._counts
+
+    def add(self, found: Iterable[Waiting]) -> None:
+        for one in found:
+            if not one.is_late(self._now):
+                self._on_time += 1
+                continue
+            self._counts[one.kind] += 1
+            kept = self._late.setdefault(one.kind, [])
+            kept.append(one)
+            if len(kept) > 2 * self._most + _SPARE:
+                self._keep_oldest(kept)
+
+    def _keep_oldest(self, kept: list[Waiting]) -> None:
+        kept.sort(key=lambda one: one.since)
+        del kept[self._most :]
+
+    def __str__(self) -> str:
+        lines: list[str] = []
+        for kind, count in sorted(self._counts.items()):
+            kept = self._late[kind]
+            self._keep_oldest(kept)
+            for one in kept:
+                lines += [
+                    f"{kind}  {one.subject}  since {one.since:%Y-%m-%d %H:%M:%S} UTC,"
+                    f" limit {one.limit.total_seconds():.0f} s",
+                    *indented(one.what, "  what: "),
+                    *indented(one.remedy, "  do:   "),
+                    "",
+                ]
+            if count > len(kept):
+                lines += [f"{kind}  and {count - len(kept)} more", ""]
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items())) or "nothing"
+        return "\n".join([*lines, f"pending: late: {said}; {self._on_time} wait within their time"])

@@ -24,6 +24,8 @@ from tests.support.mesh import ROOT
 from tests.support.ports import free_ports
 
 SECONDS = 180
+MOST_MEGABYTES = 200
+"""Of which the imports take 115, and a part of each table the rest, however many bookings there are."""
 
 
 def run(tmp_path: Path, broker: RunningBroker | None, benchmark: str, *arguments: str) -> str:
@@ -172,3 +174,31 @@ def test_the_benchmark_of_several_pods_runs_and_a_stopped_one_stops_no_other() -
     rates = [int(one) for one in done.stdout.splitlines()[-1].split()]
     # It was stopped from the third second to the sixth; what it had locked was free again a second later.
     assert len(rates) == 9 and all(rates[5:]), rates
+
+
+def test_the_benchmark_of_growth_runs_and_nothing_is_wrong_with_what_it_makes(tmp_path: Path) -> None:
+    bookings, databases = 5000, tmp_path / "databases"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.growth", "--bookings", str(bookings), "--folder", str(databases)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "audit: nothing wrong" in done.stdout
+    assert re.search(r"^captures +ok +5000 reservations; ", done.stdout, re.MULTILINE)
+    stories = re.findall(r"^ +(\d+) (.+)$", done.stdout, re.MULTILINE)
+    assert sum(int(count) for count, _ in stories) == bookings and len(stories) == 7
+    # All of them wait whose meal is to come, and no one else.
+    ahead = sum(int(count) for count, name in stories if name in ("confirmed", "modified"))
+    assert f"pending: late: nothing; {ahead} wait within their time" in done.stdout
+    ((tables, indexes),) = re.findall(r"^all +(\d+) +(\d+) ", done.stdout, re.MULTILINE)
+    on_disk = sum(one.stat().st_size for one in databases.iterdir() if one.stem != "sandbox")
+    assert 0.9 * on_disk < bookings * (int(tables) + int(indexes)) <= on_disk
+    peaks = re.findall(
+        r"^(audit|pending) +[\d.]+ s, [\d.]+ s of processor, (\d+) MB", done.stdout, re.MULTILINE
+    )
+    assert [name for name, _ in peaks] == ["audit", "pending"]
+    assert all(int(megabytes) < MOST_MEGABYTES for _, megabytes in peaks)

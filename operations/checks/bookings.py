@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import Booking, Picture, Reservation
-from operations.report import Finding, Pending, Violation
+from operations.picture import About, Picture
+from operations.report import Pending, Violation
+from operations.rows import Booking, Reservation
 
 NAME = "bookings"
 _REMEDY = (
@@ -29,15 +31,23 @@ _AT_THE_TABLE = frozenset({"SEATED", "COMPLETED"})
 _NEVER_OFFERED = frozenset({"PENDING_DEPOSIT", "FAILED"})
 
 
-def check(picture: Picture, limits: Limits) -> Finding:
-    found = [*_reservations(picture, limits), *_strangers(picture)]
-    return Finding(
-        NAME,
-        f"{len(picture.bookings)} bookings",
-        tuple(one for one in found if isinstance(one, Violation)),
-        tuple(one for one in found if isinstance(one, Pending)),
-        tuple(_guests_without_a_booking(picture)),
-    )
+class Bookings(Check):
+    name = NAME
+    needs = ("reservation_db", "restaurant_db")
+    about = frozenset({About.RESERVATIONS})
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._bookings = 0
+
+    def look(self, part: Picture) -> None:
+        self._bookings += len(part.bookings)
+        self.add(_reservations(part, self.limits))
+        self.add(_strangers(part))
+        self.note(_guests_without_a_booking(part))
+
+    def looked_at(self) -> str:
+        return f"{self._bookings} bookings"
 
 
 def _guests_without_a_booking(picture: Picture) -> Iterator[Pending]:

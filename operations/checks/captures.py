@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dinemesh.kit import currency
+from operations.checks.check import Check
 from operations.limits import Limits
 from operations.money import per_currency
-from operations.picture import Deposit, Instruction, Line, Picture, Refund, Reservation
-from operations.report import Finding, Pending, Violation
+from operations.picture import About, Picture
+from operations.report import Pending, Violation
+from operations.rows import Deposit, Instruction, Line, Refund, Reservation
 
 NAME = "captures"
 BOOKED = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED"})
@@ -40,32 +42,40 @@ class _Orders:
         return any(order.kind == "VOID" for order in self.orders)
 
 
-def check(picture: Picture, limits: Limits) -> Finding:
-    orders = _orders(picture)
-    found: list[Violation | Pending] = []
-    for deposit in picture.deposits.values():
-        if deposit.captured_minor:
-            found += _capture(picture, limits, deposit, orders)
-    for reservation in picture.reservations.values():
-        found += _booking(picture, reservation, orders)
-    found += _unordered(picture, orders)
-    held = per_currency((one.held, one.currency) for one in picture.deposits.values() if one.captured_minor)
-    looked_at = f"{len(picture.reservations)} reservations; {held} held for them"
-    return Finding(
-        NAME,
-        looked_at,
-        tuple(one for one in found if isinstance(one, Violation)),
-        tuple(one for one in found if isinstance(one, Pending)),
-    )
+_NONE = _Orders()
+
+
+class Captures(Check):
+    name = NAME
+    needs = ("reservation_db", "deposit_db")
+    about = frozenset({About.RESERVATIONS})
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._reservations = 0
+        self._held: dict[str, int] = {}
+
+    def look(self, part: Picture) -> None:
+        orders = _orders(part)
+        self._reservations += len(part.reservations)
+        for deposit in part.deposits.values():
+            if deposit.captured_minor:
+                self._held[deposit.currency] = self._held.get(deposit.currency, 0) + deposit.held
+                self.add(_capture(part, self.limits, deposit, orders))
+        for reservation in part.reservations.values():
+            self.add(_booking(part, reservation, orders))
+        self.add(_unordered(part, orders))
+
+    def looked_at(self) -> str:
+        held = per_currency((minor, code) for code, minor in self._held.items())
+        return f"{self._reservations} reservations; {held} held for them"
 
 
 def _orders(picture: Picture) -> Mapping[str, _Orders]:
     by_deposit: dict[str, list[Instruction]] = defaultdict(list)
-    for order in picture.orders:
+    for order in (*picture.orders, *picture.elsewhere.orders):
         by_deposit[order.deposit_id].append(order)
-    found: dict[str, _Orders] = defaultdict(_Orders)
-    found.update((key, _Orders(tuple(orders))) for key, orders in by_deposit.items())
-    return found
+    return {key: _Orders(tuple(orders)) for key, orders in by_deposit.items()}
 
 
 def _capture(
@@ -73,8 +83,8 @@ def _capture(
 ) -> Iterator[Violation | Pending]:
     """Where what is held of a captured deposit belongs."""
     subject, held = deposit.deposit_id, deposit.money(deposit.held)
-    line = picture.lines.get(subject)
-    reservation = picture.reservations.get(line.reservation_id) if line else None
+    line = picture.line(subject)
+    reservation = picture.reservation(line.reservation_id) if line else None
     if line is None or reservation is None:
         what = f"captured, {held} are held, and no reservation knows it"
         yield Violation(NAME, subject, what, _BY_HAND)
@@ -85,7 +95,7 @@ def _capture(
     if reservation.currency and reservation.currency != deposit.currency:
         what = f"captured in {deposit.currency}, and the price is in {reservation.currency}"
         yield Violation(NAME, subject, what, _BY_HAND)
-    expected = orders[subject].expects(line)
+    expected = orders.get(subject, _NONE).expects(line)
     whose = f"reservation {reservation.reservation_id} ({reservation.state})"
     if deposit.held == expected:
         return
@@ -94,7 +104,7 @@ def _capture(
         yield Violation(NAME, subject, what, _BY_HAND)
     elif _is_awaited(picture, reservation, subject):
         yield Pending("CHARGED", subject, f"{held} are held, and the {whose} is about to take them")
-    elif not line.captured and not orders[subject].voided:
+    elif not line.captured and not orders.get(subject, _NONE).voided:
         # The reservation gave the attempt up, and will hear of the capture and order it back.
         what = f"{held} are held, and the {whose} has not heard of it"
         if picture.is_younger(deposit.update_time, limits.on_the_way):
@@ -124,7 +134,7 @@ def _booking(
     """What a reservation counts on is its price while it is booked, and nothing afterwards; and it exists."""
     subject = reservation.reservation_id
     lines = picture.lines_of(subject)
-    counted = sum(orders[line.deposit_id].expects(line) for line in lines)
+    counted = sum(orders.get(line.deposit_id, _NONE).expects(line) for line in lines)
     expected = reservation.price if reservation.state in BOOKED else 0
     if counted != expected and reservation.state != "PENDING_DEPOSIT":
         price, counts_on = (
@@ -134,7 +144,7 @@ def _booking(
         remedy = _BY_HAND if counted > expected else "Decline it: a booking without its deposit is not one."
         yield Violation(NAME, subject, what, remedy)
     for line in lines:
-        deposit = picture.deposits.get(line.deposit_id)
+        deposit = picture.deposit(line.deposit_id)
         if line.captured and (deposit is None or not deposit.captured_minor):
             what = f"counts on the deposit {line.deposit_id}, which was never captured"
             yield Violation(NAME, subject, what, "Decline it: a booking without its deposit is not one.")
@@ -142,7 +152,7 @@ def _booking(
 
 def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Violation]:
     """Nothing was returned or kept that reservation did not order, and nothing kept that was not late."""
-    amounts = {order.instruction_id: order for order in picture.orders}
+    amounts = {one.instruction_id: one for one in (*picture.orders, *picture.elsewhere.orders)}
     for refund in picture.refunds:
         deposit = picture.deposits[refund.deposit_id]
         order = amounts.get(refund.refund_id)
@@ -153,7 +163,7 @@ def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Viol
     for forfeit in picture.forfeits:
         deposit = picture.deposits[forfeit.deposit_id]
         order = amounts.get(forfeit.forfeit_id)
-        reservation = picture.reservations.get(order.reservation_id) if order else None
+        reservation = picture.reservation(order.reservation_id) if order else None
         kept = f"{deposit.money(forfeit.amount_minor)} of {forfeit.deposit_id} were kept"
         if order is None or order.kind != "FORFEIT" or forfeit.amount_minor > order.amount:
             yield Violation(NAME, forfeit.forfeit_id, f"{kept}, and no reservation ordered it", _BY_HAND)
@@ -165,7 +175,7 @@ def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Viol
 def _by_void(refund: Refund, deposit: Deposit, orders: Mapping[str, _Orders]) -> bool:
     """A void of what was captured gives back what is held, once, under an id of its own."""
     mine = str(uuid.uuid5(uuid.UUID(deposit.deposit_id), "void"))
-    ordered = deposit.void_ordered and orders[deposit.deposit_id].voided
+    ordered = deposit.void_ordered and orders.get(deposit.deposit_id, _NONE).voided
     return ordered and refund.refund_id == mine and refund.amount_minor <= deposit.captured_minor
 
 

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from dinemesh.kit import currency
+from operations.checks.check import Check
 from operations.limits import Limits
 from operations.money import per_currency
-from operations.picture import Deposit, Picture
-from operations.report import Finding, Violation
+from operations.picture import About, Picture
+from operations.report import Violation
+from operations.rows import Deposit
 
 NAME = "ledger"
 _STOP = (
@@ -17,39 +19,57 @@ _STOP = (
 )
 
 
-def check(picture: Picture, limits: Limits) -> Finding:
-    total = per_currency((balance.amount_minor, balance.currency) for balance in picture.balances)
-    looked_at = f"{len(picture.deposits)} deposits; all entries sum to {total}"
-    return Finding(NAME, looked_at, (*_sums(picture), *_balances(picture), *_parts(picture)))
+class Ledger(Check):
+    name = NAME
+    needs = ("deposit_db",)
+    about = frozenset({About.DEPOSITS})
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._deposits = 0
+        self._totals: dict[str, int] = {}
+
+    def look(self, part: Picture) -> None:
+        self._deposits += len(part.deposits)
+        for entry in part.entries:
+            self._totals[entry.currency] = self._totals.get(entry.currency, 0) + entry.amount_minor
+        self.add((*_movements(part), *_balances(part), *_parts(part)))
+
+    def looked_at(self) -> str:
+        total = per_currency((minor, code) for code, minor in self._totals.items())
+        return f"{self._deposits} deposits; all entries sum to {total}"
+
+    def at_last(self) -> Iterator[Violation]:
+        for code, total in self._totals.items():
+            if total:
+                what = f"the ledger sums to {currency.text(total, code)} instead of zero"
+                yield Violation(NAME, code, what, _STOP)
 
 
-def _sums(picture: Picture) -> Iterator[Violation]:
-    totals: dict[str, int] = defaultdict(int)
-    for balance in picture.balances:
-        totals[balance.currency] += balance.amount_minor
-    for code, total in totals.items():
+def _movements(picture: Picture) -> Iterator[Violation]:
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for entry in picture.entries:
+        sums[entry.movement_id, entry.currency] += entry.amount_minor
+    for (movement_id, code), total in sums.items():
         if total:
-            what = f"the ledger sums to {currency.text(total, code)} instead of zero"
-            yield Violation(NAME, code, what, _STOP)
-    for movement in picture.unbalanced:
-        sums_to = currency.text(movement.amount_minor, movement.currency)
-        what = f"its entries sum to {sums_to} instead of zero"
-        yield Violation(NAME, movement.movement_id, what, _STOP)
+            what = f"its entries sum to {currency.text(total, code)} instead of zero"
+            yield Violation(NAME, movement_id, what, _STOP)
 
 
 def _balances(picture: Picture) -> Iterator[Violation]:
     accounts: dict[tuple[str, str], int] = defaultdict(int)
-    for balance in picture.balances:
-        accounts[balance.deposit_id, balance.account] += balance.amount_minor
-        if balance.deposit_id not in picture.deposits:
+    for entry in picture.entries:
+        accounts[entry.deposit_id, entry.account] += entry.amount_minor
+        deposit = picture.deposits.get(entry.deposit_id)
+        if deposit is None:
             what = "the ledger speaks of a deposit that does not exist"
-            yield Violation(NAME, balance.deposit_id, what, _STOP)
-        elif balance.currency != picture.deposits[balance.deposit_id].currency:
-            what = f"the ledger has it in {balance.currency}, the deposit is in another currency"
-            yield Violation(NAME, f"{balance.deposit_id} {balance.account} {balance.kind}", what, _STOP)
+            yield Violation(NAME, entry.deposit_id, what, _STOP)
+        elif entry.currency != deposit.currency:
+            what = f"the ledger has it in {entry.currency}, the deposit is in another currency"
+            yield Violation(NAME, f"{entry.deposit_id} {entry.account} {entry.kind}", what, _STOP)
     for deposit in picture.deposits.values():
         for account, expected in _expected(deposit).items():
-            found = accounts[deposit.deposit_id, account]
+            found = accounts.get((deposit.deposit_id, account), 0)
             if found != expected:
                 by_deposit = deposit.money(expected)
                 what = f"{account} is {deposit.money(found)} in the ledger, {by_deposit} by the deposit"
@@ -81,7 +101,7 @@ def _parts(picture: Picture) -> Iterator[Violation]:
             ("FAILED", deposit.refund_failed_minor),
             ("FORFEITED", deposit.forfeited_minor),
         ):
-            found = sums[deposit.deposit_id, state]
+            found = sums.get((deposit.deposit_id, state), 0)
             if found != said:
                 what = (
                     f"its parts in state {state} sum to {deposit.money(found)}, it says {deposit.money(said)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import Picture
-from operations.report import Finding, Pending, Violation
+from operations.picture import About, Picture
+from operations.report import Pending, Violation
 from operations.waiting import Waiting, bookings_and_money
 
 NAME = "pending"
@@ -12,16 +13,25 @@ NAME = "pending"
 _ORDINARY = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED", "SEATED"})
 
 
-def check(picture: Picture, limits: Limits) -> Finding:
-    found = list(bookings_and_money(picture, limits))
-    late = [one for one in found if one.until is not None and one.is_late(picture.now)]
-    listed = [one for one in found if one not in late and one.kind not in _ORDINARY]
-    return Finding(
-        NAME,
-        f"{len(listed)} wait within their time",
-        tuple(Violation(NAME, one.subject, _told(one), one.remedy) for one in late),
-        tuple(map(_pending, listed)),
-    )
+class StillPending(Check):
+    name = NAME
+    needs = ("reservation_db", "deposit_db")
+    about = frozenset({About.RESERVATIONS, About.REST})
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._within = 0
+
+    def look(self, part: Picture) -> None:
+        for one in bookings_and_money(part, self.limits):
+            if one.until is not None and one.is_late(part.now):
+                self.add([Violation(NAME, one.subject, _told(one), one.remedy)])
+            elif one.kind not in _ORDINARY:
+                self._within += 1
+                self.add([_pending(one)])
+
+    def looked_at(self) -> str:
+        return f"{self._within} wait within their time"
 
 
 def _told(one: Waiting) -> str:

@@ -6,28 +6,52 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from dinemesh.kit import currency
+from operations.checks.check import Check
 from operations.limits import Limits
 from operations.money import per_currency
-from operations.picture import Charge, Deposit, Picture, Refund
-from operations.report import Finding, Violation
+from operations.picture import About, Picture
+from operations.report import Violation
+from operations.rows import Charge, Deposit, Refund
 
 NAME = "provider"
 _UNDECIDED = ("PENDING", "VOIDING")
 
 
-def check(picture: Picture, limits: Limits) -> Finding:
-    captured = [charge for charge in picture.charges if charge.captured]
-    back = [refund for charge in captured for refund in charge.refunds if refund.succeeded]
-    looked_at = (
-        f"{len(captured)} charges of {per_currency((one.minor, one.currency) for one in captured)}"
-        f" and {len(back)} refunds of {per_currency((one.minor, one.currency) for one in back)}"
-    )
-    return Finding(NAME, looked_at, (*_charges(picture), *_refunds(picture)))
+class Provider(Check):
+    name = NAME
+    needs = ("deposit_db", "provider")
+    about = frozenset({About.DEPOSITS})
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._charges = self._refunds = 0
+        self._charged: dict[str, int] = {}
+        self._returned: dict[str, int] = {}
+
+    def look(self, part: Picture) -> None:
+        for charge in part.charges:
+            if charge.captured:
+                self._charges += 1
+                self._charged[charge.currency] = self._charged.get(charge.currency, 0) + charge.minor
+                for refund in charge.refunds:
+                    if refund.succeeded:
+                        self._refunds += 1
+                        self._returned[refund.currency] = (
+                            self._returned.get(refund.currency, 0) + refund.minor
+                        )
+        self.add((*_charges(part), *_refunds(part)))
+
+    def looked_at(self) -> str:
+        charged, returned = (
+            per_currency((minor, code) for code, minor in sums.items())
+            for sums in (self._charged, self._returned)
+        )
+        return f"{self._charges} charges of {charged} and {self._refunds} refunds of {returned}"
 
 
 def _charges(picture: Picture) -> Iterator[Violation]:
     ledger = _ledger(picture, "CHARGE_CAPTURED")
-    currencies = {balance.deposit_id: balance.currency for balance in picture.balances}
+    currencies = {entry.deposit_id: entry.currency for entry in picture.entries}
     recorded = {charge.key: charge for charge in picture.charges if charge.captured}
     for key, charge in recorded.items():
         deposit = picture.deposits.get(key)
@@ -104,7 +128,7 @@ def _in_another_currency(charge: Charge) -> Iterator[Violation]:
 def _ledger(picture: Picture, kind: str) -> Mapping[str, int]:
     """What was charged or returned by the ledger, by deposit."""
     sums: Counter[str] = Counter()
-    for balance in picture.balances:
-        if balance.kind == kind and balance.account == "PROVIDER_CLEARING":
-            sums[balance.deposit_id] += abs(balance.amount_minor)
+    for entry in picture.entries:
+        if entry.kind == kind and entry.account == "PROVIDER_CLEARING":
+            sums[entry.deposit_id] += abs(entry.amount_minor)
     return sums

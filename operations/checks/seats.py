@@ -2,58 +2,53 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import Picture
-from operations.report import Finding, Pending, Violation
+from operations.picture import About, Picture
+from operations.report import Pending, Violation
 
 NAME = "seats"
-# Seats of a meal that was eaten, or that nobody came to, stay sold: nobody else could have had them.
-HOLDING = frozenset({"PENDING_DEPOSIT", "PENDING_ACCEPTANCE", "CONFIRMED", "SEATED", "COMPLETED", "NO_SHOW"})
-
 _Key = tuple[str, datetime]
 
 
-def check(picture: Picture, limits: Limits) -> Finding:
-    taken = _taken(picture)
-    sold = {(slot.restaurant_id, slot.dine_time): slot.sold for slot in picture.slots}
-    violations = [
-        Violation(
-            NAME,
-            _name(key),
-            f"{sold.get(key, 0)} seats are sold, and its reservations hold {taken.get(key, 0)}",
-            _remedy(key, taken.get(key, 0), key in sold),
-        )
-        for key in taken.keys() | sold.keys()
-        if taken.get(key, 0) != sold.get(key, 0)
-    ]
-    over = [
-        Pending(
-            "OVER CAPACITY",
-            _name((slot.restaurant_id, slot.dine_time)),
-            f"{slot.sold} sold of {slot.capacity}; the capacity was cut below what was sold",
-        )
-        for slot in picture.slots
-        if slot.sold > slot.capacity
-    ]
-    looked_at = f"{len(picture.slots)} slots, {sum(sold.values())} seats sold"
-    return Finding(NAME, looked_at, tuple(violations), tuple(over))
+class Seats(Check):
+    name = NAME
+    needs = ("reservation_db",)
+    about = frozenset({About.SLOTS})
 
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._slots = self._sold = 0
 
-def _taken(picture: Picture) -> Mapping[_Key, int]:
-    seats: dict[_Key, int] = defaultdict(int)
-    for one in picture.reservations.values():
-        if one.state in HOLDING:
-            seats[one.restaurant_id, one.dine_time] += one.party_size
-    for wanted in picture.modifications:
-        reservation = picture.reservations[wanted.reservation_id]
-        same_slot = wanted.dine_time == reservation.dine_time
-        already = reservation.party_size if same_slot else 0
-        seats[reservation.restaurant_id, wanted.dine_time] += max(0, wanted.party_size - already)
-    return seats
+    def look(self, part: Picture) -> None:
+        taken = {(one.restaurant_id, one.dine_time): one.seats for one in part.holdings}
+        sold = {(slot.restaurant_id, slot.dine_time): slot.sold for slot in part.slots}
+        self._slots += len(part.slots)
+        self._sold += sum(sold.values())
+        self.add(
+            Violation(
+                NAME,
+                _name(key),
+                f"{sold.get(key, 0)} seats are sold, and its reservations hold {taken.get(key, 0)}",
+                _remedy(key, taken.get(key, 0), key in sold),
+            )
+            for key in taken.keys() | sold.keys()
+            if taken.get(key, 0) != sold.get(key, 0)
+        )
+        self.add(
+            Pending(
+                "OVER CAPACITY",
+                _name((slot.restaurant_id, slot.dine_time)),
+                f"{slot.sold} sold of {slot.capacity}; the capacity was cut below what was sold",
+            )
+            for slot in part.slots
+            if slot.sold > slot.capacity
+        )
+
+    def looked_at(self) -> str:
+        return f"{self._slots} slots, {self._sold} seats sold"
 
 
 def _remedy(key: _Key, held: int, is_known: bool) -> str:

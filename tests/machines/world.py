@@ -28,9 +28,10 @@ from dinemesh.kit.store import Transaction
 from operations import picture
 from operations.audit import judge
 from operations.limits import Limits
-from operations.picture import Charge as ProviderCharge
-from operations.picture import ProviderRefund, Sources
+from operations.picture import Sources
 from operations.report import Report
+from operations.rows import Charge as ProviderCharge
+from operations.rows import ProviderRefund
 from reservation_svc.domain import (
     Captured,
     Change,

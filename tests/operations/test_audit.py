@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection
 
 from dinemesh.kit.currency import text
-from operations import picture
-from operations.audit import CHECKS, audit, look
+from operations import picture, streams
+from operations.audit import CHECKS, audit, judge, look
 from operations.limits import Limits
-from operations.picture import Sources, Unreadable
+from operations.picture import Sources
 from operations.report import Report
+from operations.streams import Database, Unreadable
 from operations.text import indented
 from tests.operations.world import PARTY, POLICY, PRICE, SERVICES, Kept, Record, World, micros
 from tests.support.postgres import PostgresServer
@@ -26,8 +27,19 @@ def new() -> Kept:
     return Kept(str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4()))
 
 
-async def seen(world: World) -> Report:
-    return await look(world.sources, Limits())
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part has everything about one reservation, deposit, slot or event: a small world has several."""
+    monkeypatch.setattr(streams, "PART", 1)
+
+
+async def seen(world: World, limits: Limits | None = None) -> Report:
+    return await look(world.sources, limits or Limits())
+
+
+async def as_a_whole(world: World) -> Report:
+    """The same, not in parts."""
+    return judge(await picture.take(world.sources), world.sources, Limits())
 
 
 async def test_a_world_in_order_is_in_order(world: World) -> None:
@@ -541,6 +553,7 @@ async def test_a_check_sees_the_damage(world: World, check: str, damage: Callabl
     damage(world)
     report = await seen(world)
     assert check in {violation.check for violation in report.violations}, report
+    assert set(report.violations) == set((await as_a_whole(world)).violations)
     for violation in report.violations:
         assert violation.what and violation.remedy and violation.subject in str(report)
 
@@ -627,6 +640,78 @@ async def test_a_void_gives_back_what_is_held_and_is_no_contradiction(world: Wor
     assert await pending(world) == []
 
 
+# What is older than the retention is off the record.
+
+
+def pruned(table: str) -> Callable[[World, datetime], None]:
+    """An event of that time, and its row is gone from there."""
+
+    def prune(world: World, at: datetime) -> None:
+        event_id = world.event("reservation", at=at)
+        service = "reservation" if table == "outbox" else "restaurant"
+        world.execute(service, f"DELETE FROM {table} WHERE event_id = :id", id=event_id)
+
+    return prune
+
+
+def request_pruned(world: World, at: datetime) -> None:
+    """Of a reservation that came to its end at that time."""
+    world.execute("reservation", "UPDATE reservations SET update_time = :at", at=micros(at))
+    ended = world.cancelled.reservation_id
+    world.execute("reservation", "DELETE FROM requests WHERE reservation_id = :id", id=ended)
+
+
+FORGOTTEN = [
+    ("history", pruned("outbox")),
+    ("inboxes", pruned("inbox")),
+    ("requests", request_pruned),
+]
+
+
+@pytest.mark.parametrize(("check", "prune"), FORGOTTEN, ids=[check for check, _ in FORGOTTEN])
+async def test_a_record_is_missed_only_for_the_retention(
+    world: World, check: str, prune: Callable[[World, datetime], None]
+) -> None:
+    days = Limits().retention
+    prune(world, datetime.now(UTC) - days)
+    assert (await seen(world)).clean
+    longer = await seen(world, Limits(retention=days + timedelta(days=1)))
+    assert {violation.check for violation in longer.violations} == {check}
+
+
+async def test_the_request_of_a_reservation_that_can_change_is_missed_for_ever(world: World) -> None:
+    request_pruned(world, datetime.now(UTC) - timedelta(days=300))
+    alive = world.confirmed.reservation_id
+    world.execute("reservation", "DELETE FROM requests WHERE reservation_id = :id", id=alive)
+    (violation,) = (await seen(world)).violations
+    assert violation.key == ("requests", alive)
+
+
+async def test_an_event_that_was_never_sent_is_stuck_however_old_it_is(world: World) -> None:
+    world.event("deposit", sent=False, at=datetime.now(UTC) - timedelta(days=300))
+    assert {violation.check for violation in (await seen(world)).violations} == {"outbox"}
+
+
+async def test_an_event_whose_effect_is_there_has_been_taken(world: World) -> None:
+    """Whoever has taken a newer version of an aggregate has all that an older one said; not so of slots."""
+    first = world.event("restaurant", heard=False)
+    world.insert(
+        "reservation",
+        "inbox_versions",
+        subscriber="reservation.restaurants",
+        aggregate="restaurant/a",
+        version=7,
+    )
+    assert (await seen(world)).clean
+    change = "UPDATE outbox SET aggregate_version = 8 WHERE event_id = :id"
+    world.execute("restaurant", change, id=first)
+    assert not (await seen(world)).clean
+    change = "UPDATE outbox SET aggregate_version = 7, routing_key = :key WHERE event_id = :id"
+    world.execute("restaurant", change, id=first, key="restaurant.v1.slots_changed")
+    (violation,) = (await seen(world)).violations
+    assert violation.key == ("inboxes", "reservation.restaurants")
+
+
 @pytest.mark.parametrize("state", ["SEATED", "COMPLETED"])
 async def test_guests_at_a_table_that_was_cancelled_meanwhile_are_noted(world: World, state: str) -> None:
     """A race that is allowed, but nobody else tells the restaurant."""
@@ -645,14 +730,14 @@ async def test_a_mesh_that_goes_on_while_it_is_read_is_not_wrong(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between any two databases that are read, each service writes an event, and history takes it."""
-    read = picture._read
+    read = picture._open
     written: list[str] = []
 
-    def busy(url: str, how: Callable[[Connection], dict[str, object]]) -> dict[str, object]:
+    def busy(url: str, service: str) -> Database:
         written.extend(world.event(name, at=datetime.now(UTC)) for name in ("reservation", "deposit"))
-        return read(url, how)
+        return read(url, service)
 
-    monkeypatch.setattr(picture, "_read", busy)
+    monkeypatch.setattr(picture, "_open", busy)
     report = await audit(world.sources, patience_seconds=0)
     assert report.clean, report
     assert len(written) >= 2 * len(SERVICES)
@@ -670,6 +755,18 @@ async def test_only_what_is_wrong_twice_is_reported(world: World) -> None:
     assert {violation.check for violation in once.violations} == {"seats", "bookings"}
     report, _ = await asyncio.gather(audit(world.sources, patience_seconds=1), repair())
     assert {violation.check for violation in report.violations} == {"bookings"}
+
+
+async def test_of_very_many_that_are_wrong_some_are_kept_and_all_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operations.checks.check.MOST_KEPT", 3)
+    for _ in range(5):
+        booking_of_nobody(world)
+    report = await audit(world.sources, patience_seconds=0)
+    assert [violation.check for violation in report.violations] == ["bookings"] * 3
+    assert re.search(r"^bookings +5 WRONG ", str(report), re.MULTILINE)
+    assert str(report).endswith("audit: 5 wrong, 2 of them not shown")
 
 
 def test_a_command_is_never_broken_into_two_lines() -> None:

@@ -200,6 +200,7 @@ async def test_a_queue_that_does_not_exist_is_refused_with_those_that_do(
         (("audit", "--patience", "long"), "'long' is not a number of seconds, 0 or more"),
         (("audit", "--patience", "-1"), "'-1' is not a number of seconds, 0 or more"),
         (("pending", "--most", "-1"), "'-1' is not a whole number, 0 or more"),
+        (("audit", "--retention-days", "0"), "'0' is not a number of days, 1 to 3650, such as 30"),
         (("redrive", "--queue", ""), "must not be empty"),
     ],
 )

@@ -14,21 +14,26 @@ from operations import __main__ as commands
 from operations import events
 from operations.broker import connected
 from operations.limits import Limits
-from operations.picture import Sources, take
-from operations.waiting import Waiting, everything
-from tests.operations.test_audit import modify
+from operations.picture import Sources, opened, take
+from operations.waiting import ABOUT, Waiting, everything
+from tests.operations.test_audit import modify, small_parts
 from tests.operations.test_commands import QUEUE, listening, until
 from tests.operations.world import SERVICES, Kept, Record, World, micros
 from tests.support.broker import block_publishers
 from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer
 
+__all__ = ["small_parts"]
+
 
 async def waiting(world: World, sources: Sources | None = None) -> list[Waiting]:
     """Without the bookings whose meal is years ahead."""
-    seen = await take(sources or world.sources)
-    found = everything(seen, Limits())
-    return [one for one in found if one.until is None or one.until < seen.now + timedelta(days=365)]
+    sources = sources or world.sources
+    async with opened(sources) as reader:
+        parts = list(reader.parts(ABOUT, waiting=True))
+    found = [one for part in parts for one in everything(part, Limits())]
+    assert sorted(found, key=repr) == sorted(everything(await take(sources), Limits()), key=repr)
+    return [one for one in found if one.until is None or one.until < reader.now + timedelta(days=365)]
 
 
 def then(world: World) -> int:
@@ -149,6 +154,16 @@ async def test_an_event_that_lies_dead_is_not_listed_twice(
         await until(dead)
 
 
+async def test_what_history_has_in_its_timeline_it_has_taken(world: World) -> None:
+    event_id = world.event("reservation", heard=False)
+    world.hear(event_id, "deposit.instructions")
+    world.hear(event_id, "restaurant.bookings")
+    assert await waiting(world) == []
+    world.execute("history", "DELETE FROM timeline_entries WHERE event_id = :id", id=event_id)
+    (late,) = await waiting(world)
+    assert late.subject == event_id
+
+
 def arguments(world: World, amqp_url: str) -> list[str]:
     databases = [f"--{name}-db={world.urls[name]}" for name in SERVICES]
     return ["pending", *databases, "--amqp", amqp_url]
@@ -257,7 +272,7 @@ async def test_both_engines_list_the_same(
                 if kind != "CONFIRMED":  # another state of the same reservation
                     wait(world, until)
             world.refuse_refund()
-            found.append([(one.kind, one.limit) for one in await waiting(world)])
+            found.append(sorted((one.kind, one.limit) for one in await waiting(world)))
         assert found[0] == found[1]
         assert {kind for kind, _ in found[0]} >= {"DEPOSIT VOIDING", "EVENT UNHEARD", "REFUND FAILED"}
     finally:

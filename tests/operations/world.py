@@ -85,6 +85,10 @@ class World:
         self.then = datetime.now(UTC) - timedelta(hours=1)
         self.dine_time = datetime(2030, 5, 17, 19, 0, tzinfo=UTC)
         self._engines = {name: create_engine(url) for name, url in urls.items()}
+        for engine in self._engines.values():
+            if engine.dialect.name == "sqlite":
+                with engine.connect() as connection:  # as the services' store does: who reads stops no writer
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         self._tables: dict[str, MetaData] = {}
         for name, engine in self._engines.items():
             self._tables[name] = MetaData()
@@ -189,19 +193,25 @@ class World:
             if heard and sent and service in sources:
                 self.hear(event_id, queue)
         if told:
-            self.tell(event_id, service)
+            self.tell(event_id, service, moment)
         return event_id
 
     def hear(self, event_id: str, queue: str) -> None:
         """An event in the inbox of a subscriber."""
         self.insert(queue.partition(".")[0], "inbox", subscriber=queue, event_id=event_id)
 
-    def tell(self, event_id: str, source: str) -> None:
+    def tell(self, event_id: str, source: str, occur_time: int | None = None) -> None:
         """An entry of the timeline."""
         kind = f"dinemesh.{source}.v1.Happened"
         position = uuid.uuid4().int % 2**62
         self.insert(
-            "history", "timeline_entries", event_id=event_id, source=source, type=kind, position=position
+            "history",
+            "timeline_entries",
+            event_id=event_id,
+            source=source,
+            type=kind,
+            position=position,
+            occur_time=occur_time or self.then_micros,
         )
 
     def reservation(self, reservation_id: str, state: str, *, asked: bool = True, **fields: Any) -> None:

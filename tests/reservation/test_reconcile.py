@@ -15,7 +15,7 @@ from sqlalchemy import select, text, update
 
 from operations import __main__ as operations
 from operations import audit
-from operations.checks import seats
+from operations.checks.seats import Seats
 from operations.limits import Limits
 from operations.picture import Sources, take
 from operations.waiting import CLOCK_HELD, Waiting, everything
@@ -173,7 +173,9 @@ async def test_money_goes_back_whatever_the_seat_counter_says_and_the_audit_mend
 
 async def violations(database_url: str) -> list[str]:
     seen = await take(Sources(reservation_db=database_url))
-    return [one.remedy for one in seats.check(seen, Limits()).violations]
+    check = Seats(Limits())
+    check.look(seen)
+    return [one.remedy for one in check.finding().violations]
 
 
 async def set_sold(pod: Pod, sold: int) -> None:

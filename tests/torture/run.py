@@ -28,8 +28,9 @@ from operations import events, picture
 from operations.audit import look as audit_once
 from operations.broker import QUEUES
 from operations.limits import Limits
-from operations.picture import Sources, Unreadable
+from operations.picture import Sources
 from operations.report import Report
+from operations.streams import Unreadable
 from tests.mesh.people import City
 from tests.support.broker_cluster import RunningCluster
 from tests.support.mesh import ROOT, RunningMesh

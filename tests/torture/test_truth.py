@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from operations import picture
-from operations.picture import Charge, Picture, ProviderRefund, Slot
+from operations import rows
+from operations.picture import Picture
+from operations.rows import Charge, ProviderRefund, Slot
 from tests.torture.books import BookingStage, Books, Stage
 from tests.torture.record import Answer, Call, Record, Refusal, Seen, SeenBooking, Terms
 from tests.torture.truth import check
@@ -21,8 +22,8 @@ FEWER = Terms("place", NOW, 1)
 PRICE = 2000
 
 
-def reservation(state: str = "CONFIRMED", **other: Any) -> picture.Reservation:
-    found = picture.Reservation(
+def reservation(state: str = "CONFIRMED", **other: Any) -> rows.Reservation:
+    found = rows.Reservation(
         reservation_id="r1",
         customer_id="alice",
         restaurant_id="place",
@@ -39,12 +40,12 @@ def reservation(state: str = "CONFIRMED", **other: Any) -> picture.Reservation:
     return replace(found, **other)
 
 
-def deposit(captured: int = PRICE) -> picture.Deposit:
-    return picture.Deposit("d1", "alice", "r1", "EUR", "CAPTURED", False, captured, 0, 0, 0, 0, NOW)
+def deposit(captured: int = PRICE) -> rows.Deposit:
+    return rows.Deposit("d1", "alice", "r1", "EUR", "CAPTURED", False, captured, 0, 0, 0, 0, NOW)
 
 
 def books(
-    *reservations: picture.Reservation,
+    *reservations: rows.Reservation,
     kept: int = PRICE,
     stages: Sequence[Stage] = (),
     bookings: Sequence[BookingStage] = (BookingStage("RECEIVED", 1), BookingStage("ACCEPTED", 1)),
@@ -55,7 +56,7 @@ def books(
     seen = Picture(
         NOW,
         reservations={one.reservation_id: one for one in reservations},
-        lines={"d1": picture.Line("d1", "r1", PRICE, "CAPTURED", True)},
+        lines={"d1": rows.Line("d1", "r1", PRICE, "CAPTURED", True)},
         deposits={"d1": deposit()},
         charges=(Charge("d1", "CAPTURED", PRICE, "EUR", back),),
     )
@@ -154,7 +155,7 @@ HONEST = [
         books(
             reservation("CANCELLED"),
             stages=(PLACED, CONFIRMED, ENDED),
-            forfeits=(picture.Forfeit("f1", "d1", PRICE),),
+            forfeits=(rows.Forfeit("f1", "d1", PRICE),),
         ),
         id="cancelled too late",
     ),

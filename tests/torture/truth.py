@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from operations.picture import Reservation
+from operations.rows import Reservation
 from tests.torture.books import Books
 from tests.torture.record import STAFF, Answer, Call, Record, Seen, Terms
 
