@@ -138,6 +138,26 @@ async def test_who_reads_the_whole_log_is_told_nothing(late: Store, broker: Runn
     assert told(queue) is None
 
 
+async def test_the_log_has_the_limits_that_ship(broker: RunningBroker) -> None:
+    url = broker.fresh_url()
+    async with connected(url):
+        pass
+    vhost = url.rpartition("/")[2]
+    log = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{LOG_QUEUE}">>))'
+    for key, value in broker_users.log_limits(30).items():
+        said = broker.evaluate(f'{log}, rabbit_data_coercion:to_list(rabbit_policy:get(<<"{key}">>, Q))')
+        assert said.strip('"') == str(value)
+
+
+def test_an_operator_is_told_how_to_limit_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    assert broker_users.main(["log-policy", "7"]) == 0
+    command = capsys.readouterr().out
+    assert command.startswith("rabbitmqctl set_policy ") and '"max-age": "7D"' in command
+    for wrong in ("0", "soon", "1.5"):
+        assert broker_users.main(["log-policy", wrong]) == 2
+        assert "is no number of days: a whole one, 1 or more" in capsys.readouterr().err
+
+
 async def test_a_log_of_the_version_before_goes_on_and_gets_its_limit_by_the_policy(
     own_broker: RunningBroker, forgetful: None
 ) -> None:

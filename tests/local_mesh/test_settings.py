@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,28 @@ def test_one_port_for_two_things_is_refused() -> None:
 def test_a_setting_of_a_service_goes_to_that_service_only() -> None:
     mesh = settings.build({"RESERVATION_GROUP_COMMIT": "false"})
     assert [name for name, values in mesh.services.items() if "GROUP_COMMIT" in values] == ["reservation"]
+
+
+def test_the_retention_goes_to_every_service_and_to_the_broker_unless_one_is_told_otherwise(
+    tmp_path: Path,
+) -> None:
+    mesh = settings.build({"RETENTION_DAYS": "7", "HISTORY_RETENTION_DAYS": "90"})
+    places = Places(tmp_path)
+    told_days = {
+        service: parts._environment(service, service, mesh, places).get("DINEMESH_RETENTION_DAYS")
+        for service in settings.SERVICES
+    }
+    assert told_days == {"sandbox": None, "history": "90"} | dict.fromkeys(
+        ("reservation", "deposit", "restaurant"), "7"
+    )
+    parts._broker_users(mesh, places)
+    (policy,) = json.loads(places.broker_definitions.read_text())["policies"]
+    assert policy["definition"]["max-age"] == "7D"
+
+
+@pytest.mark.parametrize("days", ["0", "1.5", "-3", "3651", "soon"])
+def test_a_retention_that_is_none_is_refused(days: str) -> None:
+    assert f"RETENTION_DAYS={days}: must be whole days, from 1 to 3650" in told({"RETENTION_DAYS": days})
 
 
 def test_a_broker_of_ones_own_needs_no_ports_of_ours() -> None:

@@ -95,8 +95,10 @@ METRICS = {
     "dinemesh_store_group_changes",
     "dinemesh_inbox_lag_seconds",
     "dinemesh_dead_letter_messages",
+    'dinemesh_kept_rows{table="inbox"}',
+    "dinemesh_kept_oldest_seconds",
 }
-PUBLISHES = {"dinemesh_outbox_oldest_unsent_seconds"}
+PUBLISHES = {"dinemesh_outbox_oldest_unsent_seconds", 'dinemesh_kept_rows{table="outbox"}'}
 
 
 @pytest.mark.parametrize("service", SERVICES)
