@@ -186,7 +186,7 @@ class Retention:
             if old:
                 done, for_deleting = await self._step(one, old, before)
                 if done is None:  # another pod is at it
-                    break
+                    return
                 removed, took = removed + done, took + for_deleting
             if len(rows) < self._step_rows or (
                 one.in_order and not any(row.is_before(before) for row in rows)
@@ -194,6 +194,8 @@ class Retention:
                 break
             after = rows[-1].key
             await asyncio.sleep(max(LEAST_REST_SECONDS, REST_TIMES * took))
+        if not one.in_order:
+            await self._store.write(partial(self._finish, one=one, before=before))
         telemetry.KEPT_OLDEST.labels(one.what).set(max(0.0, (now - oldest).total_seconds()))
         if removed:
             log.info(
@@ -214,13 +216,19 @@ class Retention:
         """Whether a pass is due, and nobody else is at it."""
         columns = self._table.c
         found = tx.execute(self._mine(tx, one, columns.pass_time)).one_or_none()
+        # One that is cut off is begun again in the time of a short one.
+        until_finished = before - (one.every - timedelta(seconds=PASS_SECONDS)) * _EARLY
         if found is None:
-            first = tx.insert(self._table).values(what=one.what, pass_time=before).on_conflict_do_nothing()
-            return tx.changed(first) == 1
+            first = tx.insert(self._table).values(what=one.what, pass_time=until_finished)
+            return tx.changed(first.on_conflict_do_nothing()) == 1
         if found.pass_time is not None and abs(before - found.pass_time) < one.every * _EARLY:
             return False
-        tx.execute(update(self._table).where(columns.what == one.what).values(pass_time=before))
+        tx.execute(update(self._table).where(columns.what == one.what).values(pass_time=until_finished))
         return True
+
+    def _finish(self, tx: Transaction, one: Expiring, before: datetime) -> None:
+        if tx.execute(self._mine(tx, one, self._table.c.what)).one_or_none() is not None:
+            tx.execute(update(self._table).where(self._table.c.what == one.what).values(pass_time=before))
 
     def _mine(self, tx: Transaction, one: Expiring, column: Column[Any]) -> Select[Any]:
         """The row of `retention`, locked; none while another pod has it. Nobody waits for it."""

@@ -807,6 +807,10 @@ OTHERWISE: tuple[tuple[str, str], ...] = (
     (r"with otherwise the same request \(page_size may differ\)", "test_a_token_of_another_list_..."),
     (r"with otherwise the same request, to go on from there", "test_a_token_of_another_list_..."),
     (r"the same id with the same contents creates once", "idempotence: docs/PROMISES.md"),
+    (
+        r"It is known for [^.]+(?:the\s+service is told otherwise|can change)",
+        "tests/reservation/test_retention.py, tests/restaurant/test_persistence.py",
+    ),
     (r"new for each attempt", "the client's to do"),
     (r"nothing is missing, a little may come twice", "of the answers: the watches' own tests"),
     (r"begin anew with an empty one", "advice"),

@@ -21,6 +21,7 @@ from dinemesh.kit.inbox import Inbox, Subscription
 from dinemesh.kit.outbox import Outbox, mark_unsent
 from dinemesh.kit.retention import Expiring, Retention, expiring_inbox, expiring_outbox, gone_before
 from dinemesh.kit.store import Store, Transaction
+from dinemesh.kit.workers import cancel
 from tests.kit.words import (
     QUEUE,
     count,
@@ -228,6 +229,38 @@ async def test_a_pass_is_made_once_in_its_time_however_many_pods_there_are(
     monkeypatch.setattr(retention, "PASS_SECONDS", 0)
     await pruning(store).turn()
     assert await store.read(count(outbox_rows)) == 0
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+async def test_a_long_walk_that_was_cut_off_is_begun_again_soon_and_one_that_was_not_is_not(
+    store: Store, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    walk = replace(OUTBOX, in_order=False)
+    said = await say(store, outbox, *map(str, range(60)))
+    await make_older(store, outbox_rows, "create_time", DAYS + 1)
+    await mark_sent(store, *said[:-1])
+    monkeypatch.setattr(retention, "LEAST_REST_SECONDS", 0.1 if is_cut_off else 0)
+    going = asyncio.create_task(pruning(store, walk, step_rows=2).turn())
+    if is_cut_off:
+
+        async def has_begun() -> bool:
+            return await store.read(count(outbox_rows)) < 60
+
+        await until(has_begun)
+        await cancel(going)
+        assert await store.read(count(outbox_rows)) > 1, "void: it was done before it was cut off"
+    else:
+        await going
+    monkeypatch.setattr(retention, "LEAST_REST_SECONDS", 0)
+    left = await store.read(count(outbox_rows))
+    await mark_sent(store)
+    await pruning(store, walk).turn()
+    assert await store.read(count(outbox_rows)) == left, "so soon it is not begun again"
+    hour_ago = update(retention_rows)
+    moved = type_coerce(retention_rows.c.pass_time, BigInteger) - 3_600_000_000
+    await store.write(lambda tx: tx.execute(hour_ago.values(pass_time=moved)))
+    await pruning(store, walk).turn()
+    assert await store.read(count(outbox_rows)) == (0 if is_cut_off else left)
 
 
 @pytest.fixture

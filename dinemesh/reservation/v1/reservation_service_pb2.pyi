@@ -36,7 +36,9 @@ class CreateReservationRequest(_message.Message):
     PAYMENT_TOKEN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """UUID chosen by the client, new for each wish, the same for each repetition. Required."""
+    """UUID chosen by the client, new for each wish, the same for each repetition. Required. It is known for as long as
+    the reservation can change, and at least 30 days longer unless the service is told otherwise.
+    """
     restaurant_id: _builtins.str
     """UUID of the restaurant. Required."""
     party_size: _builtins.int
@@ -221,7 +223,9 @@ class ModifyReservationRequest(_message.Message):
     reservation_id: _builtins.str
     """UUID of the reservation. Required."""
     request_id: _builtins.str
-    """UUID chosen by the client, new for each wish, the same for each repetition. Required."""
+    """UUID chosen by the client, new for each wish, the same for each repetition. Required. It is known for as long as
+    the reservation can change.
+    """
     etag: _builtins.str
     """Etag of the reservation as the caller read it, 1 to 64 characters, no control characters, not blank. Required."""
     party_size: _builtins.int

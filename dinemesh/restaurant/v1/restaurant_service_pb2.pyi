@@ -137,7 +137,9 @@ class CreateRestaurantRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """UUID chosen by the client; the same id with the same contents creates once. Required."""
+    """UUID chosen by the client; the same id with the same contents creates once. Required. It is known for 30 days,
+    unless the service is told otherwise.
+    """
     name: _builtins.str
     """Name for people, 1 to 200 characters, no control characters, not blank. Required."""
     time_zone: _builtins.str
