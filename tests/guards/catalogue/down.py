@@ -7,6 +7,7 @@ from tests.guards.guard import Edit, Guard, Witness
 ENGINES = "dinemesh.kit.engines"
 STORE = "dinemesh.kit.store"
 _DOWN = "tests/kit/test_database_down.py::"
+_STORE = "tests/kit/test_store.py::"
 
 GUARDS = (
     Guard(
@@ -28,6 +29,30 @@ GUARDS = (
             ),
         ),
         quick=True,
+    ),
+    Guard(
+        "what-rests-lets-go",
+        (6,),
+        "What a pod that hangs has locked is free again before others give up to wait for it.",
+        (Edit(ENGINES, "IDLE_IN_TRANSACTION_SECONDS = 1", "IDLE_IN_TRANSACTION_SECONDS = 60"),),
+        (
+            Witness(
+                _STORE + "test_what_a_pod_that_hangs_has_locked_is_free_again",
+                'await asyncio.wait_for(other.write(sell("a", 100)), 2)',
+            ),
+        ),
+    ),
+    Guard(
+        "who-hangs-is-ended",
+        (6,),
+        "The same of a pod that was stopped while it sent several statements.",
+        (Edit(STORE, "            engines.end_hung(connection)\n", "            pass\n"),),
+        (
+            Witness(
+                _STORE + "test_what_a_pod_has_in_hand_that_was_stopped_while_it_sent_is_free_again",
+                'await asyncio.wait_for(store.write(sell("a", 100), on=("a",)), 2)',
+            ),
+        ),
     ),
     Guard(
         "locks-are-not-waited-for",
