@@ -303,7 +303,11 @@ class Service:
             await cancel(working)
         if __debug__:
             crash.point("service.drain.workers")
-        for task in reversed(self._running):
+        # At once, since each of them may wait for a broker that hangs; what they wait with goes last.
+        by_worker = list(zip(self._running, self._workers, strict=False))
+        buses = [task for task, (_, worker) in by_worker if worker is self._bus]
+        await asyncio.gather(*(cancel(task) for task in reversed(self._running) if task not in buses))
+        for task in buses:
             await cancel(task)
         for close in reversed(self._closers):
             try:
