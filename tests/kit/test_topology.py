@@ -211,7 +211,7 @@ async def test_a_binding_that_is_lost_while_its_subscriber_is_away_is_found_at_i
             await until(hears(sqlite_store, "lost?"))
             if away_seconds:
                 await until(lambda: lost(QUEUE) == before + 1)
-        assert not await sqlite_store.read(unread)
+            await until(all_read(sqlite_store))
 
 
 def unread(tx: Transaction) -> bool:
@@ -219,6 +219,13 @@ def unread(tx: Transaction) -> bool:
     table = tables.canaries
     query = select(table.c.unread_time).where(table.c.subscriber == QUEUE, table.c.unread_time.is_not(None))
     return tx.execute(query).first() is not None
+
+
+def all_read(store: Store) -> Callable[[], object]:
+    async def check() -> bool:
+        return not await store.read(unread)
+
+    return check
 
 
 async def test_what_make_pending_names_helps_where_nothing_heals_by_itself(
