@@ -29,13 +29,12 @@ import uvloop
 from sqlalchemy.engine import make_url
 
 from benchmarks import databases
+from benchmarks.desk import open_desk
 from benchmarks.table import milliseconds, processor, row
 from dinemesh.kit import migrate
-from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Store, StoreUnavailable
 from dinemesh.kit.workers import Background
-from reservation_svc import messages
 from reservation_svc.domain import (
     Acceptance,
     Captured,
@@ -44,15 +43,10 @@ from reservation_svc.domain import (
     Order,
     Policy,
     Restaurant,
-    Rules,
     SlotNews,
 )
-from reservation_svc.persistence import allotment, tables
+from reservation_svc.persistence import allotment
 from reservation_svc.usecases import reserve
-from reservation_svc.usecases.admission import Admission
-from reservation_svc.usecases.bulkhead import Bulkhead
-from reservation_svc.usecases.circuit_breaker import Thresholds
-from reservation_svc.usecases.desk import Desk, Limits
 
 PODS = (1, 2, 3, 6)
 IN_FLIGHT = 40
@@ -84,30 +78,9 @@ class AtOnce:
         return True
 
 
-def _desk(store: Store) -> Desk:
-    deposits = AtOnce()
-    many = 100_000
-    return Desk(
-        store=store,
-        outbox=Outbox(tables.outbox, messages.encode_event, source="reservation"),
-        deposits=deposits,
-        admission=Admission(
-            Bulkhead(places=many, queue_limit=many, per_customer=many),
-            thresholds=Thresholds(),
-            rest_seconds=1,
-            longest_rest_seconds=8,
-            is_healthy=deposits.is_healthy,
-        ),
-        background=Background(),
-        rules=Rules(timedelta(seconds=10), timedelta(minutes=2), timedelta(hours=24), timedelta(days=366)),
-        limits=Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10, queue=1),
-        tell=lambda _: None,
-    )
-
-
 async def _sell(url: str, tables_for: Sequence[datetime], start: float, seconds: float) -> Pod:
     store = Store.open(url)
-    desk = _desk(store)
+    desk = open_desk(store, AtOnce(), Background())
     await store.read(lambda tx: tx.now)
     found = Pod(Counter(), [], 0.0, Counter())
     await asyncio.sleep(max(0.0, start - time.time()))

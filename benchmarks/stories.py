@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import MetaData
 
+from benchmarks.desk import open_desk
 from deposit_svc import domain as deposit_domain
 from deposit_svc import handlers as deposit_handlers
 from deposit_svc import messages as deposit_messages
@@ -25,6 +25,7 @@ from deposit_svc import usecases as deposit_usecases
 from deposit_svc.provider.sandbox import SandboxProvider
 from deposit_svc.sandbox import records
 from dinemesh.kit import call, migrate
+from dinemesh.kit.canaries import matches
 from dinemesh.kit.inbox import Inbox, Subscription
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.quota import Quota
@@ -35,7 +36,6 @@ from history_svc import handlers as history_handlers
 from history_svc import persistence as history_persistence
 from history_svc.usecases import Timeline
 from reservation_svc import handlers as reservation_handlers
-from reservation_svc import messages as reservation_messages
 from reservation_svc.domain import (
     Captured,
     Change,
@@ -45,15 +45,11 @@ from reservation_svc.domain import (
     Order,
     Person,
     Reservation,
-    Rules,
     Wish,
 )
 from reservation_svc.persistence import tables as reservation_tables
 from reservation_svc.usecases import cancel, modify, read, reserve
-from reservation_svc.usecases.admission import Admission
-from reservation_svc.usecases.bulkhead import Bulkhead
-from reservation_svc.usecases.circuit_breaker import Thresholds
-from reservation_svc.usecases.desk import Desk, Limits
+from reservation_svc.usecases.desk import Desk
 from restaurant_svc import handlers as restaurant_handlers
 from restaurant_svc import messages as restaurant_messages
 from restaurant_svc import persistence as restaurant_persistence
@@ -219,7 +215,7 @@ class _Mesh:
                 settle_lease_seconds=10,
             ),
         )
-        desk = _desk(stores["reservation"], _Deposit(deposits), background)
+        desk = open_desk(stores["reservation"], _Deposit(deposits), background)
         restaurants = Restaurants(
             stores["restaurant"],
             Outbox(restaurant_persistence.outbox, restaurant_messages.encode_event, "restaurant"),
@@ -341,7 +337,7 @@ class _Mesh:
                 heard = True
                 self._read_up_to[name] = position
                 for subscription, inbox in self._listening:
-                    if any(_is_bound(routing_key, pattern) for pattern in subscription.bindings):
+                    if any(matches(pattern, routing_key) for pattern in subscription.bindings):
                         await inbox.take(inbox.decode(envelope))
         return heard
 
@@ -352,32 +348,6 @@ class _Mesh:
         if owed:
             await self._deposits.settle()
         return bool(owed)
-
-
-def _is_bound(routing_key: str, pattern: str) -> bool:
-    return pattern == "#" or (
-        fnmatchcase(routing_key, pattern) and routing_key.count(".") == pattern.count(".")
-    )
-
-
-def _desk(store: Store, deposits: _Deposit, background: Background) -> Desk:
-    many = 100_000
-    return Desk(
-        store=store,
-        outbox=Outbox(reservation_tables.outbox, reservation_messages.encode_event, source="reservation"),
-        deposits=deposits,
-        admission=Admission(
-            Bulkhead(places=many, queue_limit=many, per_customer=many),
-            thresholds=Thresholds(),
-            rest_seconds=1,
-            longest_rest_seconds=8,
-            is_healthy=deposits.is_healthy,
-        ),
-        background=background,
-        rules=Rules(timedelta(seconds=10), timedelta(minutes=2), timedelta(hours=24), timedelta(days=366)),
-        limits=Limits(deposit_deadline=4, least=0.5, margin=0.15, retry_after=2, record=10, queue=1),
-        tell=lambda _: None,
-    )
 
 
 # The rows.

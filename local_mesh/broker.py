@@ -197,7 +197,7 @@ def evaluate(files: Unpacked, home: Path, ports: BrokerPorts, expression: str) -
     Failure."""
     call = files.root / "usr/lib/erlang/bin/erl_call"
     cookie = (home / ".erlang.cookie").read_text()
-    for _ in range(CALL_ATTEMPTS):
+    for attempt in range(1, CALL_ATTEMPTS + 1):
         done = subprocess.run(
             [str(call), "-address", f"127.0.0.1:{ports.dist}", "-c", cookie, "-e"],
             input=f"{expression}.\n",
@@ -207,7 +207,7 @@ def evaluate(files: Unpacked, home: Path, ports: BrokerPorts, expression: str) -
             timeout=30,
             check=False,
         )
-        if "failed to connect" not in done.stdout + done.stderr:
+        if attempt == CALL_ATTEMPTS or "failed to connect" not in done.stdout + done.stderr:
             break
         time.sleep(CALL_PAUSE_SECONDS)  # nothing was run; a busy node does not greet in time
     if done.returncode != 0 or not done.stdout.startswith("{ok,"):

@@ -28,15 +28,10 @@ MOST_MEGABYTES = 200
 """Of which the imports take 115, and a part of each table the rest, however many bookings there are."""
 
 
-def run(tmp_path: Path, broker: RunningBroker | None, benchmark: str, *arguments: str) -> str:
-    """What a benchmark prints, on a mesh of its own that is gone afterwards. None: with its own broker."""
-    state = tmp_path / "state"
-    given = {"STATE_DIR": str(state)} | ({"AMQP_URL": broker.fresh_url()} if broker else {})
-    names = list(settings.build(given).ports)
-    given |= {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
-    mesh = [one for name, value in given.items() for one in ("--setting", f"{name}={value}")]
+def printed(benchmark: str, *arguments: str) -> str:
+    """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, "-m", benchmark, "--tiny", *arguments, *mesh],
+        [sys.executable, "-m", benchmark, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -44,9 +39,20 @@ def run(tmp_path: Path, broker: RunningBroker | None, benchmark: str, *arguments
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run(tmp_path: Path, broker: RunningBroker | None, benchmark: str, *arguments: str) -> str:
+    """What a benchmark prints, on a mesh of its own that is gone afterwards. None: with its own broker."""
+    state = tmp_path / "state"
+    given = {"STATE_DIR": str(state)} | ({"AMQP_URL": broker.fresh_url()} if broker else {})
+    names = list(settings.build(given).ports)
+    given |= {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    mesh = [one for name, value in given.items() for one in ("--setting", f"{name}={value}")]
+    said = printed(benchmark, "--tiny", *arguments, *mesh)
     assert machine.processes_of(state) == []
     assert not state.exists()
-    return done.stdout
+    return said
 
 
 def test_one_table_has_the_floors_and_the_mesh_with_every_part_of_it(tmp_path: Path) -> None:
@@ -160,45 +166,27 @@ def test_the_benchmark_of_overload_runs_and_one_customer_costs_the_others_nothin
 
 
 def test_the_benchmark_of_several_pods_runs_and_a_stopped_one_stops_no_other() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pods", "--pods", "2", "--seconds", "9"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    ((rate, refused),) = re.findall(r"^2 +(\d+) .* (\S+)$", done.stdout, re.MULTILINE)
+    said = printed("benchmarks.pods", "--pods", "2", "--seconds", "9")
+    ((rate, refused),) = re.findall(r"^2 +(\d+) .* (\S+)$", said, re.MULTILINE)
     assert int(rate) > 0 and refused == "none"
-    rates = [int(one) for one in done.stdout.splitlines()[-1].split()]
+    rates = [int(one) for one in said.splitlines()[-1].split()]
     # It was stopped from the third second to the sixth; what it had locked was free again a second later.
     assert len(rates) == 9 and all(rates[5:]), rates
 
 
 def test_the_benchmark_of_growth_runs_and_nothing_is_wrong_with_what_it_makes(tmp_path: Path) -> None:
     bookings, databases = 5000, tmp_path / "databases"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.growth", "--bookings", str(bookings), "--folder", str(databases)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "audit: nothing wrong" in done.stdout
-    assert re.search(r"^captures +ok +5000 reservations; ", done.stdout, re.MULTILINE)
-    stories = re.findall(r"^ +(\d+) (.+)$", done.stdout, re.MULTILINE)
+    said = printed("benchmarks.growth", "--bookings", str(bookings), "--folder", str(databases))
+    assert "audit: nothing wrong" in said
+    assert re.search(r"^captures +ok +5000 reservations; ", said, re.MULTILINE)
+    stories = re.findall(r"^ +(\d+) (.+)$", said, re.MULTILINE)
     assert sum(int(count) for count, _ in stories) == bookings and len(stories) == 7
     # All of them wait whose meal is to come, and no one else.
     ahead = sum(int(count) for count, name in stories if name in ("confirmed", "modified"))
-    assert f"pending: late: nothing; {ahead} wait within their time" in done.stdout
-    ((tables, indexes),) = re.findall(r"^all +(\d+) +(\d+) ", done.stdout, re.MULTILINE)
+    assert f"pending: late: nothing; {ahead} wait within their time" in said
+    ((tables, indexes),) = re.findall(r"^all +(\d+) +(\d+) ", said, re.MULTILINE)
     on_disk = sum(one.stat().st_size for one in databases.iterdir() if one.stem != "sandbox")
     assert 0.9 * on_disk < bookings * (int(tables) + int(indexes)) <= on_disk
-    peaks = re.findall(
-        r"^(audit|pending) +[\d.]+ s, [\d.]+ s of processor, (\d+) MB", done.stdout, re.MULTILINE
-    )
+    peaks = re.findall(r"^(audit|pending) +[\d.]+ s, [\d.]+ s of processor, (\d+) MB", said, re.MULTILINE)
     assert [name for name, _ in peaks] == ["audit", "pending"]
     assert all(int(megabytes) < MOST_MEGABYTES for _, megabytes in peaks)

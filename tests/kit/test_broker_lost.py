@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import func, select
 
 from dinemesh.kit.bus import Bus
 from dinemesh.kit.consumer import Consumer
@@ -17,8 +17,8 @@ from local_mesh.broker import RunningBroker
 from tests.kit.words import (
     encode,
     heard,
-    metadata,
     outbox_rows,
+    prepared,
     running,
     say,
     tables,
@@ -31,11 +31,7 @@ from tests.kit.words import (
 async def test_a_broker_killed_under_load_loses_and_doubles_nothing(
     tmp_path: Path, own_broker: RunningBroker
 ) -> None:
-    url = f"sqlite:///{tmp_path}/words.db"
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    engine.dispose()
-    store = Store.open(url)
+    store = Store.open(prepared(f"sqlite:///{tmp_path}/words.db"))
     outbox = Outbox(outbox_rows, encode, "words")
     bus = Bus(own_broker.url, "test")
     consumer = Consumer(store, bus, tables, words())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from sqlalchemy import create_engine, func, select, update
+from sqlalchemy import func, select, update
 
 from dinemesh.kit import dead_letters
 from dinemesh.kit.batches import events_in
@@ -29,8 +29,8 @@ from tests.kit.words import (
     QUEUE,
     encode,
     hears,
-    metadata,
     outbox_rows,
+    prepared,
     running,
     say,
     tables,
@@ -179,11 +179,7 @@ async def test_what_no_queue_takes_is_not_sent(
 async def test_what_a_broker_took_along_when_it_died_is_published_again(
     tmp_path: Path, own_broker: RunningBroker
 ) -> None:
-    url = f"sqlite:///{tmp_path}/words.db"
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    engine.dispose()
-    store = Store.open(url)
+    store = Store.open(prepared(f"sqlite:///{tmp_path}/words.db"))
     outbox = Outbox(outbox_rows, encode, "words")
     bus = Bus(own_broker.url, "test")
     claimed = select(func.count()).select_from(outbox_rows).where(outbox_rows.c.claim_until.is_not(None))

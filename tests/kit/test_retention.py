@@ -26,8 +26,8 @@ from tests.kit.words import (
     QUEUE,
     count,
     heard,
-    metadata,
     outbox_rows,
+    prepared,
     retention_rows,
     say,
     tables,
@@ -265,10 +265,7 @@ async def test_a_long_walk_that_was_cut_off_is_begun_again_soon_and_one_that_was
 
 @pytest.fixture
 async def pods(postgres: PostgresServer) -> AsyncIterator[tuple[Store, Store]]:
-    url = postgres.fresh("")
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    engine.dispose()
+    url = prepared(postgres.fresh(""))
     stores = Store.open(url), Store.open(url)
     yield stores
     for store in stores:
@@ -319,10 +316,7 @@ asyncio.run(prune())
 async def test_a_process_that_is_killed_while_it_prunes_leaves_all_that_stays(
     fresh_database: Callable[[str], str], outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = fresh_database("")
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    engine.dispose()
+    url = prepared(fresh_database(""))
     store = Store.open(url, exclusive=False)
     try:
         old = await say(store, outbox, *map(str, range(400)))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from google.protobuf.wrappers_pb2 import StringValue
-from sqlalchemy import Column, MetaData, Table, Text, func, select
+from sqlalchemy import Column, MetaData, Table, Text, create_engine, func, select
 
 from dinemesh.kit.inbox import Received, Subscription, inbox_tables
 from dinemesh.kit.outbox import Outbox, OutgoingEvent, backlog, outbox_table
@@ -58,6 +58,22 @@ async def until(condition: Callable[[], object], seconds: float = 30) -> None:
             if result:
                 return
             await asyncio.sleep(0.02)
+
+
+def prepared(url: str) -> str:
+    """The URL of an empty database, which has the tables of words now."""
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    return url
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Store]:
+    """A store over an empty database."""
+    store = Store.open(prepared(url))
+    yield store
+    await store.close()
 
 
 @asynccontextmanager
