@@ -46,6 +46,8 @@ _KEEPALIVE = {
     "tcp_user_timeout": 15_000,  # ms
 }
 
+# PostgreSQL: the server ends a session whose transaction rests, and reads nothing from it any more.
+_RESTED = "25P03"
 # PostgreSQL: serialization_failure, deadlock_detected. Another try makes sense at once.
 _RETRYABLE_STATES = frozenset({"40001", "40P01"})
 # PostgreSQL: what makes the next item fail as well, by class and by state.
@@ -58,7 +60,7 @@ _DOWN_CLASSES = (
 _DOWN_STATES = frozenset(
     {
         "25006",  # read-only: what was the primary is one no more
-        "25P03",  # the session was ended because its transaction rested
+        _RESTED,
         "28000",  # the role may not come in
         "28P01",  # the password is wrong
         "3D000",  # no such database
@@ -445,7 +447,7 @@ def is_lost(error: BaseException) -> bool:
     """Whether it is the session that ended, so that the next item may do with a new one."""
     if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
         return False
-    if error.connection_invalidated or _state(error).startswith(("08", "57P")):
+    if error.connection_invalidated or _state(error).startswith(("08", "57P", _RESTED)):
         return True
     # psycopg has no state for a server that it never reached or lost.
     return isinstance(error, (OperationalError, InterfaceError)) and not _state(error)
@@ -460,7 +462,9 @@ def is_full(error: BaseException) -> bool:
 
 def is_undone(error: BaseException) -> bool:
     """Whether a COMMIT that failed so has certainly changed nothing."""
-    return isinstance(error, DBAPIError) and _sqlite_code(error) in _SQLITE_UNDONE
+    if not isinstance(error, DBAPIError):
+        return False
+    return _state(error) == _RESTED or _sqlite_code(error) in _SQLITE_UNDONE
 
 
 def why(error: BaseException) -> str:

@@ -551,10 +551,12 @@ class Store:
                 return
         _fail(work, [item], _busy())
 
-    def _attempt(self, work: _Work, items: list[_Item[Any]], *, alone: bool = False) -> None:
+    def _attempt(
+        self, work: _Work, items: list[_Item[Any]], *, alone: bool = False, again: bool = False
+    ) -> None:
         """One transaction over `items`, which are told their outcomes. Raises _Spoiled, rolled back and
         nothing told, if they have to run on their own. Unless `alone`, those that have to wait for another
-        pod are taken out of `items`."""
+        pod are taken out of `items`. A transaction whose session ends before its COMMIT runs `again`, once."""
         if not work.begin(items):
             return
         try:
@@ -592,7 +594,12 @@ class Store:
             if not engines.is_down(error):
                 raise _Spoiled from error
             self._drop_session()
-            if not engines.is_lost(error):
+            lost = engines.is_lost(error)
+            if lost and not again:
+                # A machine that was held up for a second is enough for the server to end the session.
+                self._attempt(work, items, alone=alone, again=True)
+                return
+            if not lost:
                 self._go_down(error, list(work.at))
             _fail(work, items, StoreUnavailable(f"the database is down: {engines.why(error)}"), error)
             return

@@ -476,7 +476,11 @@ async def test_what_a_pod_that_hangs_has_locked_is_free_again(postgres: object) 
     await hung.write(put("a"))
     holds, goes_on = threading.Event(), threading.Event()
 
+    runs = 0
+
     def hang(tx: Transaction) -> None:
+        nonlocal runs
+        runs += 1
         sell("a", 100)(tx)
         holds.set()
         goes_on.wait(10)
@@ -494,12 +498,67 @@ async def test_what_a_pod_that_hangs_has_locked_is_free_again(postgres: object) 
         await asyncio.wait_for(other.write(sell("a", 100)), 2)
     finally:
         goes_on.set()
-    with pytest.raises(StoreUnavailable):
-        await hanging
+    await hanging  # its session was ended, so nothing of it was done, and it ran again
+    assert runs == 2
     assert await reading == {"a"}
-    assert await hung.read(lambda tx: tx.execute(select(seats.c.sold)).scalar_one()) == 1
+    assert await hung.read(sold) == {"a": 3}
     await hung.close()
     await other.close()
+
+
+@pytest.mark.parametrize("company", [0, 3])
+async def test_a_change_whose_session_ends_runs_again_once(
+    pods: tuple[Store, Store], postgres: PostgresServer, company: int
+) -> None:
+    store, other = pods
+    ended = 0
+
+    def end(tx: Transaction) -> None:
+        nonlocal ended
+        sell("a", 100)(tx)
+        if ended < ends:
+            ended += 1
+            pid = tx.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            postgres.execute(f"SELECT pg_terminate_backend({pid})")
+        sell("a", 100)(tx)
+
+    ends = 1
+    outcomes = await grouped(store, end, *[sell("b", 100)] * company)
+    assert outcomes == [None] * (1 + company) and ended == 1
+    assert await other.read(sold) == {"a": 2, "b": company}
+    ended, ends = 0, 2
+    with pytest.raises(StoreUnavailable):
+        await store.write(end)
+    assert store.trouble is None and ended == 2
+    assert await other.read(sold) == {"a": 2, "b": company}
+
+
+async def test_a_commit_that_comes_after_its_session_was_ended_for_its_rest_has_changed_nothing(
+    pods: tuple[Store, Store],
+) -> None:
+    store, other = pods
+    rests = threading.Event()
+
+    def lives(pid: int) -> bool:
+        with other._engines.reader.connect() as connection:
+            lives = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            return bool(connection.execute(lives, {"pid": pid}).scalar_one())
+
+    def rest(connection: Any) -> None:
+        if rests.is_set():
+            return
+        rests.set()
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        end = time.monotonic() + 10
+        while lives(pid):
+            assert time.monotonic() < end, "void: the session lives"
+
+    event.listen(store._engines.writer, "commit", rest)
+    with pytest.raises(StoreUnavailable):
+        await store.write(sell("a", 100))
+    assert store.trouble is None
+    await store.write(sell("b", 100))
+    assert await other.read(sold) == {"a": 0, "b": 1}
 
 
 async def test_what_a_pod_has_in_hand_that_was_stopped_while_it_sent_is_free_again(postgres: object) -> None:
