@@ -34,6 +34,7 @@ from tenacity.wait import wait_random_exponential
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit.batches import DecodeError, bodies_in, events_in
+from dinemesh.kit.workers import heed_cancellation, together
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +204,7 @@ class _Link:
             before_sleep=before_sleep_log(log, logging.DEBUG),
             reraise=True,
         ):
+            heed_cancellation()
             with attempt:
                 connection = await aio_pika.connect(
                     next(self._turns),
@@ -216,6 +218,7 @@ class _Link:
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                         await self._on_open(connection)
+                    heed_cancellation()
                 except BaseException:
                     await _close(connection)
                     raise
@@ -261,9 +264,7 @@ class Bus:
 
     async def run(self) -> None:
         """Until cancelled: both connections, coming back whenever they are lost."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._publishing.run())
-            group.create_task(self._consuming.run())
+        await together(self._publishing.run(), self._consuming.run())
 
     @property
     def can_publish(self) -> bool:
@@ -348,6 +349,7 @@ class Bus:
         channel = await connection.channel()
         try:
             await channel.set_qos(prefetch_count=prefetch)
+            heed_cancellation()
             yield channel
         finally:
             if not channel.is_closed:
@@ -379,6 +381,7 @@ class Bus:
                 self._consuming.loses()()
                 beginning.cancel()
             raise
+        heed_cancellation()
         return arrived
 
     async def has_queue(self, queue: str) -> bool:

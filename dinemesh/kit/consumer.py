@@ -32,7 +32,7 @@ from dinemesh.kit.bus import (
 from dinemesh.kit.canaries import LOOK_SECONDS, Bindings, canary_of, matches
 from dinemesh.kit.inbox import Inbox, InboxTables, Received, Subscription, Undecodable, call_of
 from dinemesh.kit.store import CommitInDoubt, Store, StoreUnavailable
-from dinemesh.kit.workers import cancel
+from dinemesh.kit.workers import cancel, heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ class Consumer:
             except Exception:
                 telemetry.WORKER_FAILURES.labels(self.subscription.queue).inc()
                 log.exception("subscription %s failed and starts again", self.subscription.queue)
+            heed_cancellation()
             await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
 
     async def _consume(self) -> None:
@@ -155,6 +156,7 @@ class Consumer:
     async def _keep_looking(self, hidden_since: datetime | None) -> None:
         """Whether the bindings are there and, of a guest, whether its queue overflows."""
         while True:
+            heed_cancellation()
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 if hidden_since is not None:

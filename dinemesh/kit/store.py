@@ -556,7 +556,7 @@ class Store:
     ) -> None:
         """One transaction over `items`, which are told their outcomes. Raises _Spoiled, rolled back and
         nothing told, if they have to run on their own. Unless `alone`, those that have to wait for another
-        pod are taken out of `items`. A transaction whose session ends before its COMMIT runs `again`, once."""
+        pod are taken out of `items`. What loses its session before its COMMIT runs `again`, once."""
         if not work.begin(items):
             return
         try:

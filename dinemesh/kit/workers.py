@@ -55,6 +55,7 @@ class Periodic:
                 telemetry.WORKER_FAILURES.labels(self.name).inc()
                 # One trace at the start of a run of failures: an outage of an hour must not fill the disk.
                 log.error("a turn of %s failed: %r", self.name, error, exc_info=failures == 1)
+            heed_cancellation()
             await self._pause()
 
     async def _pause(self) -> None:
@@ -77,6 +78,7 @@ async def keep_running(worker: Worker, name: str) -> None:
             log.error("the worker %s ended by itself", name)
         except Exception:
             log.exception("the worker %s failed", name)
+        heed_cancellation()
         telemetry.WORKER_FAILURES.labels(name).inc()
         if loop.time() - started > longest:
             pause = _RESTART_SECONDS[0]
@@ -92,6 +94,24 @@ async def cancel(task: asyncio.Task[Any]) -> None:
         await asyncio.wait((task,), timeout=_CANCEL_AGAIN_SECONDS)
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("%s failed while it was stopped", task.get_name(), exc_info=error)
+
+
+def heed_cancellation() -> None:
+    """Ends a task that was cancelled and did not notice: what a library raised or returned at that moment
+    came in between. For loops, which would go on for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def together(*coros: Coroutine[Any, Any, None]) -> None:
+    """Runs all of them until one fails or the caller is cancelled, and ends the others. Unlike a TaskGroup it
+    asks again who goes on."""
+    tasks = [asyncio.ensure_future(one) for one in coros]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await asyncio.gather(*map(cancel, tasks))
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -147,8 +167,7 @@ class Background:
         unfinished = list(self._tasks)
         for task in unfinished:
             log.error("stopped before it was done: %s", task.get_name())
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await asyncio.gather(*map(cancel, unfinished))
 
     def _launch(
         self, coro: Coroutine[Any, Any, T], name: str, context: contextvars.Context

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import aio_pika
 import pytest
 from sqlalchemy import func, select, update
 
@@ -293,6 +294,28 @@ async def test_a_consumer_that_is_cancelled_as_it_begins_holds_up_nobody_on_its_
                 beginning.cancel()
                 await asyncio.wait((beginning,))
             await asyncio.wait_for(bus.has_queue(QUEUE), 5)
+
+
+async def test_a_bus_that_is_stopped_while_it_connects_ends(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library may answer at that moment, and the cancellation is lost in it."""
+    connect, connecting = aio_pika.connect, asyncio.Event()
+
+    async def not_broken_off(*args: Any, **options: Any) -> object:
+        work = asyncio.ensure_future(connect(*args, **options))
+        connecting.set()
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            return await work
+
+    monkeypatch.setattr(aio_pika, "connect", not_broken_off)
+    task = asyncio.create_task(Bus(broker.fresh_url(), "test").run())
+    await connecting.wait()
+    task.cancel()
+    done, _ = await asyncio.wait((task,), timeout=10)
+    assert done and task.cancelled()
 
 
 async def test_a_consumer_that_waits_for_a_broker_that_hangs_can_be_stopped(

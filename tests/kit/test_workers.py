@@ -67,6 +67,36 @@ async def test_a_worker_that_fails_or_ends_is_started_again(monkeypatch: pytest.
         await task
 
 
+async def test_a_worker_that_does_not_notice_that_it_is_cancelled_ends_all_the_same() -> None:
+    """As where a library turns it into the end of a connection that comes at the same moment."""
+    rests = asyncio.Event()
+
+    async def lose_it() -> None:
+        rests.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("the connection is gone") from None
+
+    class Lossy:
+        run = staticmethod(lose_it)
+
+    async def bystander() -> None:
+        await asyncio.Event().wait()
+
+    for work in (
+        keep_running(Lossy(), "lossy"),
+        Periodic("lossy", 3600, lose_it).run(),
+        workers.together(keep_running(Lossy(), "lossy"), bystander()),
+    ):
+        rests.clear()
+        task = asyncio.create_task(work)
+        await rests.wait()
+        task.cancel()
+        done, _ = await asyncio.wait((task,), timeout=5)
+        assert done and task.cancelled()
+
+
 async def test_shielded_work_finishes_after_its_caller_was_cancelled() -> None:
     background, go, done = Background(), asyncio.Event(), asyncio.Event()
 
