@@ -149,7 +149,7 @@ async def test_a_database_that_turns_read_only_refuses_at_once_and_comes_back(
     with database_faults.read_only(postgres.execute, database_faults.name_of(url)):
         for attempt in (store.write(put("a")), store.write(put("b"))):
             with pytest.raises(StoreUnavailable):
-                await attempt
+                await asyncio.wait_for(attempt, 10)
         assert store.trouble is not None
         longest = await refused_at_once(store)
         assert await at_last(lambda: store.read(names)) == {"before"}  # what can be read is read
