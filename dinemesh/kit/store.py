@@ -271,6 +271,12 @@ class _Work:
             self._stage += 1
         _release([_Outcome(item.future, item.value, item.error, item.calls) for item in items])
 
+    @property
+    def untold(self) -> list[_Item[Any]]:
+        """Those that have neither been told an outcome nor given back."""
+        with self._lock:
+            return list(self._untold)
+
     def give_back(self, items: Sequence[_Item[Any]]) -> list[_Item[Any]]:
         """These are to wait for other work; those of them that have not been told an outcome meanwhile."""
         with self._lock:
@@ -521,6 +527,9 @@ class Store:
                 for item in items:
                     item.error = item.error or error
                 work.tell(items)
+            if forgotten := work.untold:
+                log.error("%d items came to no end", len(forgotten))
+                _fail(work, forgotten, CommitInDoubt(_IN_DOUBT))
             self._rest()
         self._drop_session()
 
@@ -661,16 +670,17 @@ class Store:
             return
         items[:] = [item for item in items if item not in late]
         now = time.monotonic()
-        waits = now - min(item.since for item in late) > engines.IDLE_IN_TRANSACTION_SECONDS
-        if waits and now - self._looked_for_hung > HUNG_LOOK_SECONDS:
-            self._looked_for_hung = now
-            engines.end_hung(connection)
         too_late = [item for item in late if now - item.since > PUT_OFF_SECONDS]
         if too_late:
             _fail(work, too_late, _busy())
         again = work.give_back([item for item in late if item not in too_late])
         with self._ready:
             self._waiting.extendleft(reversed(again))
+        waits = now - min(item.since for item in late) > engines.IDLE_IN_TRANSACTION_SECONDS
+        if waits and now - self._looked_for_hung > HUNG_LOOK_SECONDS:
+            # Last, since it may fail: another pod may take this one for hung as well.
+            self._looked_for_hung = now
+            engines.end_hung(connection)
 
     @staticmethod
     def _apply(item: _Item[Any], transaction: Transaction) -> None:

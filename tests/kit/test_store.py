@@ -446,6 +446,41 @@ async def test_what_another_pod_does_not_let_go_of_is_refused_after_a_while(
     await holding
 
 
+async def test_who_waits_for_another_pod_is_not_forgotten_when_the_session_ends_meanwhile(
+    pods: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "IDLE_IN_TRANSACTION_SECONDS", 0)
+    one, other = pods
+    holds, goes_on = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def end(connection: Any) -> None:
+        monkeypatch.undo()
+        ended.append("us")
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    def hold(_: Transaction) -> None:
+        holds.set()
+        assert goes_on.wait(10)
+
+    monkeypatch.setattr(engines, "end_hung", end)
+    holding = asyncio.ensure_future(one.write(hold, on=("a",)))
+    await asyncio.to_thread(holds.wait, 10)
+    late = asyncio.ensure_future(other.write(sell("a", 100), on=("a",)))
+    await until(lambda: ended)
+    goes_on.set()
+    await asyncio.wait_for(asyncio.gather(holding, late), 5)
+    assert await one.read(sold) == {"a": 1, "b": 0}
+
+
+async def test_nobody_waits_for_ever_for_a_change_that_came_to_no_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_run", lambda *_: None)
+    with pytest.raises(CommitInDoubt):
+        await asyncio.wait_for(store.write(put("a")), 5)
+
+
 async def test_a_group_on_postgresql_takes_as_many_round_trips_as_its_longest_change(
     pods: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
