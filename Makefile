@@ -17,7 +17,7 @@ MAKEFLAGS += --no-print-directory
 RUNTIME_TARGETS := demo up down status logs stop start page address settings edge-config policy-config token \
 	audit pending dead-letters redrive replay rebuild-history retry-refund lift-refund-block \
 	let-lapse
-.PHONY: help runtime dev test torture guards rolling check format generate contracts clients openapi bench tools load \
+.PHONY: help runtime dev test quick torture guards rolling check format generate contracts clients openapi bench tools load \
 	mesh-truth mesh-goldens cluster-truth cluster-render lock $(RUNTIME_TARGETS)
 
 help:
@@ -56,6 +56,10 @@ $(RUNTIME_TARGETS): runtime
 WORKERS ?= 2
 test: dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+
+#? make quick [ARGS='-k words']     what one runs while writing: without broker, PostgreSQL and Envoy
+quick: dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --quick -q $(ARGS) tests
 
 #? make torture [SECONDS=600] [SEED=n] [ENGINE=postgresql] [FAULTS=full_disk,...]
 #?                                  a death at every crash point; then clients and faults out of one seed; then the books

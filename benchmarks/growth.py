@@ -37,11 +37,11 @@ from sqlalchemy import Column
 from benchmarks.stories import CAPACITY, SCHEMAS, Row, Story, Told, files, make_schemas, told
 from benchmarks.table import processor
 from dinemesh.kit.store import Instant
-from operations import picture, waiting
+from operations import backlog, snapshot
 from operations.audit import audit
 from operations.limits import Limits
-from operations.picture import Sources
 from operations.rows import HOLDING
+from operations.snapshot import Sources
 from operations.streams import Unreadable
 
 BOOKINGS = 100_000
@@ -352,9 +352,9 @@ def audited(sources: Sources) -> tuple[str, bool]:
 
 
 def looked_for_pending(sources: Sources) -> tuple[str, bool]:
-    async def look() -> waiting.Listing:
-        async with picture.opened(sources) as reader:
-            return await asyncio.to_thread(waiting.listed, reader, Limits(), MOST_LISTED)
+    async def look() -> backlog.Listing:
+        async with snapshot.opened(sources) as reader:
+            return await asyncio.to_thread(backlog.listed, reader, Limits(), MOST_LISTED)
 
     listing = asyncio.run(look())
     return str(listing), listing.is_empty

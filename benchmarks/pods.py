@@ -26,10 +26,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import uvloop
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from benchmarks import databases
-from benchmarks.desk import open_desk
+from benchmarks.context import open_context
 from benchmarks.table import milliseconds, processor, row
 from dinemesh.kit import migrate
 from dinemesh.kit.refusal import Refusal
@@ -43,9 +44,9 @@ from reservation_svc.domain import (
     Order,
     Policy,
     Restaurant,
-    SlotNews,
+    SlotSnapshot,
 )
-from reservation_svc.persistence import allotment
+from reservation_svc.persistence import seat_inventory
 from reservation_svc.usecases import reserve
 
 PODS = (1, 2, 3, 6)
@@ -80,7 +81,7 @@ class AtOnce:
 
 async def _sell(url: str, tables_for: Sequence[datetime], start: float, seconds: float) -> Pod:
     store = Store.open(url)
-    desk = open_desk(store, AtOnce(), Background())
+    ctx = open_context(store, AtOnce(), Background())
     await store.read(lambda tx: tx.now)
     found = Pod(Counter(), [], 0.0, Counter())
     await asyncio.sleep(max(0.0, start - time.time()))
@@ -101,7 +102,7 @@ async def _sell(url: str, tables_for: Sequence[datetime], start: float, seconds:
                 uuid.uuid4().hex,
             )
             try:
-                await reserve.reserve(desk, order)
+                await reserve.reserve(ctx, order)
             except Refusal as refusal:
                 found.refused[refusal.reason] += 1
                 await asyncio.sleep(refusal.retry_after or 0.1)
@@ -151,9 +152,11 @@ def _open(url: str) -> list[datetime]:
 
     async def open_() -> None:
         store = Store.open(url)
-        await store.write(lambda tx: allotment.keep_restaurant(tx, Restaurant(RESTAURANT, "UTC", POLICY)))
-        slots = [SlotNews(moment, 10**6, 1) for moment in times]
-        await store.write(lambda tx: allotment.set_capacities(tx, RESTAURANT, slots))
+        await store.write(
+            lambda tx: seat_inventory.keep_restaurant(tx, Restaurant(RESTAURANT, "UTC", POLICY))
+        )
+        slots = [SlotSnapshot(moment, 10**6, 1) for moment in times]
+        await store.write(lambda tx: seat_inventory.set_capacities(tx, RESTAURANT, slots))
         await store.close()
 
     asyncio.run(open_())
@@ -213,6 +216,15 @@ def _proxy(folder: str, delay: float, ports: Any) -> None:
     uvloop.run(serve())
 
 
+def _deadlocks(url: str) -> int:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        counted = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        found = int(connection.execute(counted).scalar_one())
+    engine.dispose()
+    return found
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("--pods", type=int, nargs="+", default=PODS)
@@ -243,6 +255,7 @@ def main() -> None:
         )
         print(f"\none of three stopped from {begin:.0f} to {end:.0f} s; the other two, second by second:")
         print(" ".join(str(others[second]) for second in range(int(given.seconds))))
+        print(f"deadlocks in all of it, as PostgreSQL counts them: {_deadlocks(url)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import MetaData
 
-from benchmarks.desk import open_desk
+from benchmarks.context import open_context
 from deposit_svc import domain as deposit_domain
 from deposit_svc import handlers as deposit_handlers
 from deposit_svc import messages as deposit_messages
@@ -37,19 +37,19 @@ from history_svc import persistence as history_persistence
 from history_svc.usecases import Timeline
 from reservation_svc import handlers as reservation_handlers
 from reservation_svc.domain import (
+    Caller,
     Captured,
     Change,
     Charge,
     Declined,
     DepositOutcome,
     Order,
-    Person,
+    RequestedChange,
     Reservation,
-    Wish,
 )
 from reservation_svc.persistence import tables as reservation_tables
 from reservation_svc.usecases import cancel, modify, read, reserve
-from reservation_svc.usecases.desk import Desk
+from reservation_svc.usecases.context import ReservationContext
 from restaurant_svc import handlers as restaurant_handlers
 from restaurant_svc import messages as restaurant_messages
 from restaurant_svc import persistence as restaurant_persistence
@@ -132,7 +132,7 @@ async def told(folder: Path, sandbox_address: str) -> Told:
         for name, share, live in mesh.stories():
             with call.working_on(call.Call(call.new_correlation_id(), traceparent=_traceparent())):
                 await live()
-            await mesh.settled()
+            await mesh.come_to_rest()
             before, after = after, _read(folder)
             stories.append(Story(name, share, _new(before, after)))
         return Told(mesh.restaurant_id, mesh.customer_id, opening, stories)
@@ -178,7 +178,7 @@ class _Mesh:
     def __init__(
         self,
         folder: Path,
-        desk: Desk,
+        ctx: ReservationContext,
         deposits: deposit_usecases.Deposits,
         restaurants: Restaurants,
         listening: Sequence[tuple[Subscription, Inbox]],
@@ -186,7 +186,7 @@ class _Mesh:
         self.restaurant_id = ""
         self.customer_id = str(uuid.uuid4())
         self._folder = folder
-        self._desk = desk
+        self._ctx = ctx
         self._deposits = deposits
         self._restaurants = restaurants
         self._listening = listening
@@ -215,7 +215,7 @@ class _Mesh:
                 settle_lease_seconds=10,
             ),
         )
-        desk = open_desk(stores["reservation"], _Deposit(deposits), background)
+        ctx = open_context(stores["reservation"], _Deposit(deposits), background)
         restaurants = Restaurants(
             stores["restaurant"],
             Outbox(restaurant_persistence.outbox, restaurant_messages.encode_event, "restaurant"),
@@ -225,8 +225,8 @@ class _Mesh:
         listening = [
             (subscription, Inbox(stores[name], tables, subscription))
             for name, tables, subscription in (
-                ("reservation", reservation_tables.inbox, reservation_handlers.restaurants(desk)),
-                ("reservation", reservation_tables.inbox, reservation_handlers.deposits(desk)),
+                ("reservation", reservation_tables.inbox, reservation_handlers.restaurants(ctx)),
+                ("reservation", reservation_tables.inbox, reservation_handlers.deposits(ctx)),
                 ("deposit", deposit_persistence.inbox, deposit_handlers.subscription(deposits)),
                 ("restaurant", restaurant_persistence.inbox, restaurant_handlers.subscription(restaurants)),
                 (
@@ -236,7 +236,7 @@ class _Mesh:
                 ),
             )
         ]
-        return cls(folder, desk, deposits, restaurants, listening)
+        return cls(folder, ctx, deposits, restaurants, listening)
 
     async def open_restaurant(self) -> None:
         made = await self._restaurants.create("growth", str(uuid.uuid4()), "Growth", "UTC", POLICY)
@@ -247,7 +247,7 @@ class _Mesh:
         for day in {moment.date() for moment in moments}:  # it may be midnight
             times = tuple(moment.time() for moment in moments if moment.date() == day)
             await self._restaurants.open_slots(self.restaurant_id, Span(day, day, times), CAPACITY)
-        await self.settled()
+        await self.come_to_rest()
 
     def stories(self) -> Sequence[tuple[str, int, Callable[[], Awaitable[object]]]]:
         """With the share of each in a hundred."""
@@ -263,19 +263,19 @@ class _Mesh:
 
     async def _confirmed(self, *, soon: bool = False) -> Reservation:
         order = self._order(_soon() if soon else self._later, "tok_visa")
-        booked = await reserve.reserve(self._desk, order)
-        await self.settled()
-        return await read.get(self._desk, booked.reservation_id, Person(self.customer_id))
+        booked = await reserve.reserve(self._ctx, order)
+        await self.come_to_rest()
+        return await read.get(self._ctx, booked.reservation_id, Caller(self.customer_id))
 
     async def _cancelled(self, *, soon: bool) -> None:
         booked = await self._confirmed(soon=soon)
-        await cancel.cancel(self._desk, booked.reservation_id, Person(self.customer_id))
+        await cancel.cancel(self._ctx, booked.reservation_id, Caller(self.customer_id))
 
     async def _completed(self) -> None:
         booked = await self._confirmed(soon=True)
         for verb in (self._restaurants.seat, self._restaurants.complete):
             await verb(self.restaurant_id, booked.reservation_id, booked.terms.revision)
-            await self.settled()
+            await self.come_to_rest()
 
     async def _no_show(self) -> None:
         booked = await self._confirmed(soon=True)
@@ -284,21 +284,21 @@ class _Mesh:
 
     async def _modified(self) -> None:
         booked = await self._confirmed()
-        wish = Wish(party_size=booked.terms.party_size + 1)
+        request = RequestedChange(party_size=booked.terms.party_size + 1)
         change = Change(
             self.customer_id,
             str(uuid.uuid4()),
             booked.reservation_id,
             booked.etag,
-            wish,
+            request,
             "tok_visa",
             uuid.uuid4().hex,
         )
-        await modify.modify(self._desk, change)
+        await modify.modify(self._ctx, change)
 
     async def _card_declined(self) -> None:
         try:
-            await reserve.reserve(self._desk, self._order(self._later, "tok_chargeDeclined"))
+            await reserve.reserve(self._ctx, self._order(self._later, "tok_chargeDeclined"))
         except Refusal as refusal:
             if refusal.reason != "CARD_DECLINED":
                 raise
@@ -316,7 +316,7 @@ class _Mesh:
             uuid.uuid4().hex * 2,
         )
 
-    async def settled(self) -> None:
+    async def come_to_rest(self) -> None:
         """Everybody has heard everything, and the provider has given back what it was told to."""
         async with asyncio.timeout(_SETTLED_SECONDS):
             while await self._deliver() or await self._give_back():
@@ -346,7 +346,7 @@ class _Mesh:
             (owed,) = database.execute("SELECT COUNT(*) FROM refunds WHERE state = 'PENDING'").fetchone()
         database.close()
         if owed:
-            await self._deposits.settle()
+            await self._deposits.reconcile()
         return bool(owed)
 
 

@@ -52,6 +52,9 @@ class Standing(Enum):
 
 
 class RefundState(Enum):
+    """PENDING until the provider answers definitely; FAILED was refused for good and waits for an
+    operator."""
+
     PENDING = "PENDING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -109,6 +112,7 @@ class Movement:
 
     @property
     def entries(self) -> tuple[Entry, Entry]:
+        """The debit and the credit that POSTINGS says, in minor units; they sum to zero."""
         debit, credit = POSTINGS[self.kind]
         return Entry(debit, self.amount.minor), Entry(credit, -self.amount.minor)
 
@@ -127,6 +131,8 @@ class Refund:
 
     @property
     def provider_key(self) -> str:
+        """The key by which the provider refunds once: the refund_id, from the first retry on with the
+        attempt."""
         return f"{self.refund_id}/{self.attempt}" if self.attempt else self.refund_id
 
 
@@ -164,10 +170,14 @@ class Deposit:
 
     @property
     def held(self) -> int:
+        """Minor units that were captured and are neither refunded, on their way back, refused as a refund nor
+        forfeited."""
         return self.captured - self.refunding - self.refunded - self.refund_failed - self.forfeited
 
     @property
     def standing(self) -> Standing:
+        """`state` while any captured money is held, or none was captured; else where it went, a pending
+        refund before a failed one before a forfeit."""
         if self.state is not State.CAPTURED or self.held > 0:
             return Standing[self.state.name]
         if self.refunding:
@@ -182,6 +192,7 @@ class Deposit:
         return self.state in (State.PENDING, State.VOIDING) or self.refunding > 0
 
     def refund(self, refund_id: str) -> Refund | None:
+        """The refund of that id; None if none was ordered under it."""
         return next((refund for refund in self.refunds if refund.refund_id == refund_id), None)
 
     # The charge
@@ -258,6 +269,7 @@ class Deposit:
     # Refunds at the provider
 
     def refund_succeeded(self, refund_id: str, attempt: int, now: datetime) -> Step | None:
+        """The provider returned the money. None if the refund does not wait for this attempt any more."""
         refund = self._pending_refund(refund_id, attempt)
         if refund is None:
             return None
@@ -381,32 +393,41 @@ def void_refund_id(deposit_id: str) -> str:
 
 @dataclass(frozen=True)
 class VoidOrder:
+    """Close the deposit for good, or give back all that is held if it was captured."""
+
     deposit_id: str
 
     @property
     def instruction_id(self) -> str:
+        """The deposit_id, since a deposit is voided once, whatever the cause."""
         return self.deposit_id
 
 
 @dataclass(frozen=True)
 class RefundOrder:
+    """Give back an amount of the deposit, or what is still held of it."""
+
     refund_id: str
     deposit_id: str
     amount: Money
 
     @property
     def instruction_id(self) -> str:
+        """The refund_id that reservation chose, which is also the first key at the provider."""
         return self.refund_id
 
 
 @dataclass(frozen=True)
 class ForfeitOrder:
+    """Let the restaurant keep an amount of the deposit, or what is still held of it."""
+
     forfeit_id: str
     deposit_id: str
     amount: Money
 
     @property
     def instruction_id(self) -> str:
+        """The forfeit_id that reservation chose; its next events repeat it."""
         return self.forfeit_id
 
 
@@ -439,33 +460,46 @@ def apply(instruction: Instruction, deposit: Deposit | None, now: datetime) -> t
 
 @dataclass(frozen=True)
 class DepositCaptured:
+    """The provider holds the money; if the deposit was voided meanwhile, all of it is already ordered
+    back."""
+
     deposit: Deposit
 
 
 @dataclass(frozen=True)
 class DepositDeclined:
+    """The provider refused the charge for good; the deposit's `decline_code` says why."""
+
     deposit: Deposit
 
 
 @dataclass(frozen=True)
 class DepositVoided:
+    """The deposit is closed for good and nothing was charged; it may be one that was never seen before."""
+
     deposit: Deposit
 
 
 @dataclass(frozen=True)
 class DepositRefunded:
+    """The provider returned the money of one refund to the customer."""
+
     deposit: Deposit
     refund: Refund
 
 
 @dataclass(frozen=True)
 class DepositRefundFailed:
+    """The provider refused one refund for good: its money stays with us until an operator retries."""
+
     deposit: Deposit
     refund: Refund
 
 
 @dataclass(frozen=True)
 class DepositForfeited:
+    """The restaurant keeps the money of one forfeit."""
+
     deposit: Deposit
     forfeit: Forfeit
 
@@ -493,38 +527,47 @@ class Step:
 
 
 def in_doubt() -> Refusal:
+    """DEPOSIT_IN_DOUBT: the card may or may not have been charged, and neither may be assumed."""
     return Refusal("DEPOSIT_IN_DOUBT", "whether the card was charged is not known yet", retry_after=1.0)
 
 
 def deposit_voided() -> Refusal:
+    """DEPOSIT_VOIDED: a void was ordered, maybe before the charge came; what is held goes back."""
     return Refusal("DEPOSIT_VOIDED", "this deposit was taken back and will not be charged")
 
 
 def card_declined(code: str) -> Refusal:
+    """CARD_DECLINED: nothing was charged; `code` is the provider's word for why."""
     return Refusal("CARD_DECLINED", "the card was declined", metadata={"decline_code": code})
 
 
 def overloaded() -> Refusal:
+    """DEPOSIT_OVERLOADED: turned away before anything was written, for an id that nobody knows."""
     return Refusal(
         "DEPOSIT_OVERLOADED", "too many charges are under way; nothing was charged", retry_after=1.0
     )
 
 
 def id_reused() -> Refusal:
+    """DEPOSIT_ID_REUSED: the id is known with another `body_hash`."""
     return Refusal("DEPOSIT_ID_REUSED", "this deposit_id was used for a different deposit")
 
 
 def deadline_too_short() -> Refusal:
+    """DEADLINE_TOO_SHORT: the caller has less time left than even a quick charge takes."""
     return Refusal("DEADLINE_TOO_SHORT", "too little time is left for a charge; nothing was begun")
 
 
 def refund_not_retryable() -> Refusal:
+    """REFUND_NOT_RETRYABLE: the refund is not FAILED, and a second key could refund it twice."""
     return Refusal("REFUND_NOT_RETRYABLE", "only a refund that failed for good can be tried again")
 
 
 def deposit_not_found() -> Refusal:
+    """NOT_FOUND, also for somebody else's deposit: the two cannot be told apart."""
     return Refusal("NOT_FOUND", "no such deposit")
 
 
 def refund_not_found() -> Refusal:
+    """NOT_FOUND: the deposit has no refund of that id."""
     return Refusal("NOT_FOUND", "no such refund")

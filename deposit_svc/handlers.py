@@ -13,9 +13,13 @@ QUEUE = "deposit.instructions"
 
 
 def subscription(deposits: Deposits) -> Subscription:
+    """Listens to all that reservation tells, and applies the instructions in the event's own transaction."""
+
     def on_reservation(tx: Transaction, event: Received[Any]) -> None:
         snapshot = event.message.reservation
-        deposits.obey(tx, messages.instructions(snapshot), snapshot.customer_id, snapshot.reservation_id)
+        deposits.apply_instructions(
+            tx, messages.instructions(snapshot), snapshot.customer_id, snapshot.reservation_id
+        )
 
     return Subscription(
         queue=QUEUE,

@@ -19,6 +19,7 @@ from dinemesh.kit.workers import Periodic
 
 
 async def run() -> None:
+    """Serves until told to stop; a wrong setting ends the process before anything is opened."""
     settings = load(DepositSettings)
     service = Service("deposit", settings)
     store = service.open_store("deposit_svc")
@@ -28,8 +29,8 @@ async def run() -> None:
     provider = SandboxProvider(settings.sandbox_address, settings.provider_timeout_ms / 1000)
     service.on_close(provider.aclose)
     deposits = Deposits(store, outbox, provider, service.background, _limits(settings))
-    settling = Periodic("settling", settings.settle_interval_seconds, deposits.settle)
-    deposits.on_open(settling.wake)
+    reconciling = Periodic("reconciling", settings.settle_interval_seconds, deposits.reconcile)
+    deposits.on_open(reconciling.wake)
 
     service.add_servicer(
         deposit_service_pb2_grpc.add_DepositServiceServicer_to_server,
@@ -49,7 +50,7 @@ async def run() -> None:
             seconds=settings.canary_seconds,
         ),
     )
-    service.add_worker(settling, "settling")
+    service.add_worker(reconciling, "reconciling")
     subscription = handlers.subscription(deposits)
     service.add_consumer(Consumer(store, bus, persistence.inbox, subscription))
     expiring = [expiring_outbox(persistence.outbox), *expiring_inbox(persistence.inbox, subscription)]

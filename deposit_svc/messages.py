@@ -57,6 +57,7 @@ def instructions(snapshot: reservation_events.ReservationSnapshot) -> Sequence[I
 
 
 def deposit_message(deposit: Deposit) -> pb.Deposit:
+    """A deposit as an answer shows it: its state is `standing`, and a tombstone has no amounts."""
     return pb.Deposit(
         **_state(deposit),
         create_time=wire.to_timestamp(deposit.create_time),

@@ -97,10 +97,10 @@ deposits = Table(
     Column("forfeited_minor", BigInteger, nullable=False),
     Column("create_time", Instant, nullable=False),
     Column("update_time", Instant, nullable=False),
-    # When settling looks after it next; NULL when nothing is open. Also the lease of the pod that is at it.
+    # When it is reconciled next; NULL when nothing is open. Also the lease of the pod that is at it.
     Column("settle_time", Instant),
     Column("settle_tries", Integer, nullable=False),
-    # Whose request it is that settling works on.
+    # Whose request it is that reconciling works on.
     Column("correlation_id", Text, nullable=False),
     Column("causation_id", Text, nullable=False),
     CheckConstraint(_one_of("state", [state.value for state in State]), name="deposits_state"),
@@ -144,7 +144,7 @@ refunds = Table(
     Column("update_time", Instant, nullable=False),
     Column("settle_time", Instant),
     Column("settle_tries", Integer, nullable=False),
-    # Whose request it is that settling works on.
+    # Whose request it is that reconciling works on.
     Column("correlation_id", Text, nullable=False),
     Column("causation_id", Text, nullable=False),
     CheckConstraint(_one_of("state", [state.value for state in RefundState]), name="refunds_state"),
@@ -281,11 +281,13 @@ def add(tx: Transaction, deposit: Deposit, settle_time: datetime | None) -> bool
 
 
 def find(tx: Transaction, deposit_id: str) -> Deposit | None:
+    """The deposit with its refunds and forfeits; None if its id is unknown."""
     row = tx.execute(_FIND, {"key": deposit_id}).one_or_none()
     return None if row is None else _loaded(tx, [row])[0]
 
 
 def known(tx: Transaction, deposit_id: str) -> bool:
+    """Whether the id is taken, also by a tombstone; reads less than `find`."""
     query = select(deposits.c.deposit_id).where(deposits.c.deposit_id == deposit_id)
     return tx.execute(query).one_or_none() is not None
 
@@ -293,7 +295,7 @@ def known(tx: Transaction, deposit_id: str) -> bool:
 def save(tx: Transaction, before: Deposit, step: Step) -> bool:
     """Writes a step if the deposit is still as it was `before`; False: read again and decide."""
     after = step.deposit
-    # An open deposit or refund is due at once; whoever settles it claims it first.
+    # An open deposit or refund is due at once; whoever reconciles it claims it first.
     settle_time = after.update_time if after.state in (State.PENDING, State.VOIDING) else None
     row = _changing(after, settle_time)
     if settle_time:
@@ -444,12 +446,12 @@ def waiting(tx: Transaction, limit: int) -> list[tuple[Instruction, Cause]]:
     return [(_instruction(row), _cause_of(row)) for row in tx.execute(query)]
 
 
-# What settling has to do
+# What reconciling has to do
 
 
 @dataclass(frozen=True)
 class OpenCharge:
-    """A deposit whose charge is undecided. `tries` counts how often settling claimed it."""
+    """A deposit whose charge is undecided. `tries` counts how often reconciling claimed it."""
 
     deposit_id: str
     state: State
@@ -520,12 +522,12 @@ def forget_failures(tx: Transaction) -> None:
 
 
 def postpone(tx: Transaction, one: Open, pause: timedelta) -> None:
-    """Settling comes back to `one` after `pause`, if it is still open then."""
+    """Reconciling comes back to `one` after `pause`, if it is still open then."""
     table, own = _row_of(one)
     tx.execute(update(table).where(own, table.c.settle_time.is_not(None)).values(settle_time=tx.now + pause))
 
 
-def settle_now(tx: Transaction, deposit_id: str) -> None:
+def reconcile_now(tx: Transaction, deposit_id: str) -> None:
     """The charge attempt ended without an outcome: no need to wait for it any longer."""
     tx.execute(
         update(deposits)

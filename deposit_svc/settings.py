@@ -26,10 +26,10 @@ class DepositSettings(ServiceSettings):
     pending_settle_seconds: Seconds = 12
     """Age at which an undecided charge is taken for abandoned by a crash: above every charge's time limit."""
     settle_interval_seconds: Seconds = Field(default=1, gt=0)
-    """How often settling looks for what a crash or another pod left; it is woken for what happens here."""
+    """How often reconciling looks for what a crash or another pod left; it is woken for what happens here."""
     settle_at_once: int = Field(default=200, ge=2)
-    """Charges and refunds that are at the provider at once while they are settled, three quarters of them of
-    one kind: 100 refunds a second and more with a provider that takes one."""
+    """Charges and refunds that are at the provider at once while they are reconciled, three quarters of them
+    of one kind: 100 refunds a second and more with a provider that takes one."""
     settle_lease_seconds: Seconds = Field(default=15, gt=0)
     """How long one pod's try keeps the others off: above three calls to the provider and their pauses."""
 

@@ -1,4 +1,4 @@
-"""What deposit does: charge under a durable intent, obey reservation's instructions, settle what is open.
+"""What deposit does: charge under a durable intent, apply reservation's instructions, reconcile what is open.
 
 Transactions are opened here; no call to the provider is made inside one.
 """
@@ -38,7 +38,7 @@ ANSWER_MARGIN_SECONDS = 0.1
 # A guarded update that lost to others so often gives up; on SQLite it cannot lose at all.
 MOVE_ATTEMPTS = 5
 # Instructions that waited for a charge, taken at a time.
-SETTLE_BATCH = 32
+RECONCILE_BATCH = 32
 # Of the places at the provider, what one kind may take: charges that hang leave refunds theirs.
 LARGEST_SHARE = 0.75
 # So many more are claimed than there are places, so that a place that gets free waits for no statement.
@@ -48,7 +48,7 @@ REFILL_LINGER_SECONDS = 0.05
 REFILL_SHARE = 0.25
 # While something is at the provider: how often what has become due by the clock is looked for, and counted.
 LOOK_SECONDS = 1.0
-# Calls of one settling try to the provider; the next comes after a pause of 1 s, doubled up to a minute.
+# Calls of one reconciling try to the provider; the next comes after a pause of 1 s, doubled up to a minute.
 PROVIDER_ATTEMPTS = 3
 PROVIDER_RETRY_MAX_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
@@ -104,10 +104,10 @@ class Deposits:
         self._something_new = asyncio.Event()
 
     def on_open(self, wake: Callable[[], None]) -> None:
-        """`wake` is told after a commit that left something for settling."""
+        """`wake` is told after a commit that left something for reconciling."""
         self._wake = wake
 
-    def _wake_settling(self) -> None:
+    def _wake_reconciler(self) -> None:
         self._something_new.set()
         self._wake()
 
@@ -174,7 +174,7 @@ class Deposits:
                 lambda tx: (
                     self._record_charge(tx, intent.deposit_id, outcome, intent)
                     if outcome
-                    else self._leave_to_settling(tx, intent.deposit_id)
+                    else self._leave_to_reconciler(tx, intent.deposit_id)
                 )
             )
         except (CommitInDoubt, StoreUnavailable, Refusal) as error:
@@ -203,10 +203,10 @@ class Deposits:
             crash.point("provider.charge.after", type(outcome).__name__)
         return outcome
 
-    def _leave_to_settling(self, tx: Transaction, deposit_id: str) -> None:
+    def _leave_to_reconciler(self, tx: Transaction, deposit_id: str) -> None:
         """The attempt has ended, so there is nothing to wait for."""
-        persistence.settle_now(tx, deposit_id)
-        tx.after_commit(self._wake_settling)
+        persistence.reconcile_now(tx, deposit_id)
+        tx.after_commit(self._wake_reconciler)
 
     def _begin(self, deposit_id: str) -> None:
         self._under_way[deposit_id] += 1
@@ -237,10 +237,10 @@ class Deposits:
 
     # Money instructions, in the transaction of the event that brought them
 
-    def obey(
+    def apply_instructions(
         self, tx: Transaction, instructions: Sequence[Instruction], customer_id: str, reservation_id: str
     ) -> None:
-        """Applies each instruction that was not heard before; the provider is called later, by settling."""
+        """Applies each instruction that is new; the provider is called later, by reconciling."""
         for instruction in instructions:
             if not persistence.record(tx, instruction):
                 continue
@@ -280,7 +280,7 @@ class Deposits:
     # RetryRefund
 
     async def retry_refund(self, deposit_id: str, refund_id: str) -> Deposit:
-        """Lets settling try a refund again that was refused for good."""
+        """Lets reconciling try a refund again that was refused for good."""
 
         def change(tx: Transaction) -> Deposit:
             deposit = self._move(tx, deposit_id, lambda known: known.retry_refund(refund_id, tx.now))
@@ -293,9 +293,9 @@ class Deposits:
             crash.point("retry_refund.ordered")
         return ordered
 
-    # Settling
+    # Reconciling
 
-    async def settle(self) -> None:
+    async def reconcile(self) -> None:
         """Brings on all that is due: charges without an outcome, voids, refunds, instructions that waited.
 
         Up to `settle_at_once` are at the provider at a time; a place that gets free is taken by the next, so
@@ -317,7 +317,7 @@ class Deposits:
                 await asyncio.gather(*(self._apply_waiting(*one) for one in ready))
                 claimed = await self._claim(window) if is_due and window.free else []
                 for one in claimed:
-                    window.start(one, self._settle_one)
+                    window.start(one, self._reconcile_one)
                 if was_idle and not claimed and not ready:
                     return
                 if window.at_work:
@@ -354,7 +354,7 @@ class Deposits:
         FAILING.set(failed)
 
     def _open(self, tx: Transaction) -> tuple[Sequence[tuple[Instruction, Cause]], bool]:
-        return persistence.waiting(tx, SETTLE_BATCH), persistence.is_due(tx, self._limits.ahead)
+        return persistence.waiting(tx, RECONCILE_BATCH), persistence.is_due(tx, self._limits.ahead)
 
     async def _claim(self, window: _Window) -> Sequence[Open]:
         """As many as there are places. The kind of which fewer are at work comes first, and none gets all."""
@@ -375,7 +375,7 @@ class Deposits:
 
         claimed = await self._store.write(claim)
         if __debug__:
-            crash.point("settle.claimed")
+            crash.point("reconcile.claimed")
         return claimed
 
     async def _apply_waiting(self, instruction: Instruction, cause: Cause) -> None:
@@ -394,16 +394,16 @@ class Deposits:
             name = persistence.name_of(instruction)
             await self._put_off(name, instruction.deposit_id, error)
 
-    async def _settle_one(self, one: Open, place: _Place) -> None:
+    async def _reconcile_one(self, one: Open, place: _Place) -> None:
         """Whatever becomes of it, it stops nothing else; what is not on record comes back with its lease."""
         with _on_behalf_of(one.cause):
             try:
                 async with asyncio.timeout(self._limits.settle_lease_seconds):
                     await place.take()
                     if isinstance(one, OpenCharge):
-                        await self._settle_charge(one, place.give_back)
+                        await self._reconcile_charge(one, place.give_back)
                     else:
-                        await self._settle_refund(one, place.give_back)
+                        await self._reconcile_refund(one, place.give_back)
             except (OutcomeUnknown, TimeoutError) as error:
                 pause = timedelta(seconds=min(2.0 ** min(one.tries, 10), LONGEST_PAUSE_SECONDS))
                 log.warning(
@@ -411,7 +411,7 @@ class Deposits:
                 )
                 await self._come_back(one, pause)
             except (StoreUnavailable, CommitInDoubt) as error:
-                log.warning("what was settled is not on record yet: %r", error)
+                log.warning("what was reconciled is not on record yet: %r", error)
             except Exception as error:
                 pause = await self._put_off(one.name, one.deposit_id, error)
                 await self._come_back(one, pause)
@@ -438,7 +438,7 @@ class Deposits:
         )
         return pause
 
-    async def _settle_charge(self, one: OpenCharge, on_answer: Callable[[], None]) -> None:
+    async def _reconcile_charge(self, one: OpenCharge, on_answer: Callable[[], None]) -> None:
         """A charge that may still come is looked for first; one that must not come is closed at once."""
         outcome: ChargeOutcome | None = None
         if one.state is State.PENDING:
@@ -454,10 +454,10 @@ class Deposits:
             if __debug__:
                 crash.point("provider.close.after", type(outcome).__name__)
         on_answer()
-        settled = outcome
-        await self._store.write(lambda tx: self._record_charge(tx, one.deposit_id, settled))
+        decided = outcome
+        await self._store.write(lambda tx: self._record_charge(tx, one.deposit_id, decided))
 
-    async def _settle_refund(self, one: OpenRefund, on_answer: Callable[[], None]) -> None:
+    async def _reconcile_refund(self, one: OpenRefund, on_answer: Callable[[], None]) -> None:
         refund = one.refund
         if __debug__:
             crash.point("provider.refund.before", f"attempt {refund.attempt}")
@@ -529,14 +529,14 @@ class Deposits:
                 if step.event is not None:
                     self._outbox.add(tx, step.event)
                 if step.deposit.is_open:
-                    tx.after_commit(self._wake_settling)
+                    tx.after_commit(self._wake_reconciler)
                 return step.deposit
             deposit = persistence.find(tx, deposit_id)
         raise Refusal("TRY_AGAIN_LATER", "The service is busy.", retry_after=1.0)
 
 
 def _on_behalf_of(cause: Cause) -> AbstractContextManager[Call]:
-    """What settling does goes by the request that it was left over from."""
+    """What reconciling does goes by the request that it was left over from."""
     return working_on(
         replace(current.get(), correlation_id=cause.correlation_id, causation_id=cause.causation_id)
     )

@@ -38,9 +38,9 @@ class Edge:
         self._url = f"http://{address}/v1"
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
 
-    def ask(self, path: str, wish: object = None, **headers: str) -> tuple[Any, Any]:
-        """The answer and its headers; a POST where there is a wish."""
-        body = None if wish is None else json.dumps(wish).encode()
+    def ask(self, path: str, request: object = None, **headers: str) -> tuple[Any, Any]:
+        """The answer and its headers; a POST where there is a request."""
+        body = None if request is None else json.dumps(request).encode()
         asked = urllib.request.Request(self._url + path, body, {**self._headers, **headers})
         with urllib.request.urlopen(asked, timeout=15) as answer:
             return json.load(answer), answer.headers
@@ -99,8 +99,10 @@ def main() -> None:
     given = arguments.parse_args()
     edge = Edge(given.edge, os.environ["TOKEN"])
     ours = f"order-{uuid.uuid4()}"
-    wish = {"requestId": str(uuid.uuid4()), "partySize": 2, "paymentToken": "tok_visa"}
-    booked, headers = edge.ask("/reservations", wish | a_table(edge, given.at), **{"x-correlation-id": ours})
+    request = {"requestId": str(uuid.uuid4()), "partySize": 2, "paymentToken": "tok_visa"}
+    booked, headers = edge.ask(
+        "/reservations", request | a_table(edge, given.at), **{"x-correlation-id": ours}
+    )
     entries = timeline(edge, booked["reservation"]["reservationId"])
     print(f"our id             {ours}")
     print(f"in the answer      {headers['x-correlation-id']}")

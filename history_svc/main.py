@@ -132,6 +132,8 @@ async def _read_log(store: Store, amqp_url: str, timeline: Timeline, subscriptio
 
 
 def open_store(settings: HistorySettings, *, patient: bool = False) -> Store:
+    """Connects at the first use; `patient` is for a rebuild, whose statements may take minutes. Raises
+    StoreInUse if another process holds the file."""
     return Store.open(
         settings.database_url,
         group=settings.group_commit,

@@ -29,6 +29,8 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
+    """Every customer reads their own timeline only; which role may call stands in ACCESS."""
+
     def __init__(self, timeline: Timeline, changes: Changes, pace: Pace) -> None:
         self._timeline = timeline
         self._changes = changes

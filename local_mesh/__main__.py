@@ -13,6 +13,7 @@ from local_mesh.failure import Failure
 
 
 def main() -> int:
+    """Returns 2 for an unknown command, 1 for a Failure, 130 for Ctrl-C, else the command's own exit code."""
     command = sys.argv[1] if len(sys.argv) == 2 else ""
     if command not in COMMANDS:
         print(f"Usage: python -m local_mesh <{'|'.join(COMMANDS)}>", file=sys.stderr)

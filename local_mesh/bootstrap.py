@@ -29,23 +29,28 @@ GRACE_SECONDS = 1
 
 
 def say(text: str) -> None:
+    """Prints to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> None:
+    """Prints the text to stderr and exits with 1."""
     say(text)
     sys.exit(1)
 
 
 def lock_file(name: str) -> Path:
+    """Returns the path of a lock, which need not exist; `name` is "runtime" or "dev"."""
     return ROOT / "requirements" / (name + ".txt")
 
 
 def lock_hash(name: str) -> str:
+    """Returns the first 16 hexadecimal digits of the SHA-256 of a lock; raises OSError without one."""
     return hashlib.sha256(lock_file(name).read_bytes()).hexdigest()[:16]
 
 
 def stamp(folder: Path, name: str) -> Path:
+    """Returns the path of the empty file that tells which content of a lock `folder` was made from."""
     return folder / (".made-from-%s-%s" % (name, lock_hash(name)))
 
 
@@ -88,6 +93,7 @@ def users(folder: Path) -> list[str]:
 
 
 def make_environment(folder: Path, held: int) -> None:
+    """Replaces `folder` by a new environment, or exits with 1. `held` comes from `only_one`."""
     say("Making a virtual environment in .venv with Python %d.%d" % sys.version_info[:2])
     shutil.rmtree(str(folder), ignore_errors=True)  # incomplete, so that nothing runs from it
     made = subprocess.run(
@@ -107,6 +113,7 @@ def make_environment(folder: Path, held: int) -> None:
 
 
 def install(folder: Path, name: str, held: int) -> None:
+    """Lets pip check each package by its hash; exits with 1 if it fails. `held` comes from `only_one`."""
     lock = lock_file(name)
     count = sum(
         1 for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))
@@ -173,6 +180,8 @@ def tidy(kept: Path) -> None:
 
 
 def main() -> None:
+    """Makes an environment for the lock in argv[1], unless `.venv` serves it. Exits with 1 if Python is too
+    old, or if a process runs from a `.venv` that is no link."""
     name = sys.argv[1]
     if sys.version_info < OLDEST:
         fail(

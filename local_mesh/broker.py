@@ -52,6 +52,8 @@ class BrokerPorts:
 
 @dataclass(frozen=True)
 class Command:
+    """How to start one process: `arguments` begins with its path, `environment` is all that it needs."""
+
     arguments: tuple[str, ...]
     environment: dict[str, str]
 

@@ -10,7 +10,7 @@ name, which says only what begins with that name and touches only queues and exc
         rabbitmqctl's command that limits the log of a broker which is there already
     python -m local_mesh.broker_users compose
         docker-compose.rabbitmq.json, whose passwords are the names
-    python -m local_mesh.broker_users guest marketing
+    python -m local_mesh.broker_users subscriber marketing
         rabbitmqctl's commands for a subscriber that is not of the mesh
 """
 
@@ -61,7 +61,7 @@ class Permissions:
 
 
 def permissions(user: str) -> Permissions:
-    """Of a service, in the mesh or a guest; of the operator's commands, if it is that name."""
+    """Of a service of the mesh or of a subscriber; of the operator's commands, if it is that name."""
     if user == OPERATOR:
         return Permissions(
             configure=f"^{_SHARED}$",
@@ -192,10 +192,12 @@ def _days(words: Sequence[str]) -> int:
 
 
 def text(found: Mapping[str, Any]) -> str:
+    """Returns indented JSON with a line break at the end."""
     return json.dumps(found, indent=2) + "\n"
 
 
 def main(words: Sequence[str]) -> int:
+    """Prints what the module's docstring promises and returns 0; returns 2 for words that it cannot take."""
     match list(words):
         case ["compose"]:
             sys.stdout.write(text(compose()))
@@ -209,7 +211,7 @@ def main(words: Sequence[str]) -> int:
                 sys.stdout.write(policy_command(days))
             else:
                 sys.stdout.write(text(definitions(json.load(sys.stdin), log_days=days)))
-        case ["guest", user] if user.isidentifier() and user not in (*USERS, "dinemesh"):
+        case ["subscriber" | "guest", user] if user.isidentifier() and user not in (*USERS, "dinemesh"):
             sys.stdout.write(commands(user))
         case _:
             sys.stderr.write(__doc__ or "")

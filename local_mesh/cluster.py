@@ -62,6 +62,7 @@ def values(token: str) -> dict[str, dict[str, str]]:
 
 
 def manifests(made: Mapping[str, Mapping[str, str]]) -> str:
+    """Returns one YAML document for each Secret, with its values as plain text (`stringData`)."""
     return yaml.safe_dump_all(
         {
             "apiVersion": "v1",

@@ -23,6 +23,7 @@ ADMIN_PORT = 8090
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the command's exit code, or 1 for a Failure; argparse exits with 2 for a wrong command line."""
     given = parser().parse_args(arguments)
     try:
         code: int = given.run(given)
@@ -92,6 +93,7 @@ def _policy(given: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Each command sets `run`, a function from the parsed arguments to an exit code."""
     whole = argparse.ArgumentParser(prog="python -m local_mesh.containers", description=__doc__)
     commands = whole.add_subparsers(required=True)
 

@@ -75,6 +75,7 @@ class Story:
         """By restaurant, the policy_etag of the slots that were looked at last."""
 
     def tell(self) -> None:
+        """Raises Failure at the first step that ends otherwise, and Refused if a service refuses a call."""
         auto, manual = self._restaurants()
         alice = self._alice_books_and_changes_her_mind(auto)
         self._a_declined_card_books_nothing(auto)

@@ -49,11 +49,13 @@ class Watch:
         return self._misses[pid] >= MISSES
 
     def forget_all_but(self, pids: set[int]) -> None:
+        """Drops the counts of processes that no longer run: the machine gives a pid out again."""
         self._answered &= pids
         self._misses = {pid: count for pid, count in self._misses.items() if pid in pids}
 
 
 def main() -> None:
+    """Answers supervisord's events on stdin and stdout for ever; argv[1] is the state folder of the mesh."""
     places = Places(Path(sys.argv[1]))
     settings = MeshSettings.from_json(places.running.read_text())
     watch = Watch()

@@ -20,6 +20,8 @@ _LISTEN = "0A"
 
 @dataclass(frozen=True)
 class Process:
+    """A process as it was seen; `command` is its whole command line, empty if it ended meanwhile."""
+
     pid: int
     command: str
 
@@ -76,6 +78,7 @@ def end_processes_of(state: Path, seconds: float = 5) -> list[Process]:
 
 
 def command_of(pid: int) -> str:
+    """Returns the command line with spaces between its words, or an empty string if it cannot be read."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -96,6 +99,7 @@ def _resident_pages(pid: int) -> int:
 
 
 def children_of(pid: int) -> list[int]:
+    """Returns the pids of the direct children alone, and none if the process is gone."""
     found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

@@ -24,10 +24,12 @@ class Places:
 
     @property
     def logs(self) -> Path:
+        """Returns the folder of what the parts print, and of supervisord's own log."""
         return self.state / "logs"
 
     @property
     def rabbitmq(self) -> Path:
+        """Returns the folder with data, log and configuration of the mesh's own broker."""
         return self.state / "rabbitmq"
 
     @property
@@ -51,6 +53,7 @@ class Places:
         return self.state / "jwks.json"
 
     def service_token(self, service: str) -> Path:
+        """Returns the file of the token that a service shows to others; only reservation has one."""
         return self.state / "tokens" / service
 
     @property
@@ -60,6 +63,7 @@ class Places:
 
     @property
     def edge_config(self) -> Path:
+        """Returns Envoy's configuration for the edge, written when the mesh is started."""
         return self.edge / "envoy.yaml"
 
     @property
@@ -69,10 +73,12 @@ class Places:
 
     @property
     def supervisor_config(self) -> Path:
+        """Returns a file for our user only: the environments in it hold passwords."""
         return self.state / "supervisord.conf"
 
     @property
     def supervisor_pid(self) -> Path:
+        """Returns the file that supervisord writes; `make up` removes one that a killed supervisord left."""
         return self.state / "supervisord.pid"
 
     @property
@@ -97,6 +103,7 @@ class Places:
         return Path(tempfile.gettempdir()) / f"dinemesh-{os.getuid()}-{key}" / "supervisor.sock"
 
     def log(self, part: str) -> Path:
+        """Returns the file to read for a part: rabbitmq's own in JSON, of others what they print."""
         return self.rabbitmq / "log" / "rabbitmq.json" if part == "rabbitmq" else self.logs / f"{part}.log"
 
     def make(self) -> None:

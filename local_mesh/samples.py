@@ -27,6 +27,8 @@ _NAMESPACE = uuid.UUID("6f1d8d3e-5f0a-4f57-9d0e-0d6a8a6d2f11")
 
 @dataclass(frozen=True)
 class Sample:
+    """A restaurant to be made; `time_zone` is an IANA name, and TIMES are local to it."""
+
     name: str
     time_zone: str
     policy: restaurant_pb2.Policy

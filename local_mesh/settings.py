@@ -109,6 +109,7 @@ class MeshSettings:
 
     @property
     def own_broker(self) -> bool:
+        """Returns True unless `amqp_url` names a broker that runs already."""
         return not self.amqp_url
 
     def port(self, part: str) -> int:
@@ -117,6 +118,7 @@ class MeshSettings:
         return own[part] if part in own else int(self.services[part]["PORT"])
 
     def address(self, part: str) -> str:
+        """Returns "127.0.0.1:PORT", with the port that `port` says; raises KeyError for other parts."""
         return f"127.0.0.1:{self.port(part)}"
 
     def instances(self, service: str) -> list[str]:
@@ -150,12 +152,15 @@ class MeshSettings:
         return found
 
     def to_json(self) -> str:
+        """Writes every field for `from_json`, with any password in `amqp_url` as it is."""
         return json.dumps({**asdict(self), "state_dir": str(self.state_dir)}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> MeshSettings:
+        """Reads what `to_json` wrote, perhaps of another version: its other fields are passed over."""
         values = json.loads(text)
-        return cls(**{**values, "state_dir": Path(values["state_dir"])})
+        known = {one.name: values[one.name] for one in fields(cls) if one.name in values}
+        return cls(**{**known, "state_dir": Path(values["state_dir"])})
 
 
 def given_values(environment: Mapping[str, str]) -> dict[str, str]:

@@ -144,6 +144,7 @@ class Supervisor:
         }
 
     def start(self, part: str) -> None:
+        """Returns before the part runs; raises Refused, with ALREADY_STARTED for one that does."""
         self._call("startProcess", f"{GROUP}:{part}", False)
 
     def stop(self, part: str) -> None:
@@ -162,14 +163,17 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def shut_down(self) -> None:
+        """Tells supervisord to end all parts and itself; returns before they are gone."""
         self._call("shutdown")
 
     @property
     def pid(self) -> int:
+        """Asks supervisord for its pid; raises OSError if it does not answer."""
         answer: Any = self._call("getPID")
         return int(answer)
 
     def close(self) -> None:
+        """Closes the connection; supervisord and the parts go on."""
         self._transport.close()
 
     def _call(self, method: str, *arguments: object) -> object:

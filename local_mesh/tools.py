@@ -33,6 +33,7 @@ def built(place: Path | None = None) -> Path:
 
 
 def main() -> int:
+    """Prints where the programs are and how to call them; returns 1 if they cannot be built."""
     try:
         folder = built()
     except Failure as failure:

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from operations import events, lapses, picture, refunds, waiting
+from operations import backlog, events, lapses, refunds, snapshot
 from operations.addresses import AMQP, PROVIDER, RETENTION_DAYS, TOKEN, database
 from operations.audit import PATIENCE_SECONDS, audit
 from operations.broker import QUEUES, NoBroker, NoQueue
 from operations.limits import Limits
-from operations.picture import Sources
 from operations.refunds import WAIT_SECONDS
+from operations.snapshot import Sources
 from operations.streams import Unreadable
 
 EXIT_WRONG = 1
@@ -62,8 +62,8 @@ async def _pending(options: argparse.Namespace) -> int:
         queues=_queues(options),
     )
     missing: list[str] = []
-    async with picture.opened(sources, missing) as reader:
-        listing = await asyncio.to_thread(waiting.listed, reader, _limits(options), options.most)
+    async with snapshot.opened(sources, missing) as reader:
+        listing = await asyncio.to_thread(backlog.listed, reader, _limits(options), options.most)
     for name in missing:
         print(f"NOT READ  {name}\n  do:   make status: is it up?\n")
     print(listing)

@@ -12,4 +12,5 @@ RETENTION_DAYS = "DINEMESH_RETENTION_DAYS"
 
 
 def database(service: str) -> str:
+    """Names the variable with the URL of a service's database, such as DINEMESH_DEPOSIT_DATABASE_URL."""
     return f"DINEMESH_{service.upper()}_DATABASE_URL"

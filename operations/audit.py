@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from operations import picture
+from operations import snapshot
 from operations.checks.bookings import Bookings
 from operations.checks.captures import Captures
 from operations.checks.check import Check
@@ -17,8 +17,8 @@ from operations.checks.provider import Provider
 from operations.checks.requests import Requests
 from operations.checks.seats import Seats
 from operations.limits import Limits
-from operations.picture import Picture, Reader, Sources
 from operations.report import Report
+from operations.snapshot import Reader, Snapshot, Sources
 
 # Between the two readings: time enough for an event to pass relay, broker and inbox.
 PATIENCE_SECONDS = 3.0
@@ -42,7 +42,7 @@ async def audit(
     sources: Sources, limits: Limits | None = None, *, patience_seconds: float = PATIENCE_SECONDS
 ) -> Report:
     """What is wrong. Once is not enough on a live mesh: it is read again after `patience_seconds`, and only
-    what is wrong both times is reported. Raises picture.Unreadable if a source cannot be read."""
+    what is wrong both times is reported. Raises snapshot.Unreadable if a source cannot be read."""
     limits = limits or Limits()
     first = await look(sources, limits)
     if first.clean:
@@ -59,13 +59,13 @@ async def look(sources: Sources, limits: Limits) -> Report:
         for part in reader.parts({about for check in checks for about in check.about}):
             _show(part, checks)
 
-    async with picture.opened(sources) as reader:
+    async with snapshot.opened(sources) as reader:
         await asyncio.to_thread(read, reader)
     return _report(checks)
 
 
-def judge(seen: Picture, sources: Sources, limits: Limits) -> Report:
-    """All checks whose sources were given, on one picture."""
+def judge(seen: Snapshot, sources: Sources, limits: Limits) -> Report:
+    """All checks whose sources were given, on one snapshot."""
     checks = _ready(sources, limits)
     _show(seen, checks)
     return _report(checks)
@@ -77,7 +77,7 @@ def _ready(sources: Sources, limits: Limits) -> Sequence[Check]:
     ]
 
 
-def _show(part: Picture, checks: Iterable[Check]) -> None:
+def _show(part: Snapshot, checks: Iterable[Check]) -> None:
     for check in checks:
         if check.about & part.about:
             check.look(part)

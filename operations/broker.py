@@ -20,7 +20,7 @@ LISTENS: Mapping[str, tuple[str, ...]] = {
     "restaurant.bookings": ("reservation",),
     "history.timeline": ("reservation", "deposit", "restaurant"),
 }
-"""By subscriber, whose events it takes: the mesh's own. Guests are named by whoever runs the command."""
+"""By subscriber, whose events it takes: the mesh's own. Subscribers are named by whoever runs the command."""
 QUEUES = tuple(LISTENS)
 
 CONNECT_SECONDS = 10.0

@@ -12,8 +12,8 @@ import grpc
 from dinemesh.deposit.v1 import deposit_service_pb2, deposit_service_pb2_grpc
 from dinemesh.kit import errors
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
-from operations.picture import refunds_of, refused_deposits
 from operations.rows import Refund
+from operations.snapshot import refunds_of, refused_deposits
 
 CALL_SECONDS = 10.0
 WAIT_SECONDS = 20.0
@@ -35,6 +35,7 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
+        """Returns True if any refund of the deposit, retried or not, has FAILED in the end."""
         return any(refund.state == "FAILED" for refund in self.refunds)
 
     def __str__(self) -> str:

@@ -22,6 +22,7 @@ class Violation:
 
     @property
     def key(self) -> tuple[str, str]:
+        """Identifies the violation in another reading, as (check, subject)."""
         return self.check, self.subject
 
 
@@ -59,18 +60,22 @@ class Report:
 
     @property
     def violations(self) -> tuple[Violation, ...]:
+        """Returns those of all findings that are kept one by one, without what `Finding.more` only counts."""
         return tuple(violation for finding in self.findings for violation in finding.violations)
 
     @property
     def pending(self) -> tuple[Pending, ...]:
+        """Returns those of all findings, in the order of the checks."""
         return tuple(pending for finding in self.findings for pending in finding.pending)
 
     @property
     def noted(self) -> tuple[Pending, ...]:
+        """Returns those of all findings, in the order of the checks; they need nothing from anybody."""
         return tuple(noted for finding in self.findings for noted in finding.noted)
 
     @property
     def clean(self) -> bool:
+        """Returns True without violations, whatever is pending or noted."""
         return not self.violations
 
     def seen_before(self, earlier: Report) -> Report:

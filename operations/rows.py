@@ -20,6 +20,8 @@ ALIVE = frozenset({"PENDING_DEPOSIT", "PENDING_ACCEPTANCE", "CONFIRMED", "SEATED
 
 @dataclass(frozen=True)
 class Reservation:
+    """A row of reservation's own table; `price` is in minor units of `currency`, times are aware UTC."""
+
     reservation_id: str
     customer_id: str
     restaurant_id: str
@@ -39,6 +41,7 @@ class Reservation:
 
     @property
     def currency(self) -> str:
+        """Returns the ISO 4217 code in `policy`, or an empty string if the policy cannot be read."""
         return str(self._terms.get("currency", ""))
 
     @property
@@ -117,6 +120,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Slot:
+    """A time at a restaurant in reservation's seat inventory; `capacity` and `sold` count seats."""
+
     restaurant_id: str
     dine_time: datetime
     capacity: int
@@ -134,6 +139,8 @@ class Holding:
 
 @dataclass(frozen=True)
 class Deposit:
+    """A row of deposit's own table; amounts are in minor units of `currency`."""
+
     deposit_id: str
     customer_id: str
     reservation_id: str
@@ -149,15 +156,20 @@ class Deposit:
 
     @property
     def held(self) -> int:
+        """Returns the captured minor units that are in no refund, not even a pending or failed one, nor
+        forfeited."""
         gone = self.refunding_minor + self.refunded_minor + self.refund_failed_minor + self.forfeited_minor
         return self.captured_minor - gone
 
     def money(self, minor: int) -> str:
+        """Renders minor units of this deposit's currency for people: "12.50 EUR"."""
         return currencies.text(minor, self.currency)
 
 
 @dataclass(frozen=True)
 class Refund:
+    """Money on its way back: PENDING, SUCCEEDED or FAILED. `attempt` counts an operator's retries."""
+
     refund_id: str
     deposit_id: str
     amount_minor: int
@@ -169,6 +181,8 @@ class Refund:
 
 @dataclass(frozen=True)
 class Forfeit:
+    """What the restaurant keeps of a deposit; `forfeit_id` is the id of the instruction that ordered it."""
+
     forfeit_id: str
     deposit_id: str
     amount_minor: int
@@ -199,6 +213,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Booking:
+    """The restaurant's copy of a reservation; `confirmed` says whether it has heard of CONFIRMED."""
+
     reservation_id: str
     restaurant_id: str
     state: str
@@ -268,6 +284,8 @@ class Version:
 
 @dataclass(frozen=True)
 class ProviderRefund:
+    """A refund in the provider's record; `key` is deposit's refund id, with /n for the n-th retry."""
+
     key: str
     minor: int
     succeeded: bool
@@ -286,4 +304,5 @@ class Charge:
 
     @property
     def captured(self) -> bool:
+        """Returns True if the card was charged; DECLINED and CLOSED moved no money."""
         return self.state == "CAPTURED"

@@ -59,6 +59,7 @@ class Database:
             raise
 
     def close(self) -> None:
+        """Ends the transaction of the snapshot, so that SQLite's write-ahead log can shrink again."""
         self._connection.close()
         self._engine.dispose()
 
@@ -132,12 +133,14 @@ class Sorted:
         self._file.execute("CREATE TABLE kept (key TEXT, value BLOB)")
 
     def add(self, values: Iterable[tuple[str, bytes]]) -> None:
+        """Takes pairs of key and value in any order; a key may come more than once."""
         self._file.executemany("INSERT INTO kept VALUES (?, ?)", values)
 
     def __iter__(self) -> Iterator[Keyed[bytes]]:
         return iter(self._file.execute("SELECT key, value FROM kept ORDER BY key"))
 
     def close(self) -> None:
+        """Deletes the file, and with it all that was added."""
         self._file.close()
 
 

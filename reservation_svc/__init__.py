@@ -1,1 +1,1 @@
-"""Reservations, their terms and modifications, request ids, and the allotment of seats per slot."""
+"""Reservations, their terms and modifications, request ids, and the seat_inventory of seats per slot."""

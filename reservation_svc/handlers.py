@@ -9,8 +9,8 @@ from dinemesh.kit.inbox import Received, Subscription
 from dinemesh.kit.store import Transaction
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
 from reservation_svc import messages
-from reservation_svc.usecases import hear
-from reservation_svc.usecases.desk import Desk
+from reservation_svc.usecases import event_handlers
+from reservation_svc.usecases.context import ReservationContext
 
 RESTAURANTS_QUEUE = "reservation.restaurants"
 DEPOSITS_QUEUE = "reservation.deposits"
@@ -34,16 +34,19 @@ _DEPOSIT_EVENTS = (
 )
 
 
-def restaurants(desk: Desk) -> Subscription:
+def restaurants(ctx: ReservationContext) -> Subscription:
+    """Listens to all that restaurant tells: its terms and slots become our copy, its bookings move
+    reservations."""
+
     def on_restaurant(tx: Transaction, event: Received[Any]) -> None:
-        hear.hear_restaurant(tx, messages.from_restaurant(event.message.restaurant))
+        event_handlers.on_restaurant(tx, messages.from_restaurant(event.message.restaurant))
 
     def on_slots_changed(tx: Transaction, event: Received[restaurant_events.SlotsChanged]) -> None:
-        hear.hear_slots(tx, event.message.restaurant_id, messages.from_slots(event.message))
+        event_handlers.on_slots(tx, event.message.restaurant_id, messages.from_slots(event.message))
 
     def on_booking(tx: Transaction, event: Received[Any]) -> None:
         booking = event.message.booking
-        hear.hear_booking(desk, tx, booking.reservation_id, messages.from_booking(booking))
+        event_handlers.on_booking(ctx, tx, booking.reservation_id, messages.from_booking(booking))
 
     return Subscription(
         queue=RESTAURANTS_QUEUE,
@@ -60,10 +63,12 @@ def restaurants(desk: Desk) -> Subscription:
     )
 
 
-def deposits(desk: Desk) -> Subscription:
+def deposits(ctx: ReservationContext) -> Subscription:
+    """Listens to all that deposit tells; an outcome that a reservation still awaits is concluded by it."""
+
     def on_deposit(tx: Transaction, event: Received[Any]) -> None:
         deposit = event.message.deposit
-        hear.hear_deposit(desk, tx, deposit.reservation_id, messages.from_deposit(deposit))
+        event_handlers.on_deposit(ctx, tx, deposit.reservation_id, messages.from_deposit(deposit))
 
     return Subscription(
         queue=DEPOSITS_QUEUE,

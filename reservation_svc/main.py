@@ -25,11 +25,12 @@ from reservation_svc.settings import ReservationSettings
 from reservation_svc.usecases.admission import Admission
 from reservation_svc.usecases.bulkhead import Bulkhead
 from reservation_svc.usecases.circuit_breaker import Thresholds
-from reservation_svc.usecases.desk import Desk, Limits
-from reservation_svc.usecases.settle import settle
+from reservation_svc.usecases.context import Limits, ReservationContext
+from reservation_svc.usecases.reconcile import reconcile
 
 
 async def run() -> None:
+    """Serves until told to stop; a wrong setting ends the process before anything is opened."""
     settings = load(ReservationSettings)
     service = Service("reservation", settings)
     store = service.open_store("reservation_svc")
@@ -57,7 +58,7 @@ async def run() -> None:
         longest_rest_seconds=settings.breaker_longest_rest_seconds,
         is_healthy=deposits.is_healthy,
     )
-    desk = Desk(
+    ctx = ReservationContext(
         store=store,
         outbox=outbox,
         deposits=deposits,
@@ -70,7 +71,7 @@ async def run() -> None:
 
     service.add_servicer(
         reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server,
-        servicer.ReservationServicer(desk, service.changes, service.pace),
+        servicer.ReservationServicer(ctx, service.changes, service.pace),
         servicer.SERVICE,
         servicer.ACCESS,
     )
@@ -88,9 +89,9 @@ async def run() -> None:
     )
     service.add_worker(admission, "circuit breaker")
     service.add_worker(
-        Periodic("settling", settings.settle_interval_seconds, partial(settle, desk)), "settling"
+        Periodic("reconciling", settings.settle_interval_seconds, partial(reconcile, ctx)), "reconciling"
     )
-    subscriptions = handlers.restaurants(desk), handlers.deposits(desk)
+    subscriptions = handlers.restaurants(ctx), handlers.deposits(ctx)
     for subscription in subscriptions:
         service.add_consumer(Consumer(store, bus, tables.inbox, subscription))
     expiring = [
@@ -103,6 +104,7 @@ async def run() -> None:
 
 
 def rules(settings: ReservationSettings) -> Rules:
+    """The domain's time limits and quotas, from the settings that are in seconds and days."""
     return Rules(
         attempt=timedelta(seconds=settings.attempt_deadline_seconds),
         hold=timedelta(seconds=settings.hold_expire_seconds),
@@ -119,6 +121,7 @@ def rules(settings: ReservationSettings) -> Rules:
 
 
 def limits(settings: ReservationSettings) -> Limits:
+    """The times of one attempt in seconds, from settings that are partly in milliseconds."""
     return Limits(
         deposit_deadline=settings.deposit_deadline_ms / 1000,
         least=settings.least_time_ms / 1000,

@@ -22,28 +22,28 @@ from dinemesh.restaurant.v1 import events_pb2 as restaurant_events_pb2
 from dinemesh.restaurant.v1 import restaurant_pb2
 from reservation_svc.domain import (
     Acceptance,
-    BookingNews,
+    BookingSnapshot,
     BookingState,
-    By,
+    CancelledBy,
     Cause,
     Change,
     Charge,
     DeclineCause,
     DepositLine,
-    DepositNews,
+    DepositSnapshot,
     DepositState,
+    EventType,
     Failure,
-    Happened,
     Kind,
     Offer,
     Order,
     Policy,
+    RequestedChange,
     Reservation,
     ReservationEvent,
     Restaurant,
-    SlotNews,
+    SlotSnapshot,
     State,
-    Wish,
 )
 
 V = TypeVar("V")
@@ -68,7 +68,7 @@ _ACCEPTANCE = {
 }
 _MODE = {acceptance: mode for mode, acceptance in _ACCEPTANCE.items()}
 _STATE = {state: reservation_pb2.ReservationState.Value(f"RESERVATION_STATE_{state}") for state in State}
-_CANCELLED_BY = {by: reservation_pb2.CancelledBy.Value(f"CANCELLED_BY_{by}") for by in By}
+_CANCELLED_BY = {by: reservation_pb2.CancelledBy.Value(f"CANCELLED_BY_{by}") for by in CancelledBy}
 _FAILURE = {cause: reservation_pb2.FailureCause.Value(f"FAILURE_CAUSE_{cause}") for cause in Failure}
 _DECLINE = {cause: reservation_pb2.DeclineCause.Value(f"DECLINE_CAUSE_{cause}") for cause in DeclineCause}
 _DEPOSIT_STATE = {state: deposit_pb2.DepositState.Value(f"DEPOSIT_STATE_{state}") for state in DepositState}
@@ -87,6 +87,7 @@ class Form:
         self._wrong: list[Violation] = []
 
     def uuid(self, field: str, value: str) -> str:
+        """A UUID in lower case; "" stands in for a wrong one until `close` refuses it."""
         try:
             return wire.uuid_field(field, value)
         except Refusal as refusal:
@@ -95,18 +96,22 @@ class Form:
     def text(
         self, field: str, value: str, longest: int, *, optional: bool = False, lines: bool = False
     ) -> str:
+        """A text of at most `longest` characters by the rules of `wire.text`; "" stands in for a wrong
+        one."""
         try:
             return wire.text(field, value, longest, optional=optional, lines=lines)
         except Refusal as refusal:
             return self._note(refusal, "")
 
     def number(self, field: str, value: int, lowest: int, highest: int) -> int:
+        """A number between `lowest` and `highest`, both included; `lowest` stands in for a wrong one."""
         try:
             return wire.between(field, value, lowest, highest)
         except Refusal as refusal:
             return self._note(refusal, lowest)
 
     def dine_time(self, message: Message) -> datetime:
+        """The `dine_time` of the request, aware UTC in whole seconds; the epoch stands in for a wrong one."""
         try:
             wire.present(message, "dine_time")
             value: Timestamp = message.dine_time  # type: ignore[attr-defined]  # both requests have it
@@ -117,6 +122,8 @@ class Form:
             return self._note(refusal, _EPOCH)
 
     def day(self, field: str, value: str) -> date:
+        """A day in the form YYYY-MM-DD whose bounds are instants in every time zone; `date.min` stands in for
+        a wrong one."""
         try:
             # date.fromisoformat alone takes the week dates of ISO 8601 too, such as 2027-W18-6.
             if not _DAY.fullmatch(wire.required(field, value)):
@@ -131,6 +138,7 @@ class Form:
             return self._note(refusal, date.min)
 
     def wrong(self, field: str, description: str) -> None:
+        """Adds what the caller found wrong itself, to be told by `close`."""
         self._wrong.append(Violation(field, description))
 
     def close(self) -> None:
@@ -144,6 +152,8 @@ class Form:
 
 
 def from_create(request: reservation_service_pb2.CreateReservationRequest, customer_id: str) -> Order:
+    """The order of the customer whose token came with the call. Refuses with all that is wrong with the
+    request."""
     form = Form()
     request_id = form.uuid("request_id", request.request_id)
     restaurant_id = form.uuid("restaurant_id", request.restaurant_id)
@@ -162,6 +172,8 @@ def from_create(request: reservation_service_pb2.CreateReservationRequest, custo
 
 
 def from_modify(request: reservation_service_pb2.ModifyReservationRequest, customer_id: str) -> Change:
+    """The change of the customer whose token came with the call; what the request leaves out stays as it is.
+    Refuses with all that is wrong with it, also if nothing is to change."""
     form = Form()
     reservation_id = form.uuid("reservation_id", request.reservation_id)
     request_id = form.uuid("request_id", request.request_id)
@@ -181,7 +193,13 @@ def from_modify(request: reservation_service_pb2.ModifyReservationRequest, custo
     time = None if dine_time is None else _micros(dine_time)
     body = _hash("ModifyReservation", reservation_id, etag, time, party_size, token, note)
     return Change(
-        customer_id, request_id, reservation_id, etag, Wish(dine_time, party_size, note), token, body
+        customer_id,
+        request_id,
+        reservation_id,
+        etag,
+        RequestedChange(dine_time, party_size, note),
+        token,
+        body,
     )
 
 
@@ -217,6 +235,8 @@ SLOT_PAGES = paging.Tokens("ListAvailableSlots", SlotPlace, paging.INSTANT)
 
 
 def to_reservation(reservation: Reservation) -> reservation_pb2.Reservation:
+    """A reservation as its customer and the staff see it: with the note and what each deposit holds, without
+    instructions."""
     terms, currency, held = reservation.terms, reservation.policy.currency, reservation.held
     message = reservation_pb2.Reservation(
         reservation_id=reservation.reservation_id,
@@ -261,6 +281,7 @@ def _set_ends(
 
 
 def to_slot(offer: Offer, currency: str) -> reservation_pb2.AvailableSlot:
+    """An offer on the wire; `currency` is that of its deposit."""
     return reservation_pb2.AvailableSlot(
         dine_time=wire.to_timestamp(offer.dine_time),
         available=offer.is_available,
@@ -270,6 +291,7 @@ def to_slot(offer: Offer, currency: str) -> reservation_pb2.AvailableSlot:
 
 
 def to_policy(policy: Policy) -> restaurant_pb2.Policy:
+    """A policy as restaurant's own message has it: the deposit as Money, times in seconds."""
     return restaurant_pb2.Policy(
         deposit_per_person=wire.to_money(policy.deposit_per_person, policy.currency),
         free_cancel_window_seconds=policy.free_cancel_window_seconds,
@@ -287,6 +309,7 @@ def to_policy(policy: Policy) -> restaurant_pb2.Policy:
 
 
 def to_create_deposit(charge: Charge) -> deposit_service_pb2.CreateDepositRequest:
+    """The one message that carries the payment token on."""
     return deposit_service_pb2.CreateDepositRequest(
         deposit_id=charge.deposit_id,
         reservation_id=charge.reservation_id,
@@ -297,6 +320,8 @@ def to_create_deposit(charge: Charge) -> deposit_service_pb2.CreateDepositReques
 
 
 def is_captured(deposit: deposit_pb2.Deposit) -> bool:
+    """Whether CreateDeposit answered that the money is with us; any other state leaves the outcome
+    unknown."""
     return deposit.state == deposit_pb2.DEPOSIT_STATE_CAPTURED
 
 
@@ -304,6 +329,8 @@ def is_captured(deposit: deposit_pb2.Deposit) -> bool:
 
 
 def from_restaurant(snapshot: restaurant_events_pb2.RestaurantSnapshot) -> Restaurant:
+    """Our copy of what an event says of a restaurant. Fails on an acceptance mode that this version does not
+    know."""
     policy = snapshot.policy
     amount, currency = wire.from_money(policy.deposit_per_person, "deposit_per_person")
     return Restaurant(
@@ -324,22 +351,25 @@ def from_restaurant(snapshot: restaurant_events_pb2.RestaurantSnapshot) -> Resta
     )
 
 
-def from_slots(event: restaurant_events_pb2.SlotsChanged) -> list[SlotNews]:
+def from_slots(event: restaurant_events_pb2.SlotsChanged) -> list[SlotSnapshot]:
+    """The slots that changed, and no others; a capacity of 0 is a closed one."""
     return [
-        SlotNews(wire.from_timestamp(slot.dine_time, "dine_time"), slot.capacity, slot.version)
+        SlotSnapshot(wire.from_timestamp(slot.dine_time, "dine_time"), slot.capacity, slot.version)
         for slot in event.slots
     ]
 
 
-def from_booking(snapshot: restaurant_events_pb2.BookingSnapshot) -> BookingNews:
+def from_booking(snapshot: restaurant_events_pb2.BookingSnapshot) -> BookingSnapshot:
+    """A booking as an event tells it; it is `accepted` if its present revision is the one accepted last."""
     accepted = snapshot.accepted_revision == snapshot.revision
-    return BookingNews(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision, accepted)
+    return BookingSnapshot(_HEARD_BOOKING_STATE[snapshot.state], snapshot.revision, accepted)
 
 
-def from_deposit(snapshot: deposit_events_pb2.DepositSnapshot) -> DepositNews:
+def from_deposit(snapshot: deposit_events_pb2.DepositSnapshot) -> DepositSnapshot:
+    """A deposit as an event tells it; it is `captured` if money was ever taken, whatever became of that."""
     captured = snapshot.captured.units > 0 or snapshot.captured.nanos > 0
     state = _HEARD_DEPOSIT_STATE[snapshot.state]
-    return DepositNews(snapshot.deposit_id, state, captured, snapshot.decline_code)
+    return DepositSnapshot(snapshot.deposit_id, state, captured, snapshot.decline_code)
 
 
 # --- events ---------------------------------------------------------------------------------------------
@@ -352,7 +382,7 @@ def encode_event(event: ReservationEvent) -> OutgoingEvent:
     currency = reservation.policy.currency
     message: Message
     match event.what:
-        case Happened.MODIFIED:
+        case EventType.MODIFIED:
             previous = event.previous
             assert previous is not None
             message = events_pb2.ReservationModified(
@@ -364,28 +394,28 @@ def encode_event(event: ReservationEvent) -> OutgoingEvent:
                     price=wire.to_money(previous.price, currency),
                 ),
             )
-        case Happened.MODIFICATION_FAILED:
+        case EventType.MODIFICATION_FAILED:
             cause = _FAILURE[event.failure or Failure.DEPOSIT_UNKNOWN]
             message = events_pb2.ReservationModificationFailed(reservation=snapshot, cause=cause)
-        case Happened.CANCELLED:
+        case EventType.CANCELLED:
             message = events_pb2.ReservationCancelled(
                 reservation=snapshot,
                 refunded=wire.to_money(reservation.ordered(Kind.REFUND, Cause.CANCELLED), currency),
                 forfeited=wire.to_money(reservation.ordered(Kind.FORFEIT, Cause.CANCELLED), currency),
             )
-        case Happened.PLACED:
+        case EventType.PLACED:
             message = events_pb2.ReservationPlaced(reservation=snapshot)
-        case Happened.CONFIRMED:
+        case EventType.CONFIRMED:
             message = events_pb2.ReservationConfirmed(reservation=snapshot)
-        case Happened.DECLINED:
+        case EventType.DECLINED:
             message = events_pb2.ReservationDeclined(reservation=snapshot)
-        case Happened.FAILED:
+        case EventType.FAILED:
             message = events_pb2.ReservationFailed(reservation=snapshot)
-        case Happened.SEATED:
+        case EventType.SEATED:
             message = events_pb2.ReservationSeated(reservation=snapshot)
-        case Happened.COMPLETED:
+        case EventType.COMPLETED:
             message = events_pb2.ReservationCompleted(reservation=snapshot)
-        case Happened.NO_SHOW_RECORDED:
+        case EventType.NO_SHOW_RECORDED:
             message = events_pb2.ReservationNoShowRecorded(reservation=snapshot)
     return OutgoingEvent(
         message,
@@ -398,6 +428,7 @@ def encode_event(event: ReservationEvent) -> OutgoingEvent:
 
 
 def to_snapshot(reservation: Reservation) -> events_pb2.ReservationSnapshot:
+    """The whole reservation as an event carries it: with every instruction so far, without the note."""
     terms, currency, held = reservation.terms, reservation.policy.currency, reservation.held
     snapshot = events_pb2.ReservationSnapshot(
         reservation_id=reservation.reservation_id,

@@ -14,9 +14,9 @@ from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
 from dinemesh.reservation.v1 import reservation_service_pb2 as pb
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
 from reservation_svc import messages
-from reservation_svc.domain import FINAL, Person, Reservation
+from reservation_svc.domain import FINAL, Caller, Reservation
 from reservation_svc.usecases import cancel, modify, read, reserve
-from reservation_svc.usecases.desk import Desk
+from reservation_svc.usecases.context import ReservationContext
 
 SERVICE = "dinemesh.reservation.v1.ReservationService"
 
@@ -46,8 +46,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceServicer):
     """Which role may call what stands in ACCESS; whose reservation it is, the use cases check."""
 
-    def __init__(self, desk: Desk, changes: Changes, pace: Pace) -> None:
-        self._desk = desk
+    def __init__(self, ctx: ReservationContext, changes: Changes, pace: Pace) -> None:
+        self._ctx = ctx
         self._changes = changes
         self._pace = pace
 
@@ -55,14 +55,14 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         self, request: pb.CreateReservationRequest, context: Context
     ) -> pb.CreateReservationResponse:
         order = messages.from_create(request, call.identity().subject)
-        made = await reserve.reserve(self._desk, order)
+        made = await reserve.reserve(self._ctx, order)
         return pb.CreateReservationResponse(reservation=messages.to_reservation(made))
 
     async def GetReservation(
         self, request: pb.GetReservationRequest, context: Context
     ) -> pb.GetReservationResponse:
         reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
-        found = await read.get(self._desk, reservation_id, _person())
+        found = await read.get(self._ctx, reservation_id, _caller())
         return pb.GetReservationResponse(reservation=messages.to_reservation(found))
 
     async def ListReservations(
@@ -71,7 +71,7 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
         customer_id = call.identity().subject
         last = messages.PAGES.decode(request.page_token, customer_id)
-        found, more = await read.page(self._desk, customer_id, last, size)
+        found, more = await read.page(self._ctx, customer_id, last, size)
         token = ""
         if more:
             place = messages.Place(found[-1].create_time, found[-1].reservation_id)
@@ -84,14 +84,14 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         self, request: pb.ModifyReservationRequest, context: Context
     ) -> pb.ModifyReservationResponse:
         change = messages.from_modify(request, call.identity().subject)
-        modified = await modify.modify(self._desk, change)
+        modified = await modify.modify(self._ctx, change)
         return pb.ModifyReservationResponse(reservation=messages.to_reservation(modified))
 
     async def CancelReservation(
         self, request: pb.CancelReservationRequest, context: Context
     ) -> pb.CancelReservationResponse:
         reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
-        ended = await cancel.cancel(self._desk, reservation_id, _person())
+        ended = await cancel.cancel(self._ctx, reservation_id, _caller())
         currency = ended.reservation.policy.currency
         return pb.CancelReservationResponse(
             reservation=messages.to_reservation(ended.reservation),
@@ -103,12 +103,12 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         self, request: pb.WatchReservationRequest, context: Context
     ) -> AsyncIterator[pb.WatchReservationResponse]:
         reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
-        who = _person()
+        who = _caller()
         seen = 0
 
         async def poll() -> Sequence[Reservation]:
             nonlocal seen
-            changed = await read.changed(self._desk, reservation_id, who, seen)
+            changed = await read.changed(self._ctx, reservation_id, who, seen)
             if changed is None:
                 return ()
             seen = changed.version
@@ -138,7 +138,7 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         scope = restaurant_id, day.isoformat(), party_size
         place = messages.SLOT_PAGES.decode(request.page_token, *scope)
         last = place.dine_time if place else None
-        found = await read.available_slots(self._desk, restaurant_id, day, party_size, last, size)
+        found = await read.available_slots(self._ctx, restaurant_id, day, party_size, last, size)
         currency = found.restaurant.policy.currency
         token = ""
         if found.has_more:
@@ -151,8 +151,8 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
         )
 
 
-def _person() -> Person:
+def _caller() -> Caller:
     who = call.identity()
     if who.role == STAFF:
-        return Person(restaurant_id=who.restaurant_id)
-    return Person(customer_id=who.subject)
+        return Caller(restaurant_id=who.restaurant_id)
+    return Caller(customer_id=who.subject)

@@ -26,16 +26,16 @@ class ReservationSettings(ServiceSettings):
     retry_after_seconds: Seconds = 2
     """When a client is asked to come back after an attempt that failed by overload or unknown outcome."""
     attempt_deadline_seconds: Seconds = Field(default=10, gt=0)
-    """An attempt older than this has lost its process; the settling task looks at it."""
+    """An attempt older than this has lost its process; the reconciling task looks at it."""
     hold_expire_seconds: Seconds = Field(default=120, gt=0)
-    """Seats are held this long for a deposit that is undecided: until deposit has settled it after a
+    """Seats are held this long for a deposit that is undecided: until deposit has reconciled it after a
     crash."""
     unmarked_seconds: int = Field(default=86_400, ge=0)
     """After the end of the service: when a reservation that nobody marked is completed and refunded."""
     horizon_days: int = Field(default=366, ge=1, le=3660)
     """How far ahead a table can be booked."""
     settle_interval_seconds: Seconds = Field(default=1, gt=0)
-    """How often the settling task looks at deadlines."""
+    """How often the reconciling task looks at deadlines."""
     lapse_share: float = Field(default=0.2, gt=0, le=1)
     """If more than this share of the bookings that are alive became due at once, as far as anybody watched,
     the database's clock is taken for wrong: none is ended before an operator says so. Declines and

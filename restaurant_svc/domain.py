@@ -116,6 +116,9 @@ def check_policy(policy: Policy, field: str = "policy") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Restaurant:
+    """A restaurant with the policy that it offers now; what is booked keeps the one it was booked under.
+    `version` grows with each change."""
+
     restaurant_id: str
     name: str
     time_zone: str
@@ -126,20 +129,26 @@ class Restaurant:
 
     @property
     def etag(self) -> str:
+        """The version, which changes with the name as well; `policy.etag` names the terms alone."""
         return str(self.version)
 
     @property
     def zone(self) -> ZoneInfo:
+        """The IANA zone of its calendar: in it its days begin and its slots are counted."""
         return ZoneInfo(self.time_zone)
 
 
 @dataclass(frozen=True, slots=True)
 class RestaurantCreated:
+    """A restaurant is there, at version 1."""
+
     restaurant: Restaurant
 
 
 @dataclass(frozen=True, slots=True)
 class RestaurantUpdated:
+    """The name or the policy of a restaurant has changed; what is booked keeps its terms."""
+
     restaurant: Restaurant
 
 
@@ -199,6 +208,7 @@ def instant(zone: ZoneInfo, day: date, at: time) -> datetime | None:
 
 
 def local_day(zone: ZoneInfo, moment: datetime) -> date:
+    """The calendar day on which an aware `moment` falls in that zone."""
     return moment.astimezone(zone).date()
 
 
@@ -217,6 +227,7 @@ class Span:
     times: tuple[time, ...] | None
 
     def days(self) -> Iterable[date]:
+        """Each local day in order, both ends included; none if `last_date` comes first."""
         for offset in range((self.last_date - self.first_date).days + 1):
             yield self.first_date + timedelta(days=offset)
 
@@ -293,6 +304,7 @@ def groups(days: DineTimes) -> Iterable[DineTimes]:
 
 
 def too_many_slots_of_day(local_date: date) -> Refusal:
+    """INVALID_ARGUMENT: the day would have more than MAX_SLOTS_OF_DAY slots, closed ones counted."""
     return invalid(
         "times",
         f"must leave at most {MAX_SLOTS_OF_DAY} slots on {local_date}, closed ones counted;"
@@ -301,6 +313,7 @@ def too_many_slots_of_day(local_date: date) -> Refusal:
 
 
 def too_many_slots() -> Refusal:
+    """INVALID_ARGUMENT: the days have more than MAX_SLOTS slots to close in one call."""
     return invalid("last_date", f"must leave at most {MAX_SLOTS} slots over all days; name fewer days")
 
 
@@ -308,6 +321,9 @@ def too_many_slots() -> Refusal:
 
 
 class BookingState(StrEnum):
+    """RECEIVED waits for an answer. DECLINED is the restaurant's own no, WITHDRAWN an end that the
+    reservation told."""
+
     RECEIVED = "RECEIVED"
     ACCEPTED = "ACCEPTED"
     DECLINED = "DECLINED"
@@ -348,7 +364,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ReservationSnapshot:
     """A reservation as one of its events tells it; `version` orders the events of a reservation."""
 
     reservation_id: str
@@ -378,6 +394,7 @@ class Booking:
 
     @property
     def no_show_time(self) -> datetime:
+        """From when staff may mark a no-show: the dine time and the policy's grace after it."""
         return self.terms.dine_time + self.terms.no_show_grace
 
 
@@ -406,36 +423,50 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BookingReceived:
+    """A booking, or the new terms of one, waits for an answer."""
+
     booking: Booking
 
 
 @dataclass(frozen=True, slots=True)
 class BookingAccepted:
+    """Staff, or the policy AUTO, said yes to these terms; the reservation has not confirmed it yet."""
+
     booking: Booking
 
 
 @dataclass(frozen=True, slots=True)
 class BookingDeclined:
+    """Staff said no; after an acceptance this is the restaurant's cancellation."""
+
     booking: Booking
 
 
 @dataclass(frozen=True, slots=True)
 class BookingSeated:
+    """The guests are here; told again under new terms that came meanwhile."""
+
     booking: Booking
 
 
 @dataclass(frozen=True, slots=True)
 class BookingNoShowMarked:
+    """The guests did not come: for this the reservation forfeits what is held."""
+
     booking: Booking
 
 
 @dataclass(frozen=True, slots=True)
 class BookingCompleted:
+    """The guests have left; told again under new terms that came meanwhile."""
+
     booking: Booking
 
 
 @dataclass(frozen=True, slots=True)
 class BookingWithdrawn:
+    """The reservation ended before the guests were seated; the restaurant only repeats it."""
+
     booking: Booking
 
 
@@ -471,32 +502,32 @@ _AGREED = frozenset(
 )
 
 
-def hear(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None:
+def on_reservation(booking: Booking | None, snapshot: ReservationSnapshot, now: datetime) -> Booking | None:
     """The booking after an event of its reservation, whichever came before; the same value if it is no news.
 
     By policy AUTO a booking is ACCEPTED at once; `confirmed` is the reservation's to say.
     """
     if booking is None:
-        if heard.state in (ReservationState.PENDING_DEPOSIT, ReservationState.FAILED):
+        if snapshot.state in (ReservationState.PENDING_DEPOSIT, ReservationState.FAILED):
             return None  # it was never offered to the restaurant
-        return _told(_first_heard(heard, now), heard, now, may_accept=True)
-    if heard.version <= booking.heard_version:
+        return _told(_from_first_snapshot(snapshot, now), snapshot, now, may_accept=True)
+    if snapshot.version <= booking.heard_version:
         return booking
     if booking.state is BookingState.WITHDRAWN:
         return booking
-    fresh = replace(booking, heard_version=heard.version, update_time=now, version=booking.version + 1)
+    fresh = replace(booking, heard_version=snapshot.version, update_time=now, version=booking.version + 1)
     may_accept = False
-    if heard.terms.revision > booking.terms.revision and _are_here(booking, heard.terms):
+    if snapshot.terms.revision > booking.terms.revision and _are_here(booking, snapshot.terms):
         # Whoever sits at the table sits there, whatever the customer changed meanwhile.
-        fresh = replace(fresh, confirmed=False, accepted_revision=heard.terms.revision)
-    elif heard.terms.revision > booking.terms.revision:
+        fresh = replace(fresh, confirmed=False, accepted_revision=snapshot.terms.revision)
+    elif snapshot.terms.revision > booking.terms.revision:
         # New terms are asked anew, and what staff said of the old ones has no effect on them. Where a person
         # had said no (or more than yes), the machine does not answer in their place.
         may_accept = booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED)
         fresh = replace(fresh, state=BookingState.RECEIVED, confirmed=False)
-    told = _told(replace(fresh, terms=heard.terms), heard, now, may_accept=may_accept)
+    told = _told(replace(fresh, terms=snapshot.terms), snapshot, now, may_accept=may_accept)
     if _without_bookkeeping(told) == _without_bookkeeping(booking):
-        return replace(booking, heard_version=heard.version)
+        return replace(booking, heard_version=snapshot.version)
     return told
 
 
@@ -506,33 +537,33 @@ def _are_here(booking: Booking, terms: Terms) -> bool:
     return has_come and booking.update_time >= terms.dine_time - EARLY_SEATING
 
 
-def _first_heard(heard: Heard, now: datetime) -> Booking:
+def _from_first_snapshot(snapshot: ReservationSnapshot, now: datetime) -> Booking:
     return Booking(
-        reservation_id=heard.reservation_id,
-        restaurant_id=heard.restaurant_id,
-        customer_id=heard.customer_id,
+        reservation_id=snapshot.reservation_id,
+        restaurant_id=snapshot.restaurant_id,
+        customer_id=snapshot.customer_id,
         state=BookingState.RECEIVED,
         confirmed=False,
-        terms=heard.terms,
+        terms=snapshot.terms,
         version=1,
-        heard_version=heard.version,
+        heard_version=snapshot.version,
         create_time=now,
         update_time=now,
     )
 
 
-def _told(booking: Booking, heard: Heard, now: datetime, *, may_accept: bool) -> Booking:
-    if heard.state in _OVER:
+def _told(booking: Booking, snapshot: ReservationSnapshot, now: datetime, *, may_accept: bool) -> Booking:
+    if snapshot.state in _OVER:
         if booking.state in (BookingState.RECEIVED, BookingState.ACCEPTED):
             # Nothing of the past is kept: the withdrawal may just as well have been the first thing heard.
             return replace(booking, state=BookingState.WITHDRAWN, confirmed=False, accepted_revision=0)
         return booking
-    if heard.state is ReservationState.PENDING_ACCEPTANCE:
+    if snapshot.state is ReservationState.PENDING_ACCEPTANCE:
         if may_accept and booking.terms.acceptance is Acceptance.AUTO and not _too_late(booking, now):
             return _agreed(booking, BookingState.ACCEPTED)
         return booking
-    if heard.state in _FOLLOWS:
-        target, before = _FOLLOWS[heard.state]
+    if snapshot.state in _FOLLOWS:
+        target, before = _FOLLOWS[snapshot.state]
         state = target if booking.state in before else booking.state
         if state in _AGREED:
             return replace(_agreed(booking, state), confirmed=True)
@@ -549,7 +580,7 @@ def _too_late(booking: Booking, now: datetime) -> bool:
     return deadline is not None and now >= deadline
 
 
-def news(before: Booking | None, after: Booking) -> BookingEvent | None:
+def booking_event(before: Booking | None, after: Booking) -> BookingEvent | None:
     """What the restaurant has to say after it heard its reservation. What it only repeats is no news."""
     if before is not None and (before.state, before.terms.revision) == (after.state, after.terms.revision):
         return None

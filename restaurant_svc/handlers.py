@@ -33,7 +33,9 @@ def subscription(restaurants: Restaurants) -> Subscription:
     """What the queue of bookings is bound to, and what is done with it."""
 
     def on_reservation_changed(tx: Transaction, event: Received[Any]) -> None:
-        restaurants.hear(tx, messages.from_reservation(event.message.reservation, event.aggregate_version))
+        restaurants.on_reservation(
+            tx, messages.from_reservation(event.message.reservation, event.aggregate_version)
+        )
 
     return Subscription(
         queue=QUEUE,

@@ -24,8 +24,8 @@ from restaurant_svc.domain import (
     BookingFilter,
     BookingState,
     Cursor,
-    Heard,
     Policy,
+    ReservationSnapshot,
     ReservationState,
     Restaurant,
     Slot,
@@ -64,6 +64,7 @@ _RESERVATION_STATE = {
 
 
 def to_restaurant(restaurant: Restaurant) -> restaurant_pb2.Restaurant:
+    """A restaurant as an answer shows it, with two etags: of the whole, and of the policy alone."""
     return restaurant_pb2.Restaurant(
         restaurant_id=restaurant.restaurant_id,
         name=restaurant.name,
@@ -77,6 +78,7 @@ def to_restaurant(restaurant: Restaurant) -> restaurant_pb2.Restaurant:
 
 
 def to_policy(policy: Policy) -> restaurant_pb2.Policy:
+    """A policy for answers and events; its deposit in minor units becomes Money."""
     return restaurant_pb2.Policy(
         deposit_per_person=wire.to_money(policy.deposit_per_person, policy.currency),
         free_cancel_window_seconds=policy.free_cancel_window_seconds,
@@ -112,6 +114,7 @@ def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
 
 
 def to_slot(slot: Slot) -> restaurant_pb2.Slot:
+    """A slot for answers and events; a capacity of 0 is a closed one."""
     return restaurant_pb2.Slot(
         dine_time=wire.to_timestamp(slot.dine_time), capacity=slot.capacity, version=slot.version
     )
@@ -163,6 +166,7 @@ def _span(
 
 
 def to_booking(booking: Booking) -> restaurant_pb2.Booking:
+    """A booking as staff see it, with the time from which a no-show can be marked."""
     terms = booking.terms
     message = restaurant_pb2.Booking(
         reservation_id=booking.reservation_id,
@@ -183,18 +187,21 @@ def to_booking(booking: Booking) -> restaurant_pb2.Booking:
 
 
 def from_booking_state(number: int, field: str) -> BookingState:
+    """A state to filter by. Refuses an unspecified or unknown one, naming `field`."""
     state = _BOOKING_STATE.get(restaurant_pb2.BookingState.ValueType(number))
     if state is None:
         raise invalid(field, "is not a state of a booking")
     return state
 
 
-def from_reservation(snapshot: reservation_events_pb2.ReservationSnapshot, version: int) -> Heard:
+def from_reservation(
+    snapshot: reservation_events_pb2.ReservationSnapshot, version: int
+) -> ReservationSnapshot:
     """What an event says of a reservation. Fails on a state that this version does not know."""
     deadline = None
     if snapshot.HasField("accept_deadline"):
         deadline = wire.from_timestamp(snapshot.accept_deadline, "accept_deadline")
-    return Heard(
+    return ReservationSnapshot(
         reservation_id=snapshot.reservation_id,
         restaurant_id=snapshot.restaurant_id,
         customer_id=snapshot.customer_id,

@@ -161,6 +161,7 @@ EXPIRING_REQUESTS = Expiring(
 
 
 def restaurant(tx: Transaction, restaurant_id: str) -> Restaurant | None:
+    """The restaurant with its present policy; None if the id is unknown."""
     row = tx.execute(select(restaurants).where(restaurants.c.restaurant_id == restaurant_id)).one_or_none()
     return None if row is None else _restaurant(row)
 
@@ -175,6 +176,7 @@ def list_restaurants(tx: Transaction, after: tuple[str, str] | None, limit: int)
 
 
 def insert_restaurant(tx: Transaction, value: Restaurant) -> None:
+    """Stores a restaurant under an id that was chosen just now, so that it cannot be taken."""
     tx.execute(restaurants.insert().values(restaurant_id=value.restaurant_id, **_restaurant_values(value)))
 
 
@@ -188,6 +190,8 @@ def update_restaurant(tx: Transaction, value: Restaurant, *, expected_version: i
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
+    """A request_id of a subject: the hash of the contents it was used with, and the restaurant it made."""
+
     subject: str
     request_id: str
     body_hash: str
@@ -392,6 +396,7 @@ _MOVE_BOOKING = update(bookings).where(
 
 
 def booking(tx: Transaction, reservation_id: str) -> Booking | None:
+    """The restaurant's copy of that reservation; None if it was never offered."""
     row = tx.execute(_FIND_BOOKING, {"key": reservation_id}).one_or_none()
     return None if row is None else _booking(row)
 

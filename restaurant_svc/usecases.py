@@ -25,8 +25,8 @@ from restaurant_svc.domain import (
     BookingFilter,
     Cursor,
     DineTimes,
-    Heard,
     Policy,
+    ReservationSnapshot,
     Restaurant,
     Slot,
     SlotsChanged,
@@ -71,6 +71,7 @@ class Restaurants:
         return await self._store.read(lambda tx: persistence.list_restaurants(tx, after, limit))
 
     async def get(self, restaurant_id: str) -> Restaurant:
+        """The restaurant with its present policy. Raises NOT_FOUND."""
         return await self._store.read(lambda tx: _existing(tx, restaurant_id))
 
     async def create(
@@ -237,24 +238,32 @@ class Restaurants:
         return BookingFeed(self._store, restaurant_id, await self._store.read(query))
 
     async def accept(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        """Staff say yes to the terms of `revision`. Raises NOT_FOUND also for another restaurant's booking,
+        and what `domain.accept` refuses."""
         return await self._staff(
             restaurant_id, reservation_id, revision, domain.accept, domain.BookingAccepted
         )
 
     async def decline(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        """Staff say no, or cancel what they had accepted. Raises NOT_FOUND, and what `domain.decline`
+        refuses."""
         return await self._staff(
             restaurant_id, reservation_id, revision, domain.decline, domain.BookingDeclined
         )
 
     async def seat(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        """The guests are here. Raises NOT_FOUND, and what `domain.seat` refuses, TOO_EARLY among it."""
         return await self._staff(restaurant_id, reservation_id, revision, domain.seat, domain.BookingSeated)
 
     async def mark_no_show(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        """The guests did not come. Raises NOT_FOUND, and what `domain.mark_no_show` refuses, TOO_EARLY among
+        it."""
         return await self._staff(
             restaurant_id, reservation_id, revision, domain.mark_no_show, domain.BookingNoShowMarked
         )
 
     async def complete(self, restaurant_id: str, reservation_id: str, revision: int) -> Booking:
+        """The guests have left. Raises NOT_FOUND, and what `domain.complete` refuses."""
         return await self._staff(
             restaurant_id, reservation_id, revision, domain.complete, domain.BookingCompleted
         )
@@ -282,11 +291,11 @@ class Restaurants:
 
         return await self._store.write(change)
 
-    def hear(self, tx: Transaction, heard: Heard) -> None:
+    def on_reservation(self, tx: Transaction, snapshot: ReservationSnapshot) -> None:
         """A reservation said how it stands. An automatic restaurant accepts in this same transaction."""
         for _ in range(MAX_LOSSES):
-            before = persistence.booking(tx, heard.reservation_id)
-            after = domain.hear(before, heard, tx.now)
+            before = persistence.booking(tx, snapshot.reservation_id)
+            after = domain.on_reservation(before, snapshot, tx.now)
             if after is None or after is before:
                 return
             if before is None:
@@ -294,7 +303,7 @@ class Restaurants:
             else:
                 stored = persistence.move_booking(tx, before, after)
             if stored:
-                self._tell(tx, after, domain.news(before, after))
+                self._tell(tx, after, domain.booking_event(before, after))
                 return
         raise _too_many_losses()
 

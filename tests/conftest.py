@@ -26,6 +26,42 @@ settings.register_profile("same", derandomize=True, print_blob=True)
 settings.load_profile("same")
 
 
+QUICK = (
+    "tests/budgets",
+    "tests/contracts",
+    "tests/deposit",
+    "tests/history",
+    "tests/kit",
+    "tests/reservation",
+    "tests/restaurant",
+    "tests/test_any_order",
+    "tests/test_checklist",
+    "tests/test_promises",
+    "tests/test_readme",
+)
+"""Where `--quick` looks (`make quick`)."""
+NOT_QUICK = frozenset(
+    [
+        "broker",
+        "broker_cluster",
+        "chromium",
+        "history_process",
+        "office",
+        "own_broker",
+        "postgres",
+        "running",
+        "sandbox",
+    ]
+)
+"""Fixtures that start a process. Without `postgres`, both engines become SQLite alone."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="only what needs no broker, no PostgreSQL and no Envoy"
+    )
+
+
 def pytest_configure() -> None:
     """A run that is told to end clears up like one that is interrupted: PostgreSQL would outlive us."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -56,7 +92,16 @@ LONGEST = ("tests/crash/test_crash_points", "tests/torture/", "tests/mesh/", "te
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _is_quick(item: pytest.Item) -> bool:
+    starts_nothing = NOT_QUICK.isdisjoint(getattr(item, "fixturenames", ()))
+    return item.nodeid.startswith(QUICK) and starts_nothing and "postgresql" not in item.nodeid
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=[item for item in items if not _is_quick(item)])
+        items[:] = filter(_is_quick, items)
+
     def place(item: pytest.Item) -> int:
         return next((n for n, long in enumerate(LONGEST) if item.nodeid.startswith(long)), len(LONGEST))
 

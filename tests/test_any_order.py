@@ -18,7 +18,7 @@ from dinemesh.kit.outbox import OutgoingEvent
 from dinemesh.kit.refusal import Refusal
 from reservation_svc import domain as reservations
 from reservation_svc import messages as reservation_messages
-from reservation_svc.domain import By, Kind, State
+from reservation_svc.domain import CancelledBy, Kind, State
 from restaurant_svc import domain as restaurants
 from restaurant_svc import messages as restaurant_messages
 
@@ -87,10 +87,10 @@ class World:
 
     def customer(self) -> None:
         if self.chance.random() < 0.15:
-            self.move(self.reservation.cancel(self.chance.choice(list(By)), self.now))
+            self.move(self.reservation.cancel(self.chance.choice(list(CancelledBy)), self.now))
             return
         later = DINNER + timedelta(minutes=30)
-        wish = reservations.Wish(
+        wish = reservations.RequestedChange(
             self.chance.choice([None, DINNER, later]), self.chance.choice([None, *range(1, 7)])
         )
         deposit_id = self.new_id()
@@ -182,7 +182,7 @@ class World:
         if step.event is not None:
             self.told.append(("deposit", deposit_messages.encode_event(step.event)))
 
-    def settle(self) -> None:
+    def reconcile(self) -> None:
         deposit_id = self.one_of(self.deposits)
         if deposit_id is None:
             return
@@ -249,22 +249,22 @@ class World:
                         self.obey(key, order)
             if self.is_news("restaurant", source, event):
                 heard = restaurant_messages.from_reservation(message.reservation, event.aggregate_version)
-                after = restaurants.hear(self.booking, heard, self.now)
+                after = restaurants.on_reservation(self.booking, heard, self.now)
                 if after is not None and after is not self.booking:
                     if self.booking is not None and self.booking.state is restaurants.BookingState.SEATED:
                         self.seated_again += after.terms.revision - self.booking.terms.revision
                         assert after.state in SEATED, "guests are at the table, and staff are told otherwise"
-                    news = restaurants.news(self.booking, after)
+                    news = restaurants.booking_event(self.booking, after)
                     self.booking = after
                     if news is not None:
                         self.told.append(("restaurant", restaurant_messages.encode_event(news)))
         elif self.is_news("reservation", source, event):
             if source == "deposit":
                 told = reservation_messages.from_deposit(message.deposit)
-                self.move(self.reservation.hear_deposit(told, self.now, RULES))
+                self.move(self.reservation.on_deposit(told, self.now, RULES))
             else:
                 said = reservation_messages.from_booking(message.booking)
-                for move in self.reservation.hear_restaurant(said, self.now):
+                for move in self.reservation.on_booking(said, self.now):
                     self.move(move)
 
     def is_news(self, subscriber: str, source: str, event: OutgoingEvent) -> bool:
@@ -305,7 +305,7 @@ class World:
             self.ask: 6,
             self.charge: 6,
             self.answer: 5,
-            self.settle: 1,
+            self.reconcile: 1,
             self.deliver: 20,
             self.customer: 2,
             self.staff: 3,
@@ -327,7 +327,7 @@ class World:
             for source, event in self.chance.sample(self.told, len(self.told)):
                 self.hear(source, event)
             for _ in range(20 * len(self.deposits)):
-                self.settle()
+                self.reconcile()
             if day > 4:
                 self.now += timedelta(days=1)
             while (move := self.reservation.lapse(self.now, RULES)) is not None:
@@ -358,7 +358,7 @@ def test_every_story_ends(ends: list[World]) -> None:
 def test_all_money_went_back_or_was_forfeited_by_policy(ends: list[World]) -> None:
     for world in ends:
         may_forfeit = (
-            world.reservation.state is State.NO_SHOW or world.reservation.cancelled_by is By.CUSTOMER
+            world.reservation.state is State.NO_SHOW or world.reservation.cancelled_by is CancelledBy.CUSTOMER
         )
         for deposit_id, deposit in world.deposits.items():
             charged = world.provider.get(deposit_id) == "charged"

@@ -170,7 +170,9 @@ def test_the_benchmark_of_several_pods_runs_and_a_stopped_one_stops_no_other() -
     said = printed("benchmarks.pods", "--pods", "2", "--seconds", "9")
     ((rate, refused),) = re.findall(r"^2 +(\d+) .* (\S+)$", said, re.MULTILINE)
     assert int(rate) > 0 and refused == "none"
-    rates = [int(one) for one in said.splitlines()[-1].split()]
+    *_, by_second, deadlocks = said.splitlines()
+    assert deadlocks.endswith(": 0")
+    rates = [int(one) for one in by_second.split()]
     # It was stopped from the third second to the sixth; what it had locked was free again a second later.
     assert len(rates) == 9 and all(rates[5:]), rates
 

@@ -1,4 +1,5 @@
-"""Each command of the README is a make target or is run by a test; an unknown line fails.
+"""Each command of the README and of the pages beside it is a make target or is run by a test; an unknown line
+fails.
 
 The convention: a fenced block of commands is marked `sh`. What is only to be looked at is marked otherwise
 (text, mermaid, python). A command is one of
@@ -22,7 +23,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    name: (ROOT / name).read_text()
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/API_TOUR.md",
+        "docs/ARCHITECTURE.md",
+        "docs/DEPLOYMENT.md",
+        "docs/OPERATIONS.md",
+        "docs/TESTING.md",
+    )
+}
+README = PAGES["README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 EXAMPLE = "tests.edge.test_examples.test_the_story_over_the_generated_python_client"
@@ -108,31 +121,44 @@ def complaint(command: str) -> str:
     return ""
 
 
-BLOCKS = [content for language, content in blocks(README) if language == "sh"]
-STORIES = {
-    tool: "\n".join(block for block in BLOCKS if re.search(rf"\b{tool} -", block))
-    for tool in ("curl", "grpcurl")
+BLOCKS = {
+    name: [content for language, content in blocks(text) if language == "sh"] for name, text in PAGES.items()
 }
-"""By the tool that it is told with; run by tests.local_mesh.test_commands."""
-COMMANDS = [command for block in BLOCKS if block not in STORIES.values() for command in commands(block)]
+STORIES = {
+    f"{tool} in {name}": story
+    for name, of_page in BLOCKS.items()
+    for tool in ("curl", "grpcurl")
+    if (story := "\n".join(block for block in of_page if re.search(rf"\b{tool} -", block)))
+}
+"""Told with a tool; run by tests.local_mesh.test_commands."""
+COMMANDS = sorted(
+    {
+        command
+        for of_page in BLOCKS.values()
+        for block in of_page
+        if block not in STORIES.values()
+        for command in commands(block)
+    }
+)
 
 
 def test_the_readme_has_commands() -> None:
     assert any(command == "make demo" for command in COMMANDS)
-    assert all(STORIES.values())
+    assert set(STORIES) == {"curl in README.md", "curl in docs/API_TOUR.md", "grpcurl in docs/API_TOUR.md"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_of_the_readme_is_known(command: str) -> None:
+def test_each_command_is_known(command: str) -> None:
     assert not complaint(command), f"{command}: {complaint(command)}"
 
 
-def test_each_block_of_the_readme_says_what_it_is() -> None:
-    for language, content in blocks(README):
+@pytest.mark.parametrize("page", PAGES)
+def test_each_block_says_what_it_is(page: str) -> None:
+    for language, content in blocks(PAGES[page]):
         assert language == "sh" or language in LOOKED_AT, f"```{language}\n{content}"
 
 
-@pytest.mark.parametrize("command", sorted(set(INLINE.findall(README))))
+@pytest.mark.parametrize("command", sorted({one for text in PAGES.values() for one in INLINE.findall(text)}))
 def test_each_make_target_that_the_text_names_exists(command: str) -> None:
     target = command.split()[1]
     assert target in targets(MAKEFILE), command
@@ -140,14 +166,20 @@ def test_each_make_target_that_the_text_names_exists(command: str) -> None:
 
 def test_each_piece_of_python_is_a_piece_of_an_example() -> None:
     examples = [path.read_text() for path in (ROOT / "examples").glob("*.py")]
-    for language, content in blocks(README):
-        if language == "python":
-            assert any(content.strip() in example for example in examples), content
+    for text in PAGES.values():
+        for language, content in blocks(text):
+            if language == "python":
+                assert any(content.strip() in example for example in examples), content
 
 
-def test_each_link_into_the_project_leads_somewhere() -> None:
-    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", PAGES)
+def test_each_link_into_the_project_leads_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", PAGES[page]):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert README.count("\n") < 150
 
 
 @pytest.mark.parametrize("test", sorted(set(COVERED.values())))

@@ -46,6 +46,8 @@ class SandboxProvider:
         self._timeout = timeout
 
     async def charge(self, key: str, amount: Money, token: str, timeout: float) -> ChargeOutcome:
+        """Charges once per key. Raises OutcomeUnknown for every error of the call, be it a request that was
+        refused."""
         request = pb.CreateChargeRequest(key=key, amount=wire.to_money(*amount), payment_token=token)
         answer = await _definite(
             lambda: self._sandbox.CreateCharge(request, timeout=timeout, metadata=_metadata())
@@ -53,6 +55,7 @@ class SandboxProvider:
         return _charge_outcome(answer.charge)
 
     async def find(self, key: str) -> ChargeOutcome | None:
+        """None if the sandbox answers NOT_FOUND. Raises OutcomeUnknown for every other error of the call."""
         try:
             answer = await self._sandbox.FindCharge(
                 pb.FindChargeRequest(key=key), timeout=self._timeout, metadata=_metadata()
@@ -64,6 +67,8 @@ class SandboxProvider:
         return _charge_outcome(answer.charge)
 
     async def close(self, key: str) -> ChargeOutcome:
+        """Closes the key, or tells what became of its charge. Raises OutcomeUnknown for every error of the
+        call."""
         request = pb.CloseChargeRequest(key=key)
         answer = await _definite(
             lambda: self._sandbox.CloseCharge(request, timeout=self._timeout, metadata=_metadata())
@@ -71,6 +76,8 @@ class SandboxProvider:
         return _charge_outcome(answer.charge)
 
     async def refund(self, key: str, charge_key: str, amount: Money) -> RefundOutcome:
+        """Refused, with the status as its code, if it breaks the sandbox's rules. Raises OutcomeUnknown for
+        every other error of the call."""
         request = pb.CreateRefundRequest(key=key, charge_key=charge_key, amount=wire.to_money(*amount))
         try:
             answer = await self._sandbox.CreateRefund(request, timeout=self._timeout, metadata=_metadata())
@@ -83,6 +90,7 @@ class SandboxProvider:
         return Returned()
 
     async def aclose(self) -> None:
+        """Closes the channel to the sandbox; `close` closes one charge."""
         await self._channel.close()
 
 

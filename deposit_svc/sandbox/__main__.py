@@ -82,6 +82,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> None:
+    """Serves with the settings of the environment; a wrong one ends the process."""
     settings = load(Settings)
     logs.setup("sandbox", settings.log_level)
     service.main(lambda: run(settings))

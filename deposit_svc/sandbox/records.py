@@ -62,18 +62,24 @@ refunds = Table(
 
 
 class ChargeState(Enum):
+    """What was decided under a key; CLOSED is one that was forbidden before any charge came."""
+
     CAPTURED = "CAPTURED"
     DECLINED = "DECLINED"
     CLOSED = "CLOSED"
 
 
 class RefundState(Enum):
+    """What was decided under a refund's key; REFUSED stays so, another key may succeed."""
+
     SUCCEEDED = "SUCCEEDED"
     REFUSED = "REFUSED"
 
 
 @dataclass(frozen=True)
 class Refund:
+    """A part of a charge, returned or refused; `minor` is in minor units of the currency."""
+
     key: str
     charge_key: str
     minor: int
@@ -85,6 +91,9 @@ class Refund:
 
 @dataclass(frozen=True)
 class Charge:
+    """What a key came to, with its refunds. Amounts are in minor units; a closed key has 0 and no
+    currency."""
+
     key: str
     state: ChargeState
     minor: int
@@ -122,6 +131,7 @@ def create_tables(url: str) -> None:
 
 
 def find(tx: Transaction, key: str) -> Charge | None:
+    """The charge or the closed key; None if the key was never seen."""
     row = tx.execute(select(charges).where(charges.c.key == key)).one_or_none()
     return None if row is None else _charges(tx, [row])[0]
 

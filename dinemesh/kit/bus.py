@@ -400,7 +400,7 @@ class Bus:
     ) -> None:
         """A quorum queue with its dead letters, bound to the routing keys `bindings`.
 
-        With a `max_length` (a guest's) the oldest messages fall out of a full queue, and no publisher is
+        With a `max_length` (a subscriber's) the oldest messages fall out of a full queue, and no publisher is
         held up. What falls out is no dead letter, so such a queue has no exchange for them: its consumer
         lays them aside itself.
         """
@@ -535,7 +535,7 @@ class Bus:
 
 async def _declare_topology(channel: AbstractChannel) -> None:
     exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
-    # The log from which guests join. How long it goes back is for a policy of the broker to say
+    # The log from which subscribers join. How long it goes back is for a policy of the broker to say
     # (local_mesh/broker_users.py): as an argument it could not be changed, and versions that declare it
     # differently would shut each other out.
     stream = await channel.declare_queue(LOG_QUEUE, durable=True, arguments={"x-queue-type": "stream"})

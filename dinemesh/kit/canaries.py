@@ -363,14 +363,14 @@ class Bindings:
             await self._bind(binding)
             now = _now()
             telemetry.TOPOLOGY_LOSSES.labels(self._queue).inc()
-            news = await self._read_again(seen.through_time - _MARGIN)
+            fresh = await self._read_again(seen.through_time - _MARGIN)
             log.error(
                 "the binding %s of %s was gone since %s and is declared again; %d events were taken from the"
                 " log. Nothing is left to do",
                 binding,
                 self._queue,
                 f"{seen.through_time:%Y-%m-%d %H:%M:%S} UTC",
-                news,
+                fresh,
             )
         await self._store.write(lambda tx: self._go_on(tx, binding, now, is_mended=is_missing))
 
@@ -428,7 +428,7 @@ class Bindings:
         await self._store.write(lambda tx: tx.execute(unread.values(unread_time=None)) and None)
 
     async def begin_of_gap(self) -> datetime | None:
-        """From when on the log has to be read by a guest that lost its place; None: from the beginning."""
+        """From when on a subscriber that lost its place has to read the log; None: from the beginning."""
         table = self._table
         query = select(table.c.through_time).where(table.c.subscriber == self._queue)
         times = await self._store.read(lambda tx: list(tx.execute(query).scalars()))

@@ -52,7 +52,7 @@ REQUEUE_PAUSE_SECONDS = 0.2
 RECONNECT_PAUSE_SECONDS = 0.2
 # No log is kept for less: what is as young is in it.
 LOG_AT_LEAST = timedelta(days=1)
-# A guest's queue that is this full has lost messages by the time that its length is known.
+# A subscriber's queue that is this full has lost messages by the time that its length is known.
 NEARLY_FULL = 0.9
 
 
@@ -154,7 +154,7 @@ class Consumer:
             self._in_hand = 0
 
     async def _keep_looking(self, hidden_since: datetime | None) -> None:
-        """Whether the bindings are there and, of a guest, whether its queue overflows."""
+        """Whether the bindings are there and, of a subscriber, whether its queue overflows."""
         while True:
             heed_cancellation()
             await asyncio.sleep(LOOK_SECONDS)
@@ -174,7 +174,7 @@ class Consumer:
                 log.exception("the bindings of %s were not looked at", self.subscription.queue)
 
     async def _mind_the_place(self) -> None:
-        """A guest whose queue is as good as full has lost messages, or is about to: it reads the log."""
+        """A subscriber whose queue is as good as full has lost messages, or is about to: it reads the log."""
         limit, queue = self.subscription.max_length, self.subscription.queue
         if limit is None or await self._bus.waiting(queue) < limit * NEARLY_FULL:
             return
@@ -190,7 +190,7 @@ class Consumer:
         log.info("subscription %s reads the log", queue)
         await self._tell_what_is_gone(mark, since)
         batch: list[_Part] = []
-        count = news = 0
+        count = fresh = 0
         async for message in self._bus.read_log_messages(mark, since):
             if MARK in message.headers or not is_own(message):
                 continue
@@ -208,11 +208,11 @@ class Consumer:
                 elif self._inbox.handler(part.event) is not None:
                     batch.append(part)
             if len(batch) >= EVENTS_AT_ONCE:
-                news += await self._take_logged(batch)
+                fresh += await self._take_logged(batch)
                 batch.clear()
-        news += await self._take_logged(batch)
-        log.info("subscription %s has read %d events of the log, %d new", queue, count, news)
-        return news
+        fresh += await self._take_logged(batch)
+        log.info("subscription %s has read %d events of the log, %d new", queue, count, fresh)
+        return fresh
 
     async def _tell_what_is_gone(self, mark: str, since: datetime | None) -> None:
         """What the log no longer has cannot be read: whoever joins then is told."""
@@ -321,7 +321,7 @@ class Consumer:
         """Put what cannot be taken among the dead letters; False if that is not ours to do, or not yet.
 
         With a message of one event the broker does it, for the mesh's own. Of several, those that were taken
-        must not go with the others; and from a guest's queue messages also fall out, which are no dead
+        must not go with the others; and from a subscriber's queue messages also fall out, which are no dead
         letters.
         """
         is_guest, is_single = self.subscription.max_length is not None, len(parts) == 1

@@ -293,6 +293,7 @@ class Writer:
 
     @property
     def usable(self) -> bool:
+        """Returns False once the session is closed or invalidated; the store then replaces it."""
         return not (self.connection.closed or self.connection.invalidated)
 
     def begin(self) -> None:

@@ -71,6 +71,7 @@ def rests(tx: Transaction, table: Table, subject: ColumnElement[str]) -> ColumnE
 
 
 def count(tx: Transaction, table: Table) -> int:
+    """Returns how many subjects fail, including those that wait for their next look."""
     found: int = tx.execute(select(func.count()).select_from(table)).scalar_one()
     return found
 

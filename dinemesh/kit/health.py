@@ -36,6 +36,7 @@ class Health:
         self._changed = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
+        """Registers grpc.health.v1 on `server`, which must not have started yet."""
         add: Any = health_pb2_grpc.add_HealthServicer_to_server
         add(self, server)
 
@@ -45,6 +46,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
+        """Decides whether all names but "live" answer SERVING; False at first, and for good after `stop`."""
         return self._ready
 
     def set_ready(self, ready: bool) -> None:
@@ -77,6 +79,7 @@ class Health:
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
+        """Aborts with NOT_FOUND for an unknown name, as grpc.health.v1 demands."""
         status = self._status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
@@ -85,6 +88,7 @@ class Health:
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Yields the status at once and after each change until `close`; SERVICE_UNKNOWN for another name."""
         last: str | None = None
         while True:
             changed = self._changed
@@ -101,6 +105,7 @@ class Health:
     async def List(
         self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthListResponse:
+        """Answers with the status of every known name, "" and "live" included."""
         answer = health_pb2.HealthListResponse()
         for name in sorted({*self._names, LIVE}):
             answer.statuses[name].CopyFrom(_Status(status=self._status(name)))

@@ -121,7 +121,7 @@ class Subscription:
 
     `together` does for several events at once, in fewer statements, what handlers do for each.
 
-    A guest, which does not belong to the mesh, has a `max_length`: when so many messages wait in its queue,
+    A subscriber that does not belong to the mesh has a `max_length`: when so many messages wait in its queue,
     the oldest fall out, and it reads the log instead. Nobody else notices. That of a queue that exists
     cannot be changed: delete the queue; the next start reads the log.
     """
@@ -225,20 +225,20 @@ class Inbox:
         if __debug__ and unseen:
             crash.point("inbox.recorded")
         first: list[bool] = []
-        news: list[Received[Any]] = []
+        fresh: list[Received[Any]] = []
         for event in events:
             first.append(event.event_id in unseen)
             if first[-1]:
                 unseen.discard(event.event_id)
-                news.append(event)
-        newest = [event for event in self._newest(tx, statements, news) if self.handler(event) is not None]
+                fresh.append(event)
+        newest = [event for event in self._newest(tx, statements, fresh) if self.handler(event) is not None]
         if self._subscription.together is not None:
             self._subscription.together(tx, newest)
         else:
             for event in newest:
                 self._handle(tx, event)
         lag = telemetry.INBOX_LAG.labels(self._subscription.queue)
-        for event in news:
+        for event in fresh:
             lag.observe(max(0.0, (tx.now - event.occur_time).total_seconds()))
         return first
 
@@ -314,11 +314,14 @@ class Inbox:
     # Whether this subscriber has read what was said before its queue existed.
 
     async def caught_up(self) -> bool:
+        """Tells whether this subscriber has read the log since its queue was made; False without a record."""
         table = self._tables.subscriptions
         query = select(table.c.caught_up).where(table.c.subscriber == self._subscription.queue)
         return bool(await self._store.read(lambda tx: tx.execute(query).scalar_one_or_none()))
 
     async def set_caught_up(self, value: bool) -> None:
+        """Records the answer of `caught_up`, in a transaction of its own."""
+
         def change(tx: Transaction) -> None:
             insert = tx.insert(self._tables.subscriptions)
             values = insert.values(subscriber=self._subscription.queue, caught_up=value)

@@ -76,7 +76,9 @@ class Limit:
 class TokenVerifier(Protocol):
     """Turns a token into an identity, or refuses it."""
 
-    def verify(self, token: str) -> Identity: ...
+    def verify(self, token: str) -> Identity:
+        """Raises Refusal (TOKEN_INVALID, TOKEN_EXPIRED) for a token that proves no identity."""
+        ...
 
 
 class _Undecodable:
@@ -176,6 +178,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self._total[stream] += 1
 
     def leave(self, name: str, identity: Identity, *, stream: bool) -> None:
+        """Gives back the place that `enter` took with the same arguments, once for each entered call."""
         self._in_flight[name] -= 1
         self._total[stream] -= 1
         if stream and _is_a_person(identity):
@@ -194,6 +197,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self._system_streams += 1
 
     def leave_system_stream(self) -> None:
+        """Gives back the place that `enter_system_stream` took."""
         self._system_streams -= 1
 
 

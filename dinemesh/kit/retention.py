@@ -91,6 +91,7 @@ class Expiring:
 
     @property
     def every(self) -> timedelta:
+        """Returns the time between passes: an hour if `in_order`, a day where every row is looked at."""
         return timedelta(seconds=PASS_SECONDS if self.in_order else WALK_SECONDS)
 
 

@@ -42,7 +42,9 @@ TOPOLOGY_LOSSES = Counter(
     ["what"],
 )
 PLACES_LOST = Counter(
-    "dinemesh_places_lost", "Times that a guest's queue was full, so that it read the log instead.", ["queue"]
+    "dinemesh_places_lost",
+    "Times that a subscriber's queue was full, so that it read the log instead.",
+    ["queue"],
 )
 KEPT_ROWS = Gauge("dinemesh_kept_rows", "About how many rows a table has that is pruned.", ["table"])
 KEPT_OLDEST = Gauge(

@@ -62,6 +62,7 @@ class Pace:
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> Pace:
+        """Takes the pace from a service's settings, where the poll interval is in milliseconds."""
         return cls(settings.watch_poll_ms / 1000, settings.heartbeat_seconds, settings.watch_max_seconds)
 
 

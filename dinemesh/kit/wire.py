@@ -100,6 +100,7 @@ def from_money(value: Money, field: str) -> tuple[int, str]:
 
 
 def to_date(day: dt.date) -> Date:
+    """Sets year, month and day, so that `from_date` takes the result back."""
     return Date(year=day.year, month=day.month, day=day.day)
 
 
@@ -112,6 +113,7 @@ def from_date(value: Date, field: str) -> dt.date:
 
 
 def to_time_of_day(time: dt.time) -> TimeOfDay:
+    """Keeps microseconds, which `from_time_of_day` refuses, and ignores a time zone."""
     return TimeOfDay(hours=time.hour, minutes=time.minute, seconds=time.second, nanos=time.microsecond * 1000)
 
 

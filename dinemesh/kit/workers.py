@@ -26,7 +26,9 @@ _RESTART_SECONDS = (1.0, 30.0)  # first and longest pause before a worker that f
 class Worker(Protocol):
     """A loop of a service. It runs until it is cancelled, and leaves nothing half done when it is."""
 
-    async def run(self) -> None: ...
+    async def run(self) -> None:
+        """Ends only when it is cancelled; `keep_running` runs one again that ends or fails otherwise."""
+        ...
 
 
 class Periodic:

@@ -3,9 +3,9 @@
 //     import { Dinemesh } from "./client.js";
 //     const dinemesh = new Dinemesh("http://127.0.0.1:8080", token);
 //     const { slots, policyEtag } = await dinemesh.slots(restaurantId, "2030-12-24", 2);
-//     const wish = { restaurantId, dineTime: slots[0].dineTime, partySize: 2, policyEtag, paymentToken: "tok_visa" };
-//     const reservation = await dinemesh.book(wish);
-//     for await (const news of dinemesh.watch(reservation.reservationId)) console.log(news);
+//     const order = { restaurantId, dineTime: slots[0].dineTime, partySize: 2, policyEtag, paymentToken: "tok_visa" };
+//     const reservation = await dinemesh.book(order);
+//     for await (const update of dinemesh.watch(reservation.reservationId)) console.log(update);
 //     const { refunded, forfeited } = await dinemesh.cancel(reservation.reservationId);
 //
 // Four rules of the contract (protos/) are what is worth copying from here:
@@ -104,8 +104,8 @@ export class Dinemesh {
    * books and charges once. Resolves to the reservation; throws a Refusal, or Lost when patience ends. Its reason is
    * POLICY_CHANGED if the restaurant's terms are not those of policyEtag: nothing was booked, show the new ones.
    */
-  async book(wish) {
-    const { note = "", requestId = crypto.randomUUID(), ...asked } = wish; // restaurantId, dineTime, partySize, ...
+  async book(order) {
+    const { note = "", requestId = crypto.randomUUID(), ...asked } = order; // restaurantId, dineTime, partySize, ...
     return (await this.#repeat("POST", "/v1/reservations", { requestId, ...asked, note })).reservation;
   }
 

@@ -82,13 +82,13 @@ async function watch(reservation, restaurant) {
   watched?.stop.abort();
   const mine = { id: reservation.reservationId, restaurant, stop: new AbortController() };
   watched = mine;
-  at("news").replaceChildren();
+  at("update").replaceChildren();
   at("reservation").hidden = false;
   show(reservation, restaurant);
   try {
-    for await (const news of dinemesh.watch(mine.id, { signal: mine.stop.signal })) {
+    for await (const update of dinemesh.watch(mine.id, { signal: mine.stop.signal })) {
       if (watched !== mine) return;
-      tell[news.kind](news, mine);
+      tell[update.kind](update, mine);
     }
   } catch (error) {
     connection("ended", "not followed any more");
@@ -96,7 +96,7 @@ async function watch(reservation, restaurant) {
   }
 }
 
-const again = (news) => `Connecting again in ${(news.againInMs / 1000).toFixed(1)} s.`;
+const again = (update) => `Connecting again in ${(update.againInMs / 1000).toFixed(1)} s.`;
 const tell = {
   open: () => connection("live", "live"),
   heartbeat: () => connection("live", "live", `a heartbeat came at ${new Date().toLocaleTimeString("en-GB")}`),
@@ -105,17 +105,17 @@ const tell = {
     show(reservation, restaurant);
     line("reservation", words(reservation.state));
   },
-  stopping: (news) => {
+  stopping: (update) => {
     connection("stopping", "the server stops");
-    line("stopping", `The server said that it ends this stream (${news.reason.replace("END_REASON_", "")}). ${again(news)}`);
+    line("stopping", `The server said that it ends this stream (${update.reason.replace("END_REASON_", "")}). ${again(update)}`);
   },
-  broken: (news) => {
+  broken: (update) => {
     connection("broken", "connection lost");
     const why =
-      news.stood ? "The stream broke off without a last word." :
-      news.error instanceof Refusal ? `The stream cannot be had now: ${words(news.error.reason)}.` :
+      update.stood ? "The stream broke off without a last word." :
+      update.error instanceof Refusal ? `The stream cannot be had now: ${words(update.error.reason)}.` :
       "The edge cannot be reached.";
-    line("broken", `${why} ${again(news)}`).dataset.stood = news.stood;
+    line("broken", `${why} ${again(update)}`).dataset.stood = update.stood;
   },
   finished: () => {
     connection("ended", "finished");
@@ -155,9 +155,9 @@ function line(kind, text) {
   time.textContent = new Date().toLocaleTimeString("en-GB");
   entry.dataset.kind = kind;
   entry.append(time, " ", text);
-  const last = at("news").lastElementChild;
+  const last = at("update").lastElementChild;
   if (kind === "broken" && last?.dataset.kind === "broken" && last.dataset.stood !== "true") last.remove(); // still so
-  at("news").append(entry);
+  at("update").append(entry);
   return entry;
 }
 
@@ -193,7 +193,7 @@ function refused(error) {
 
 /** What client.js tells of its calls: the correlation id, and that it comes again. */
 function traced({ correlationId, path, error, againInMs }) {
-  if (path.endsWith(":watch")) return; // its news have a list of their own
+  if (path.endsWith(":watch")) return; // its update have a list of their own
   at("notice-trace").hidden = !correlationId;
   at("correlation").textContent = correlationId ?? "";
   if (!error) return;

@@ -36,7 +36,7 @@ public class Booking {
                     .setDate(given("DATE"))
                     .setPartySize(2)
                     .build());
-    var wish =
+    var request =
         CreateReservationRequest.newBuilder()
             .setRequestId(given("REQUEST"))
             .setRestaurantId(given("RESTAURANT"))
@@ -45,7 +45,7 @@ public class Booking {
             .setPaymentToken("tok_visa");
 
     try {
-      stub.withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS).createReservation(wish.build());
+      stub.withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS).createReservation(request.build());
     } catch (StatusRuntimeException refusal) {
       for (Any detail : StatusProto.fromThrowable(refusal).getDetailsList()) {
         if (detail.is(ErrorInfo.class)) {
@@ -60,7 +60,7 @@ public class Booking {
 
     var booked =
         stub.withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS)
-            .createReservation(wish.setPartySize(2).build())
+            .createReservation(request.setPartySize(2).build())
             .getReservation();
     System.out.println("booked " + booked.getReservationId());
 

@@ -30,11 +30,11 @@ func main() {
 	slots, err := client.ListAvailableSlots(ctx, &reservationv1.ListAvailableSlotsRequest{
 		RestaurantId: os.Getenv("RESTAURANT"), Date: os.Getenv("DATE"), PartySize: 2})
 	check(err)
-	wish := &reservationv1.CreateReservationRequest{
+	request := &reservationv1.CreateReservationRequest{
 		RequestId: os.Getenv("REQUEST"), RestaurantId: os.Getenv("RESTAURANT"), DineTime: slots.Slots[0].DineTime,
 		PolicyEtag: slots.PolicyEtag, PaymentToken: "tok_visa"}
 
-	_, err = client.CreateReservation(ctx, wish)
+	_, err = client.CreateReservation(ctx, request)
 	for _, detail := range status.Convert(err).Details() {
 		switch told := detail.(type) {
 		case *errdetails.ErrorInfo:
@@ -46,8 +46,8 @@ func main() {
 		}
 	}
 
-	wish.PartySize = 2
-	booked, err := client.CreateReservation(ctx, wish)
+	request.PartySize = 2
+	booked, err := client.CreateReservation(ctx, request)
 	check(err)
 	id := booked.Reservation.ReservationId
 	fmt.Println("booked", id)

@@ -22,7 +22,7 @@ const call = (name, request) =>
   });
 
 const slots = await call('ListAvailableSlots', { restaurantId: RESTAURANT, date: DATE, partySize: 2 });
-const wish = {
+const request = {
   requestId: REQUEST,
   restaurantId: RESTAURANT,
   dineTime: slots.slots[0].dineTime,
@@ -31,7 +31,7 @@ const wish = {
 };
 
 try {
-  await call('CreateReservation', wish);
+  await call('CreateReservation', request);
 } catch (refusal) {
   const [packed] = refusal.metadata.get('grpc-status-details-bin');
   for (const { type_url, value } of details.lookupType('google.rpc.Status').decode(packed).details) {
@@ -41,7 +41,7 @@ try {
   }
 }
 
-const booked = await call('CreateReservation', { ...wish, partySize: 2 });
+const booked = await call('CreateReservation', { ...request, partySize: 2 });
 const { reservationId } = booked.reservation;
 console.log('booked', reservationId);
 

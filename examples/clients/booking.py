@@ -18,7 +18,7 @@ asked = pb.ListAvailableSlotsRequest(
     restaurant_id=os.environ["RESTAURANT"], date=os.environ["DATE"], party_size=2
 )
 slots = client.ListAvailableSlots(asked, timeout=DEADLINE)
-wish = pb.CreateReservationRequest(
+request = pb.CreateReservationRequest(
     request_id=os.environ["REQUEST"],
     restaurant_id=os.environ["RESTAURANT"],
     dine_time=slots.slots[0].dine_time,
@@ -26,7 +26,7 @@ wish = pb.CreateReservationRequest(
     payment_token="tok_visa",
 )
 try:
-    client.CreateReservation(wish, metadata=me, timeout=DEADLINE)
+    client.CreateReservation(request, metadata=me, timeout=DEADLINE)
 except grpc.RpcError as refusal:
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in rpc_status.from_call(refusal).details:
@@ -36,8 +36,8 @@ except grpc.RpcError as refusal:
             for violation in bad.field_violations:
                 print("wrong", violation.field)
 
-wish.party_size = 2
-booked = client.CreateReservation(wish, metadata=me, timeout=DEADLINE).reservation
+request.party_size = 2
+booked = client.CreateReservation(request, metadata=me, timeout=DEADLINE).reservation
 print("booked", booked.reservation_id)
 
 watched = pb.WatchReservationRequest(reservation_id=booked.reservation_id)

@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     let slots = client.list_available_slots(asked).await?.into_inner();
-    let mut wish = CreateReservationRequest {
+    let mut request = CreateReservationRequest {
         request_id: var("REQUEST")?,
         restaurant_id: var("RESTAURANT")?,
         dine_time: slots.slots[0].dine_time.clone(),
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
 
-    let refusal = client.create_reservation(wish.clone()).await.expect_err("nobody comes");
+    let refusal = client.create_reservation(request.clone()).await.expect_err("nobody comes");
     for detail in rpc::Status::decode(refusal.details())?.details {
         match detail.type_url.rsplit('/').next() {
             Some("google.rpc.ErrorInfo") => {
@@ -59,8 +59,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    wish.party_size = 2;
-    let booked = client.create_reservation(wish).await?.into_inner();
+    request.party_size = 2;
+    let booked = client.create_reservation(request).await?.into_inner();
     let reservation_id = booked.reservation.ok_or("no reservation")?.reservation_id;
     println!("booked {reservation_id}");
 

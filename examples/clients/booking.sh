@@ -19,14 +19,14 @@ detail() { # of a refusal: its type, and the steps to a value in it
 slots=$(call ListAvailableSlots '{"restaurantId": "'$RESTAURANT'", "date": "'$DATE'", "partySize": 2}' "$@")
 time=$(./pick slots available=true dineTime <<<"$slots")
 policy=$(./pick policyEtag <<<"$slots")
-wish='"requestId": "'$REQUEST'", "restaurantId": "'$RESTAURANT'", "dineTime": "'$time'", "policyEtag": "'$policy'",
+request='"requestId": "'$REQUEST'", "restaurantId": "'$RESTAURANT'", "dineTime": "'$time'", "policyEtag": "'$policy'",
     "paymentToken": "tok_visa"'
 
-refusal=$(call CreateReservation "{$wish}" "$@" 2>&1) || true
+refusal=$(call CreateReservation "{$request}" "$@" 2>&1) || true
 echo "refused $(detail google.rpc.ErrorInfo reason)"
 echo "wrong $(detail google.rpc.BadRequest fieldViolations 0 field)"
 
-id=$(call CreateReservation "{$wish, \"partySize\": 2}" "$@" | ./pick reservation reservationId)
+id=$(call CreateReservation "{$request, \"partySize\": 2}" "$@" | ./pick reservation reservationId)
 echo "booked $id"
 
 call WatchReservation '{"reservationId": "'$id'"}' "$@" >watched &

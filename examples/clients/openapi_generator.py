@@ -12,7 +12,7 @@ with client.ApiClient(configuration) as channel:
     slots = reservations.list_available_slots(
         os.environ["RESTAURANT"], dt.date.fromisoformat(os.environ["DATE"]), 2
     )
-    wish = client.CreateReservationRequest(
+    request = client.CreateReservationRequest(
         request_id=os.environ["REQUEST"],
         restaurant_id=os.environ["RESTAURANT"],
         dine_time=slots.slots[0].dine_time,
@@ -21,13 +21,13 @@ with client.ApiClient(configuration) as channel:
         payment_token="tok_visa",
     )
     try:
-        reservations.create_reservation(wish)
+        reservations.create_reservation(request)
     except client.ApiException as refusal:
         for detail in json.loads(refusal.body)["details"]:
             if "reason" in detail:
                 print("refused", detail["reason"])
-    wish.policy_etag = slots.policy_etag
-    booked = reservations.create_reservation(wish).reservation
+    request.policy_etag = slots.policy_etag
+    booked = reservations.create_reservation(request).reservation
     print("booked", booked.reservation_id)
     cancelled = reservations.cancel_reservation(booked.reservation_id)
     print("cancelled", cancelled.refunded.units, cancelled.refunded.currency_code)

@@ -18,7 +18,7 @@ slots = list_available_slots.sync(
     date=dt.date.fromisoformat(os.environ["DATE"]),
     party_size=2,
 )
-wish = CreateReservationRequest(
+request = CreateReservationRequest(
     request_id=os.environ["REQUEST"],
     restaurant_id=os.environ["RESTAURANT"],
     dine_time=slots.slots[0].dine_time,
@@ -26,12 +26,12 @@ wish = CreateReservationRequest(
     policy_etag="not the one that was shown",
     payment_token="tok_visa",
 )
-refusal = create_reservation.sync(client=client, body=wish)
+refusal = create_reservation.sync(client=client, body=request)
 for detail in refusal.details:
     if isinstance(detail, ErrorInfo):
         print("refused", detail.reason.value)
-wish.policy_etag = slots.policy_etag
-booked = create_reservation.sync(client=client, body=wish).reservation
+request.policy_etag = slots.policy_etag
+booked = create_reservation.sync(client=client, body=request).reservation
 print("booked", booked.reservation_id)
 cancelled = cancel_reservation.sync(booked.reservation_id, client=client)
 print("cancelled", cancelled.refunded.units, cancelled.refunded.currency_code)

@@ -30,6 +30,7 @@ ENDING_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns Envoy's exit code, 0 if a signal to us ended it, or 2 for a Failure."""
     parser = argparse.ArgumentParser(prog="python -m local_mesh.envoy.process", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--admin", required=True, metavar="HOST:PORT")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import About, Picture
 from operations.report import Pending, Violation
 from operations.rows import Booking, Reservation
+from operations.snapshot import About, Snapshot
 
 NAME = "bookings"
 _REMEDY = (
@@ -32,6 +32,8 @@ _NEVER_OFFERED = frozenset({"PENDING_DEPOSIT", "FAILED"})
 
 
 class Bookings(Check):
+    """Compares the state of each reservation, and its terms until the meal, with the restaurant's booking."""
+
     name = NAME
     needs = ("reservation_db", "restaurant_db")
     about = frozenset({About.RESERVATIONS})
@@ -40,7 +42,7 @@ class Bookings(Check):
         super().__init__(limits)
         self._bookings = 0
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         self._bookings += len(part.bookings)
         self.add(_reservations(part, self.limits))
         self.add(_strangers(part))
@@ -50,10 +52,10 @@ class Bookings(Check):
         return f"{self._bookings} bookings"
 
 
-def _guests_without_a_booking(picture: Picture) -> Iterator[Pending]:
+def _guests_without_a_booking(snapshot: Snapshot) -> Iterator[Pending]:
     """Staff seated them before they heard of the end, and nothing tells them that it was one."""
-    for booking in picture.bookings.values():
-        reservation = picture.reservations.get(booking.reservation_id)
+    for booking in snapshot.bookings.values():
+        reservation = snapshot.reservations.get(booking.reservation_id)
         if reservation is None or reservation.state not in ("CANCELLED", "DECLINED"):
             continue
         if booking.state in _AT_THE_TABLE:
@@ -66,14 +68,14 @@ def _guests_without_a_booking(picture: Picture) -> Iterator[Pending]:
             )
 
 
-def _reservations(picture: Picture, limits: Limits) -> Iterator[Violation | Pending]:
-    for reservation in picture.reservations.values():
-        booking = picture.bookings.get(reservation.reservation_id)
+def _reservations(snapshot: Snapshot, limits: Limits) -> Iterator[Violation | Pending]:
+    for reservation in snapshot.reservations.values():
+        booking = snapshot.bookings.get(reservation.reservation_id)
         what = _difference(reservation, booking)
         if not what:
             continue
         changed = max(reservation.update_time, booking.update_time if booking else reservation.update_time)
-        if picture.is_younger(changed, limits.on_the_way):
+        if snapshot.is_younger(changed, limits.on_the_way):
             yield Pending("UNHEARD", reservation.reservation_id, what)
         else:
             yield Violation(NAME, reservation.reservation_id, what, _REMEDY)
@@ -99,9 +101,9 @@ def _difference(reservation: Reservation, booking: Booking | None) -> str:
     return ""
 
 
-def _strangers(picture: Picture) -> Iterator[Violation]:
-    for booking in picture.bookings.values():
-        if booking.reservation_id not in picture.reservations:
+def _strangers(snapshot: Snapshot) -> Iterator[Violation]:
+    for booking in snapshot.bookings.values():
+        if booking.reservation_id not in snapshot.reservations:
             what = f"the restaurant has it as {booking.state}, and no reservation has this id"
             yield Violation(
                 NAME, booking.reservation_id, what, "Was a database restored? Withdraw it by hand."

@@ -12,9 +12,9 @@ from dinemesh.kit import currency
 from operations.checks.check import Check
 from operations.limits import Limits
 from operations.money import per_currency
-from operations.picture import About, Picture
 from operations.report import Pending, Violation
 from operations.rows import Deposit, Instruction, Line, Refund, Reservation
+from operations.snapshot import About, Snapshot
 
 NAME = "captures"
 BOOKED = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED"})
@@ -46,6 +46,9 @@ _NONE = _Orders()
 
 
 class Captures(Check):
+    """Compares, in minor units, what is held of each captured deposit with what reservation's instructions
+    leave of it, and finds refunds and forfeits that none of them ordered."""
+
     name = NAME
     needs = ("reservation_db", "deposit_db")
     about = frozenset({About.RESERVATIONS})
@@ -55,7 +58,7 @@ class Captures(Check):
         self._reservations = 0
         self._held: dict[str, int] = {}
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         orders = _orders(part)
         self._reservations += len(part.reservations)
         for deposit in part.deposits.values():
@@ -71,20 +74,20 @@ class Captures(Check):
         return f"{self._reservations} reservations; {held} held for them"
 
 
-def _orders(picture: Picture) -> Mapping[str, _Orders]:
+def _orders(snapshot: Snapshot) -> Mapping[str, _Orders]:
     by_deposit: dict[str, list[Instruction]] = defaultdict(list)
-    for order in (*picture.orders, *picture.elsewhere.orders):
+    for order in (*snapshot.orders, *snapshot.elsewhere.orders):
         by_deposit[order.deposit_id].append(order)
     return {key: _Orders(tuple(orders)) for key, orders in by_deposit.items()}
 
 
 def _capture(
-    picture: Picture, limits: Limits, deposit: Deposit, orders: Mapping[str, _Orders]
+    snapshot: Snapshot, limits: Limits, deposit: Deposit, orders: Mapping[str, _Orders]
 ) -> Iterator[Violation | Pending]:
     """Where what is held of a captured deposit belongs."""
     subject, held = deposit.deposit_id, deposit.money(deposit.held)
-    line = picture.line(subject)
-    reservation = picture.reservation(line.reservation_id) if line else None
+    line = snapshot.line(subject)
+    reservation = snapshot.reservation(line.reservation_id) if line else None
     if line is None or reservation is None:
         what = f"captured, {held} are held, and no reservation knows it"
         yield Violation(NAME, subject, what, _BY_HAND)
@@ -102,12 +105,12 @@ def _capture(
     if deposit.held < expected:
         what = f"{held} are held, and the {whose} counts on {deposit.money(expected)}"
         yield Violation(NAME, subject, what, _BY_HAND)
-    elif _is_awaited(picture, reservation, subject):
+    elif _is_awaited(snapshot, reservation, subject):
         yield Pending("CHARGED", subject, f"{held} are held, and the {whose} is about to take them")
     elif not line.captured and not orders.get(subject, _NONE).voided:
         # The reservation gave the attempt up, and will hear of the capture and order it back.
         what = f"{held} are held, and the {whose} has not heard of it"
-        if picture.is_younger(deposit.update_time, limits.on_the_way):
+        if snapshot.is_younger(deposit.update_time, limits.on_the_way):
             yield Pending("UNHEARD", subject, what)
         else:
             yield Violation(
@@ -116,24 +119,24 @@ def _capture(
     else:
         what = f"{held} are held; after the orders of the {whose} it should be {deposit.money(expected)}"
         ordered = max(reservation.update_time, deposit.update_time)
-        if picture.is_younger(ordered, limits.on_the_way):
+        if snapshot.is_younger(ordered, limits.on_the_way):
             yield Pending("ORDERED", subject, what)
         else:
             yield Violation(NAME, subject, what, _REDRIVE)
 
 
-def _is_awaited(picture: Picture, reservation: Reservation, deposit_id: str) -> bool:
+def _is_awaited(snapshot: Snapshot, reservation: Reservation, deposit_id: str) -> bool:
     if reservation.state == "PENDING_DEPOSIT":
         return True
-    return deposit_id in picture.awaited
+    return deposit_id in snapshot.awaited
 
 
 def _booking(
-    picture: Picture, reservation: Reservation, orders: Mapping[str, _Orders]
+    snapshot: Snapshot, reservation: Reservation, orders: Mapping[str, _Orders]
 ) -> Iterator[Violation | Pending]:
     """What a reservation counts on is its price while it is booked, and nothing afterwards; and it exists."""
     subject = reservation.reservation_id
-    lines = picture.lines_of(subject)
+    lines = snapshot.lines_of(subject)
     counted = sum(orders.get(line.deposit_id, _NONE).expects(line) for line in lines)
     expected = reservation.price if reservation.state in BOOKED else 0
     if counted != expected and reservation.state != "PENDING_DEPOSIT":
@@ -144,26 +147,26 @@ def _booking(
         remedy = _BY_HAND if counted > expected else "Decline it: a booking without its deposit is not one."
         yield Violation(NAME, subject, what, remedy)
     for line in lines:
-        deposit = picture.deposit(line.deposit_id)
+        deposit = snapshot.deposit(line.deposit_id)
         if line.captured and (deposit is None or not deposit.captured_minor):
             what = f"counts on the deposit {line.deposit_id}, which was never captured"
             yield Violation(NAME, subject, what, "Decline it: a booking without its deposit is not one.")
 
 
-def _unordered(picture: Picture, orders: Mapping[str, _Orders]) -> Iterator[Violation]:
+def _unordered(snapshot: Snapshot, orders: Mapping[str, _Orders]) -> Iterator[Violation]:
     """Nothing was returned or kept that reservation did not order, and nothing kept that was not late."""
-    amounts = {one.instruction_id: one for one in (*picture.orders, *picture.elsewhere.orders)}
-    for refund in picture.refunds:
-        deposit = picture.deposits[refund.deposit_id]
+    amounts = {one.instruction_id: one for one in (*snapshot.orders, *snapshot.elsewhere.orders)}
+    for refund in snapshot.refunds:
+        deposit = snapshot.deposits[refund.deposit_id]
         order = amounts.get(refund.refund_id)
         by_refund = order is not None and order.kind == "REFUND" and refund.amount_minor <= order.amount
         if not by_refund and not _by_void(refund, deposit, orders):
             what = f"a refund of {deposit.money(refund.amount_minor)} that no reservation ordered"
             yield Violation(NAME, refund.refund_id, what, _BY_HAND)
-    for forfeit in picture.forfeits:
-        deposit = picture.deposits[forfeit.deposit_id]
+    for forfeit in snapshot.forfeits:
+        deposit = snapshot.deposits[forfeit.deposit_id]
         order = amounts.get(forfeit.forfeit_id)
-        reservation = picture.reservation(order.reservation_id) if order else None
+        reservation = snapshot.reservation(order.reservation_id) if order else None
         kept = f"{deposit.money(forfeit.amount_minor)} of {forfeit.deposit_id} were kept"
         if order is None or order.kind != "FORFEIT" or forfeit.amount_minor > order.amount:
             yield Violation(NAME, forfeit.forfeit_id, f"{kept}, and no reservation ordered it", _BY_HAND)

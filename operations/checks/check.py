@@ -7,8 +7,8 @@ from collections.abc import Iterable, Set
 from typing import ClassVar, TypeVar
 
 from operations.limits import Limits
-from operations.picture import About, Picture
 from operations.report import Finding, Pending, Violation
+from operations.snapshot import About, Snapshot
 
 T = TypeVar("T")
 
@@ -32,8 +32,8 @@ class Check(ABC):
         self._more = 0
 
     @abstractmethod
-    def look(self, part: Picture) -> None:
-        """Take in a part, or a whole picture."""
+    def look(self, part: Snapshot) -> None:
+        """Take in a part, or a whole snapshot."""
 
     @abstractmethod
     def looked_at(self) -> str:
@@ -57,6 +57,7 @@ class Check(ABC):
             _keep(self._noted, one)
 
     def finding(self) -> Finding:
+        """Adds what `at_last` says; to be called once, after the last part."""
         self.add(self.at_last())
         return Finding(
             self.name,

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from operations.backlog import missed, untaken
 from operations.broker import LISTENS
 from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import About, Picture
 from operations.report import Violation
-from operations.waiting import missed, untaken
+from operations.snapshot import About, Snapshot
 
 OUTBOX, INBOXES, HISTORY, DEAD_LETTERS = "outbox", "inboxes", "history", "dead letters"
 # One line a service or type, however many events: the ids of the first few are enough to look closer.
@@ -55,6 +55,8 @@ class _By(Generic[K]):
 
 
 class Outboxes(Check):
+    """Finds events that are unsent for longer than `Limits.on_the_way`: one violation for each service."""
+
     name = OUTBOX
     needs = _PUBLISHERS
     about = frozenset({About.EVENTS})
@@ -64,7 +66,7 @@ class Outboxes(Check):
         self._events = self._unsent = 0
         self._stuck: dict[str, tuple[int, datetime]] = {}
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         self._events += part.event_count
         for event in part.outgoing:
             if event.sent:
@@ -99,7 +101,7 @@ class Inboxes(Check):
         self._taken = 0
         self._late: _By[tuple[str, str]] = _By()
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         self._taken += sum(len(part.taken.get(queue, ())) for queue in SERVICES_LISTEN)
         for queue, event in missed(part, self.limits, SERVICES_LISTEN):
             if not part.is_younger(event.create_time, self.limits.on_the_way):
@@ -115,6 +117,8 @@ class Inboxes(Check):
 
 
 class History(Check):
+    """Finds events that the timeline lacks, and entries younger than `Limits.recorded` without an event."""
+
     name = HISTORY
     needs = (*_PUBLISHERS, "history_db")
     about = frozenset({About.EVENTS})
@@ -125,7 +129,7 @@ class History(Check):
         self._missing: _By[tuple[str, str]] = _By()
         self._invented: _By[str] = _By()
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         self._entries += part.entry_count
         told = {entry.event_id for entry in part.told}
         for event in part.outgoing:
@@ -133,7 +137,7 @@ class History(Check):
                 self._missing.add((event.source, event.routing_key), event.event_id)
         known = {event.event_id for event in part.outgoing}
         for entry in part.told:
-            # Only of services whose outbox was read: a guest may publish what it likes.
+            # Only of services whose outbox was read: a subscriber may publish what it likes.
             if entry.source not in part.outboxes or entry.event_id in known:
                 continue
             if part.is_younger(entry.occur_time, self.limits.recorded):
@@ -158,6 +162,8 @@ class History(Check):
 
 
 class DeadLetters(Check):
+    """Counts the dead letters of each subscriber's queue; even one, however young, is a violation."""
+
     name = DEAD_LETTERS
     needs = ("amqp",)
     about = frozenset({About.REST})
@@ -166,7 +172,7 @@ class DeadLetters(Check):
         super().__init__(limits)
         self._counts: Counter[str] = Counter()
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         self._counts.update(letter.queue for letter in part.dead_letters)
 
     def looked_at(self) -> str:

@@ -9,9 +9,9 @@ from dinemesh.kit import currency
 from operations.checks.check import Check
 from operations.limits import Limits
 from operations.money import per_currency
-from operations.picture import About, Picture
 from operations.report import Violation
 from operations.rows import Deposit
+from operations.snapshot import About, Snapshot
 
 NAME = "ledger"
 _STOP = (
@@ -20,6 +20,9 @@ _STOP = (
 
 
 class Ledger(Check):
+    """Checks that each movement and each currency sums to zero, and that accounts, refunds and forfeits match
+    the amounts on their deposit."""
+
     name = NAME
     needs = ("deposit_db",)
     about = frozenset({About.DEPOSITS})
@@ -29,7 +32,7 @@ class Ledger(Check):
         self._deposits = 0
         self._totals: dict[str, int] = {}
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         self._deposits += len(part.deposits)
         for entry in part.entries:
             self._totals[entry.currency] = self._totals.get(entry.currency, 0) + entry.amount_minor
@@ -46,9 +49,9 @@ class Ledger(Check):
                 yield Violation(NAME, code, what, _STOP)
 
 
-def _movements(picture: Picture) -> Iterator[Violation]:
+def _movements(snapshot: Snapshot) -> Iterator[Violation]:
     sums: dict[tuple[str, str], int] = defaultdict(int)
-    for entry in picture.entries:
+    for entry in snapshot.entries:
         sums[entry.movement_id, entry.currency] += entry.amount_minor
     for (movement_id, code), total in sums.items():
         if total:
@@ -56,18 +59,18 @@ def _movements(picture: Picture) -> Iterator[Violation]:
             yield Violation(NAME, movement_id, what, _STOP)
 
 
-def _balances(picture: Picture) -> Iterator[Violation]:
+def _balances(snapshot: Snapshot) -> Iterator[Violation]:
     accounts: dict[tuple[str, str], int] = defaultdict(int)
-    for entry in picture.entries:
+    for entry in snapshot.entries:
         accounts[entry.deposit_id, entry.account] += entry.amount_minor
-        deposit = picture.deposits.get(entry.deposit_id)
+        deposit = snapshot.deposits.get(entry.deposit_id)
         if deposit is None:
             what = "the ledger speaks of a deposit that does not exist"
             yield Violation(NAME, entry.deposit_id, what, _STOP)
         elif entry.currency != deposit.currency:
             what = f"the ledger has it in {entry.currency}, the deposit is in another currency"
             yield Violation(NAME, f"{entry.deposit_id} {entry.account} {entry.kind}", what, _STOP)
-    for deposit in picture.deposits.values():
+    for deposit in snapshot.deposits.values():
         for account, expected in _expected(deposit).items():
             found = accounts.get((deposit.deposit_id, account), 0)
             if found != expected:
@@ -87,14 +90,14 @@ def _expected(deposit: Deposit) -> dict[str, int]:
     }
 
 
-def _parts(picture: Picture) -> Iterator[Violation]:
+def _parts(snapshot: Snapshot) -> Iterator[Violation]:
     """The amounts on a deposit are the sums of its refunds and forfeits."""
     sums: dict[tuple[str, str], int] = defaultdict(int)
-    for refund in picture.refunds:
+    for refund in snapshot.refunds:
         sums[refund.deposit_id, refund.state] += refund.amount_minor
-    for forfeit in picture.forfeits:
+    for forfeit in snapshot.forfeits:
         sums[forfeit.deposit_id, "FORFEITED"] += forfeit.amount_minor
-    for deposit in picture.deposits.values():
+    for deposit in snapshot.deposits.values():
         for state, said in (
             ("PENDING", deposit.refunding_minor),
             ("SUCCEEDED", deposit.refunded_minor),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from operations.backlog import BacklogItem, bookings_and_money
 from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import About, Picture
 from operations.report import Pending, Violation
-from operations.waiting import Waiting, bookings_and_money
+from operations.snapshot import About, Snapshot
 
 NAME = "pending"
 # As they should be until their time is over, which may be weeks: worth no line.
@@ -14,6 +14,8 @@ _ORDINARY = frozenset({"PENDING_ACCEPTANCE", "CONFIRMED", "SEATED"})
 
 
 class StillPending(Check):
+    """Looks at the backlog of reservation and deposit: an item past its `until` is a violation."""
+
     name = NAME
     needs = ("reservation_db", "deposit_db")
     about = frozenset({About.RESERVATIONS, About.REST})
@@ -22,7 +24,7 @@ class StillPending(Check):
         super().__init__(limits)
         self._within = 0
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         for one in bookings_and_money(part, self.limits):
             if one.until is not None and one.is_late(part.now):
                 self.add([Violation(NAME, one.subject, _told(one), one.remedy)])
@@ -34,10 +36,10 @@ class StillPending(Check):
         return f"{self._within} wait within their time"
 
 
-def _told(one: Waiting) -> str:
+def _told(one: BacklogItem) -> str:
     return f"{one.kind} since {one.since:%Y-%m-%d %H:%M:%S} UTC, past its time: {one.what}"
 
 
-def _pending(one: Waiting) -> Pending:
+def _pending(one: BacklogItem) -> Pending:
     # What only a person can end is allowed however long it takes.
     return Pending(one.kind, one.subject, one.what, "" if one.until else one.remedy)

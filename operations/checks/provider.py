@@ -9,15 +9,18 @@ from dinemesh.kit import currency
 from operations.checks.check import Check
 from operations.limits import Limits
 from operations.money import per_currency
-from operations.picture import About, Picture
 from operations.report import Violation
 from operations.rows import Charge, Deposit, Refund
+from operations.snapshot import About, Snapshot
 
 NAME = "provider"
 _UNDECIDED = ("PENDING", "VOIDING")
 
 
 class Provider(Check):
+    """Compares captured charges and succeeded refunds with the ledger, in minor units. The charge of a
+    deposit that is in doubt (PENDING, VOIDING) is left to the check "pending"."""
+
     name = NAME
     needs = ("deposit_db", "provider")
     about = frozenset({About.DEPOSITS})
@@ -28,7 +31,7 @@ class Provider(Check):
         self._charged: dict[str, int] = {}
         self._returned: dict[str, int] = {}
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         for charge in part.charges:
             if charge.captured:
                 self._charges += 1
@@ -49,17 +52,17 @@ class Provider(Check):
         return f"{self._charges} charges of {charged} and {self._refunds} refunds of {returned}"
 
 
-def _charges(picture: Picture) -> Iterator[Violation]:
-    ledger = _ledger(picture, "CHARGE_CAPTURED")
-    currencies = {entry.deposit_id: entry.currency for entry in picture.entries}
-    recorded = {charge.key: charge for charge in picture.charges if charge.captured}
+def _charges(snapshot: Snapshot) -> Iterator[Violation]:
+    ledger = _ledger(snapshot, "CHARGE_CAPTURED")
+    currencies = {entry.deposit_id: entry.currency for entry in snapshot.entries}
+    recorded = {charge.key: charge for charge in snapshot.charges if charge.captured}
     for key, charge in recorded.items():
-        deposit = picture.deposits.get(key)
+        deposit = snapshot.deposits.get(key)
         if deposit is None:
             what = f"{currency.text(charge.minor, charge.currency)} were charged under an unknown key"
             yield Violation(NAME, key, what, "Refund it at the provider; find out what made the charge.")
         elif deposit.state in _UNDECIDED:
-            continue  # being settled; its time limit is the business of the check "pending"
+            continue  # being reconciled; its time limit is the business of the check "pending"
         elif charge.currency != deposit.currency:
             what = f"the provider charged {charge.currency}, the deposit is in {deposit.currency or 'none'}"
             yield Violation(NAME, key, what, _BY_HAND)
@@ -76,20 +79,20 @@ def _charges(picture: Picture) -> Iterator[Violation]:
             yield Violation(NAME, key, what, "Do not refund it. Compare with the provider's statement.")
 
 
-def _refunds(picture: Picture) -> Iterator[Violation]:
-    ledger = _ledger(picture, "REFUND_SUCCEEDED")
+def _refunds(snapshot: Snapshot) -> Iterator[Violation]:
+    ledger = _ledger(snapshot, "REFUND_SUCCEEDED")
     pending: dict[str, list[Refund]] = defaultdict(list)
-    known = {refund.refund_id for refund in picture.refunds}
-    for refund in picture.refunds:
+    known = {refund.refund_id for refund in snapshot.refunds}
+    for refund in snapshot.refunds:
         if refund.state == "PENDING":
             pending[refund.deposit_id].append(refund)
     recorded: Counter[str] = Counter()
-    for charge in picture.charges:
+    for charge in snapshot.charges:
         recorded[charge.key] = sum(refund.minor for refund in charge.refunds if refund.succeeded)
         yield from _twice_or_unknown(charge, known)
         yield from _in_another_currency(charge)
     for key in ledger.keys() | recorded.keys():
-        deposit = picture.deposits.get(key)
+        deposit = snapshot.deposits.get(key)
         if deposit is None or recorded[key] == ledger[key]:
             continue
         # One that the provider has paid out and deposit has not recorded yet is asked for again by its key.
@@ -125,10 +128,10 @@ def _in_another_currency(charge: Charge) -> Iterator[Violation]:
             yield Violation(NAME, refund.key, what, _BY_HAND)
 
 
-def _ledger(picture: Picture, kind: str) -> Mapping[str, int]:
+def _ledger(snapshot: Snapshot, kind: str) -> Mapping[str, int]:
     """What was charged or returned by the ledger, by deposit."""
     sums: Counter[str] = Counter()
-    for entry in picture.entries:
+    for entry in snapshot.entries:
         if entry.kind == kind and entry.account == "PROVIDER_CLEARING":
             sums[entry.deposit_id] += abs(entry.amount_minor)
     return sums

@@ -6,14 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 from operations.checks.check import Check
 from operations.limits import Limits
-from operations.picture import About, Picture
 from operations.report import Pending, Violation
+from operations.snapshot import About, Snapshot
 
 NAME = "seats"
 _Key = tuple[str, datetime]
 
 
 class Seats(Check):
+    """Compares the sold seats of each slot with those of its reservations and holds. More seats sold than
+    there are is pending, since the capacity may be cut."""
+
     name = NAME
     needs = ("reservation_db",)
     about = frozenset({About.SLOTS})
@@ -22,7 +25,7 @@ class Seats(Check):
         super().__init__(limits)
         self._slots = self._sold = 0
 
-    def look(self, part: Picture) -> None:
+    def look(self, part: Snapshot) -> None:
         taken = {(one.restaurant_id, one.dine_time): one.seats for one in part.holdings}
         sold = {(slot.restaurant_id, slot.dine_time): slot.sold for slot in part.slots}
         self._slots += len(part.slots)

@@ -57,6 +57,7 @@ class DepositClient:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
+        """Closes the channel to deposit_svc, which cancels the calls still under way."""
         await self._channel.close()
 
 

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 
 class DepositState(StrEnum):
+    """States that deposit_svc tells of a deposit, in its own words; VOIDING, REFUNDING and FORFEITED are
+    shown here as soon as they are ordered."""
+
     PENDING = "PENDING"
     CAPTURED = "CAPTURED"
     DECLINED = "DECLINED"
@@ -19,6 +22,9 @@ class DepositState(StrEnum):
 
 
 class Kind(StrEnum):
+    """What an instruction does: VOID closes the deposit for good, REFUND sends an amount back, FORFEIT lets
+    the restaurant keep it."""
+
     VOID = "VOID"
     REFUND = "REFUND"
     FORFEIT = "FORFEIT"
@@ -86,7 +92,7 @@ DepositOutcome = Captured | Declined | NotCharged | Voided | Unknown
 
 
 @dataclass(frozen=True, slots=True)
-class DepositNews:
+class DepositSnapshot:
     """A deposit as deposit_svc last described it; `captured` also when it was returned since."""
 
     deposit_id: str

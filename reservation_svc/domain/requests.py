@@ -7,8 +7,15 @@ from datetime import datetime, timedelta
 
 from dinemesh.kit.refusal import Refusal
 from reservation_svc.domain.deposits import DepositLine
-from reservation_svc.domain.places import Restaurant, Rules
-from reservation_svc.domain.reservations import By, Failure, Reservation, State, Terms, Wish
+from reservation_svc.domain.reservations import (
+    CancelledBy,
+    Failure,
+    RequestedChange,
+    Reservation,
+    State,
+    Terms,
+)
+from reservation_svc.domain.restaurants import Restaurant, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +42,24 @@ class Change:
     request_id: str
     reservation_id: str
     etag: str
-    wish: Wish
+    requested: RequestedChange
     payment_token: str = field(repr=False)
     body_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Caller:
     """Who asks: a customer, or the staff of a restaurant."""
 
     customer_id: str | None = None
     restaurant_id: str | None = None
 
-    def side_in(self, reservation: Reservation) -> By | None:
+    def side_in(self, reservation: Reservation) -> CancelledBy | None:
         """On which side of the reservation, if on any."""
         if self.customer_id is not None and self.customer_id == reservation.customer_id:
-            return By.CUSTOMER
+            return CancelledBy.CUSTOMER
         if self.restaurant_id is not None and self.restaurant_id == reservation.restaurant_id:
-            return By.RESTAURANT
+            return CancelledBy.RESTAURANT
         return None
 
 
@@ -139,6 +146,7 @@ class RequestRecord:
 
 
 def check_same(record: RequestRecord, body_hash: str) -> None:
+    """Refuses with REQUEST_ID_REUSED a request id whose contents are not those of its first use."""
     if record.body_hash != body_hash:
         raise Refusal("REQUEST_ID_REUSED", "This request_id was used with different contents.")
 
@@ -148,7 +156,7 @@ def must_try_again(
 ) -> bool:
     """A repeated request id: True asks for a new attempt, False for the reservation as it stands."""
     if waiting:
-        # After its deadline an attempt has lost its process; events or the settling task will end it.
+        # After its deadline an attempt has lost its process; events or the reconciling task will end it.
         raise Refusal(
             "REQUEST_IN_PROGRESS",
             "The first call with this request_id is still at work.",

@@ -19,8 +19,8 @@ from reservation_svc.domain.deposits import (
     Cause,
     Declined,
     DepositLine,
-    DepositNews,
     DepositOutcome,
+    DepositSnapshot,
     DepositState,
     Instruction,
     Kind,
@@ -28,7 +28,7 @@ from reservation_svc.domain.deposits import (
     Unknown,
     Voided,
 )
-from reservation_svc.domain.places import Acceptance, Policy, Restaurant, Rules, check_party, check_table
+from reservation_svc.domain.restaurants import Acceptance, Policy, Restaurant, Rules, check_party, check_table
 
 _INSTRUCTIONS = uuid.UUID(
     "6f3f0f5e-5d0c-4b7e-9a43-1f0f4c7f9b11"
@@ -36,6 +36,9 @@ _INSTRUCTIONS = uuid.UUID(
 
 
 class State(StrEnum):
+    """PENDING_DEPOSIT is not paid yet, PENDING_ACCEPTANCE is placed and waits for the restaurant. FAILED was
+    never placed, DECLINED was placed and not accepted."""
+
     PENDING_DEPOSIT = "PENDING_DEPOSIT"
     PENDING_ACCEPTANCE = "PENDING_ACCEPTANCE"
     CONFIRMED = "CONFIRMED"
@@ -48,6 +51,7 @@ class State(StrEnum):
 
     @property
     def spoken(self) -> str:
+        """As a refusal puts it to a person, such as "pending deposit"."""
         return self.lower().replace("_", " ")
 
 
@@ -61,7 +65,10 @@ HOLDS_SEATS = frozenset({State.PENDING_DEPOSIT, *BOOKED, State.SEATED, State.COM
 FINAL = frozenset({State.COMPLETED, State.NO_SHOW, State.FAILED, State.DECLINED, State.CANCELLED})
 
 
-class By(StrEnum):
+class CancelledBy(StrEnum):
+    """The side that cancels; a booking that is declined after its acceptance counts as cancelled by
+    RESTAURANT."""
+
     CUSTOMER = "CUSTOMER"
     RESTAURANT = "RESTAURANT"
 
@@ -76,11 +83,16 @@ class Failure(StrEnum):
 
 
 class DeclineCause(StrEnum):
+    """Why a booking is declined: the RESTAURANT said no, or had not accepted it by the DEADLINE."""
+
     RESTAURANT = "RESTAURANT"
     DEADLINE = "DEADLINE"
 
 
 class BookingState(StrEnum):
+    """The restaurant's states of a booking, as its events tell them. WITHDRAWN only repeats that the
+    reservation ended here."""
+
     RECEIVED = "RECEIVED"
     ACCEPTED = "ACCEPTED"
     DECLINED = "DECLINED"
@@ -91,7 +103,7 @@ class BookingState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class BookingNews:
+class BookingSnapshot:
     """A booking as the restaurant last described it."""
 
     state: BookingState
@@ -102,6 +114,9 @@ class BookingNews:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
+    """What customer and restaurant agree on. `price` is the whole deposit in minor units; `revision` counts
+    the changes of dine time and party size, from 1."""
+
     dine_time: datetime
     party_size: int
     price: int
@@ -109,6 +124,9 @@ class Terms:
 
 
 class ModificationState(StrEnum):
+    """OPEN waits for its deposit. APPLIED took effect, FAILED was not paid or too late, CLOSED ended with its
+    reservation."""
+
     OPEN = "OPEN"
     APPLIED = "APPLIED"
     FAILED = "FAILED"
@@ -130,11 +148,13 @@ class Modification:
     decline_code: str = ""
 
     def failed(self, failure: Failure, decline_code: str = "") -> Modification:
+        """The modification as it ends without effect; `decline_code` is the provider's word if the card was
+        declined."""
         return replace(self, state=ModificationState.FAILED, failure=failure, decline_code=decline_code)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestedChange:
     """What a customer wants changed; None stays as it is."""
 
     dine_time: datetime | None = None
@@ -142,7 +162,7 @@ class Wish:
     note: str | None = None
 
 
-class Happened(StrEnum):
+class EventType(StrEnum):
     """The events of a reservation; each carries the whole reservation."""
 
     PLACED = "ReservationPlaced"
@@ -161,7 +181,7 @@ class Happened(StrEnum):
 class ReservationEvent:
     """`previous`: the terms before a modification; `failure`: why a modification failed."""
 
-    what: Happened
+    what: EventType
     reservation: Reservation
     previous: Terms | None = None
     failure: Failure | None = None
@@ -173,12 +193,15 @@ class Move:
     them."""
 
     after: Reservation
-    event: Happened | None = None
+    event: EventType | None = None
     closed_modification: Modification | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
+    """A reservation with its deposits, its instructions (only ever added to) and the modification that is
+    being paid. Times are aware UTC."""
+
     reservation_id: str
     customer_id: str
     restaurant_id: str
@@ -192,7 +215,7 @@ class Reservation:
     hold_expire_time: datetime
     version: int = 1
     accept_deadline: datetime | None = None
-    cancelled_by: By | None = None
+    cancelled_by: CancelledBy | None = None
     decline_cause: DeclineCause | None = None
     failure: Failure | None = None
     decline_code: str = ""
@@ -213,6 +236,8 @@ class Reservation:
 
     @property
     def free_cancel_time(self) -> datetime:
+        """From when a customer who cancels a confirmed reservation forfeits the deposit, and nothing can be
+        modified; by the frozen policy."""
         return self.policy.free_cancel_time(self.terms.dine_time)
 
     @property
@@ -230,6 +255,7 @@ class Reservation:
         return held
 
     def line(self, deposit_id: str) -> DepositLine | None:
+        """The line of that deposit; None if the deposit is not one of this reservation."""
         return next((line for line in self.deposits if line.deposit_id == deposit_id), None)
 
     @property
@@ -251,6 +277,7 @@ class Reservation:
 
     @property
     def held_total(self) -> int:
+        """The sum of `held` over all deposits, in minor units: what an end gives back or forfeits."""
         return sum(self.held.values())
 
     def ordered(self, kind: Kind, cause: Cause) -> int:
@@ -271,6 +298,8 @@ class Reservation:
         return min(times, default=None)
 
     def unmarked_time(self, rules: Rules) -> datetime:
+        """When it completes by itself if the restaurant never marks it: `rules.unmarked` after the service
+        ended."""
         return self.terms.dine_time + timedelta(seconds=self.policy.service_duration_seconds) + rules.unmarked
 
     # The deposit: the reply to CreateDeposit and deposit's events end in the same move.
@@ -287,31 +316,33 @@ class Reservation:
         stray = self._lined(line, captured=True)
         if any(one.kind is Kind.VOID and one.deposit_id == deposit_id for one in self.instructions):
             return Move(stray._moved(now))
-        event = _EVENT_OF_END.get(self.state, Happened.MODIFICATION_FAILED)
+        event = _EVENT_OF_END.get(self.state, EventType.MODIFICATION_FAILED)
         return Move(stray._void(deposit_id, Cause.FAILED)._moved(now), event)
 
-    def hear_deposit(self, news: DepositNews, now: datetime, rules: Rules) -> Move | None:
+    def on_deposit(self, snapshot: DepositSnapshot, now: datetime, rules: Rules) -> Move | None:
         """What deposit_svc tells. Its state is shown; an outcome that is still awaited is concluded."""
-        line = self.line(news.deposit_id)
+        line = self.line(snapshot.deposit_id)
         if line is None:
             return None
         outcome: DepositOutcome | None = None
-        if news.state is DepositState.CAPTURED:
+        if snapshot.state is DepositState.CAPTURED:
             outcome = Captured()
-        elif news.state is DepositState.DECLINED:
-            outcome = Declined(news.decline_code)
-        elif news.state is not DepositState.PENDING:
+        elif snapshot.state is DepositState.DECLINED:
+            outcome = Declined(snapshot.decline_code)
+        elif snapshot.state is not DepositState.PENDING:
             # Being voided or given back already: an attempt that still waits for it cannot have it.
-            outcome = Voided() if self._awaits(news.deposit_id) else Captured() if news.captured else None
-        move = self.conclude(news.deposit_id, outcome, now, rules) if outcome is not None else None
+            outcome = (
+                Voided() if self._awaits(snapshot.deposit_id) else Captured() if snapshot.captured else None
+            )
+        move = self.conclude(snapshot.deposit_id, outcome, now, rules) if outcome is not None else None
         heard = move.after if move is not None else self
-        line = heard.line(news.deposit_id) or line
-        state = news.state
+        line = heard.line(snapshot.deposit_id) or line
+        state = snapshot.state
         if state in (DepositState.PENDING, DepositState.CAPTURED) and line.state is not DepositState.PENDING:
             state = line.state  # what was ordered since is further than what is told
-        if state is line.state and (line.captured or not news.captured):
+        if state is line.state and (line.captured or not snapshot.captured):
             return move
-        shown = heard._lined(line, state=state, captured=line.captured or news.captured)
+        shown = heard._lined(line, state=state, captured=line.captured or snapshot.captured)
         if move is None:
             return Move(shown._moved(now))
         return replace(move, after=shown)
@@ -330,13 +361,13 @@ class Reservation:
                 paid = self._lined(line, captured=True, state=DepositState.CAPTURED)
                 deadline = self.policy.accept_deadline(self.terms.dine_time, now)
                 placed = replace(paid, state=State.PENDING_ACCEPTANCE, accept_deadline=deadline)
-                return Move(placed._moved(now), Happened.PLACED)
+                return Move(placed._moved(now), EventType.PLACED)
             case Declined(code):
                 refused = self._lined(line, state=DepositState.DECLINED)
                 refused = replace(
                     refused, state=State.FAILED, failure=Failure.CARD_DECLINED, decline_code=code
                 )
-                return Move(refused._moved(now), Happened.FAILED)
+                return Move(refused._moved(now), EventType.FAILED)
             case NotCharged():
                 # Deposit was told nothing, so there is nothing to tell anybody either.
                 shed = replace(self._lined(line, state=DepositState.VOIDED), state=State.FAILED)
@@ -344,7 +375,7 @@ class Reservation:
             case _:
                 late = self._lined(line, captured=isinstance(outcome, Captured))
                 late = replace(late, state=State.FAILED, failure=_failure(outcome))
-                return Move(late._void(deposit_id, Cause.FAILED)._moved(now), Happened.FAILED)
+                return Move(late._void(deposit_id, Cause.FAILED)._moved(now), EventType.FAILED)
 
     def _conclude_modification(
         self, wanted: Modification, outcome: DepositOutcome, now: datetime, rules: Rules
@@ -358,11 +389,11 @@ class Reservation:
                 paid = self._lined(line, captured=True, state=DepositState.CAPTURED)
                 applied = replace(paid, modification=None, note=wanted.note)._asked_again(wanted.terms, now)
                 closed = replace(wanted, state=ModificationState.APPLIED)
-                return Move(applied._moved(now), Happened.MODIFIED, closed)
+                return Move(applied._moved(now), EventType.MODIFIED, closed)
             case Declined(code):
                 refused = replace(self._lined(line, state=DepositState.DECLINED), modification=None)
                 closed = wanted.failed(Failure.CARD_DECLINED, code)
-                return Move(refused._moved(now), Happened.MODIFICATION_FAILED, closed)
+                return Move(refused._moved(now), EventType.MODIFICATION_FAILED, closed)
             case NotCharged():
                 shed = replace(self._lined(line, state=DepositState.VOIDED), modification=None)
                 shed = replace(shed, priced_modifications=max(0, self.priced_modifications - 1))
@@ -371,13 +402,13 @@ class Reservation:
                 late = replace(self._lined(line, captured=isinstance(outcome, Captured)), modification=None)
                 late = late._void(wanted.deposit_id, Cause.MODIFICATION_FAILED)
                 closed = wanted.failed(_failure(outcome))
-                return Move(late._moved(now), Happened.MODIFICATION_FAILED, closed)
+                return Move(late._moved(now), EventType.MODIFICATION_FAILED, closed)
 
     # The customer.
 
     def amend(
         self,
-        wish: Wish,
+        requested: RequestedChange,
         *,
         etag: str,
         restaurant: Restaurant,
@@ -391,12 +422,12 @@ class Reservation:
         its deposit (`after.modification`). None if nothing would change."""
         self._check_amendable(etag, now)
         terms = Terms(
-            dine_time=wish.dine_time or self.terms.dine_time,
-            party_size=wish.party_size or self.terms.party_size,
-            price=self.policy.price(wish.party_size or self.terms.party_size),
+            dine_time=requested.dine_time or self.terms.dine_time,
+            party_size=requested.party_size or self.terms.party_size,
+            price=self.policy.price(requested.party_size or self.terms.party_size),
             revision=self.terms.revision + 1,
         )
-        note = self.note if wish.note is None else wish.note
+        note = self.note if requested.note is None else requested.note
         if terms.dine_time != self.terms.dine_time:
             # By the frozen policy, as everything about a modification: what the restaurant's says now, this
             # customer was never shown.
@@ -428,7 +459,7 @@ class Reservation:
             ._give_back(-difference, Cause.MODIFIED)
             ._asked_again(terms, now)
         )
-        return Move(amended._moved(now), Happened.MODIFIED)
+        return Move(amended._moved(now), EventType.MODIFIED)
 
     def _check_amendable(self, etag: str, now: datetime) -> None:
         if self.state is State.PENDING_DEPOSIT:
@@ -456,7 +487,7 @@ class Reservation:
             raise _too_many(f"The terms of a reservation can be changed {most} times, and have been.", most)
         return self.priced_modifications + bool(difference)
 
-    def cancel(self, by: By, now: datetime) -> Move | None:
+    def cancel(self, by: CancelledBy, now: datetime) -> Move | None:
         """None if it is cancelled already: the first one's answer stands."""
         if self.state is State.CANCELLED:
             return None
@@ -464,27 +495,27 @@ class Reservation:
             stopped = self._void(self.deposits[-1].deposit_id, Cause.CANCELLED)
         elif self.state not in BOOKED:
             raise Refusal("RESERVATION_NOT_CANCELLABLE", f"The reservation is {self.state.spoken}.")
-        elif by is By.CUSTOMER and self.state is State.CONFIRMED and now >= self.free_cancel_time:
+        elif by is CancelledBy.CUSTOMER and self.state is State.CONFIRMED and now >= self.free_cancel_time:
             stopped = self._forfeit(Cause.CANCELLED)
         else:
             stopped = self._give_back(self.held_total, Cause.CANCELLED)
-        return replace(stopped, state=State.CANCELLED, cancelled_by=by)._ended(now, Happened.CANCELLED)
+        return replace(stopped, state=State.CANCELLED, cancelled_by=by)._ended(now, EventType.CANCELLED)
 
     # The restaurant. Whatever it says about other terms than the present ones has no effect.
 
-    def hear_restaurant(
-        self, news: BookingNews, now: datetime, by_deadline: datetime | None = None
+    def on_booking(
+        self, snapshot: BookingSnapshot, now: datetime, by_deadline: datetime | None = None
     ) -> list[Move]:
         """The moves that lead to what the restaurant says, whichever of its events came first. `by_deadline`:
         the time that decides whether an acceptance is late, if the clock is not trusted."""
-        if news.revision != self.terms.revision:
+        if snapshot.revision != self.terms.revision:
             return []
-        if news.state is BookingState.DECLINED and self.state is State.PENDING_ACCEPTANCE:
-            if news.accepted or self.policy.acceptance is Acceptance.AUTO:
-                return [self._call_off(now)]  # it was accepted first, and that news comes later or never
+        if snapshot.state is BookingState.DECLINED and self.state is State.PENDING_ACCEPTANCE:
+            if snapshot.accepted or self.policy.acceptance is Acceptance.AUTO:
+                return [self._call_off(now)]  # it was accepted first, and that snapshot comes later or never
             return [self._decline(DeclineCause.RESTAURANT, now)]
         moves: list[Move] = []
-        for step in _STEPS.get(news.state, ()):
+        for step in _STEPS.get(snapshot.state, ()):
             current = moves[-1].after if moves else self
             if current.state is step.before:
                 late = step is _ACCEPT and current._is_late(by_deadline or now)
@@ -498,29 +529,29 @@ class Reservation:
         return self.accept_deadline is not None and now >= self.accept_deadline
 
     def _accept(self, now: datetime) -> Move:
-        return Move(replace(self, state=State.CONFIRMED)._moved(now), Happened.CONFIRMED)
+        return Move(replace(self, state=State.CONFIRMED)._moved(now), EventType.CONFIRMED)
 
     def _decline(self, cause: DeclineCause, now: datetime) -> Move:
         returned = self._give_back(self.held_total, Cause.DECLINED)
-        return replace(returned, state=State.DECLINED, decline_cause=cause)._ended(now, Happened.DECLINED)
+        return replace(returned, state=State.DECLINED, decline_cause=cause)._ended(now, EventType.DECLINED)
 
     def _call_off(self, now: datetime) -> Move:
-        move = self.cancel(By.RESTAURANT, now)
+        move = self.cancel(CancelledBy.RESTAURANT, now)
         assert move is not None
         return move
 
     def _seat(self, now: datetime) -> Move:
         returned = self._give_back(self.held_total, Cause.SEATED)
-        return replace(returned, state=State.SEATED)._ended(now, Happened.SEATED)
+        return replace(returned, state=State.SEATED)._ended(now, EventType.SEATED)
 
     def _record_no_show(self, now: datetime) -> Move:
         return replace(self._forfeit(Cause.NO_SHOW), state=State.NO_SHOW)._ended(
-            now, Happened.NO_SHOW_RECORDED
+            now, EventType.NO_SHOW_RECORDED
         )
 
     def _complete(self, now: datetime) -> Move:
         returned = self._give_back(self.held_total, Cause.COMPLETED)
-        return replace(returned, state=State.COMPLETED)._ended(now, Happened.COMPLETED)
+        return replace(returned, state=State.COMPLETED)._ended(now, EventType.COMPLETED)
 
     # The clock.
 
@@ -541,7 +572,7 @@ class Reservation:
     def _moved(self, now: datetime) -> Reservation:
         return replace(self, version=self.version + 1, update_time=now)
 
-    def _ended(self, now: datetime, event: Happened) -> Move:
+    def _ended(self, now: datetime, event: EventType) -> Move:
         """Leaves the states in which it can be modified: an open modification is closed, its deposit
         voided."""
         wanted = self.modification
@@ -622,12 +653,12 @@ _STEPS: Mapping[BookingState, tuple[_Step, ...]] = {
 
 
 # Tells of an end again, with one more instruction.
-_EVENT_OF_END: Mapping[State, Happened] = {
-    State.COMPLETED: Happened.COMPLETED,
-    State.NO_SHOW: Happened.NO_SHOW_RECORDED,
-    State.FAILED: Happened.FAILED,
-    State.DECLINED: Happened.DECLINED,
-    State.CANCELLED: Happened.CANCELLED,
+_EVENT_OF_END: Mapping[State, EventType] = {
+    State.COMPLETED: EventType.COMPLETED,
+    State.NO_SHOW: EventType.NO_SHOW_RECORDED,
+    State.FAILED: EventType.FAILED,
+    State.DECLINED: EventType.DECLINED,
+    State.CANCELLED: EventType.CANCELLED,
 }
 
 

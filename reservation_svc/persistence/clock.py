@@ -34,6 +34,7 @@ class Trust:
 
 
 def trust(tx: Transaction) -> Trust:
+    """What `rely` or `hold` recorded last; nothing (None, None) before the first of them."""
     row = tx.execute(select(reconcile_clock).where(reconcile_clock.c.clock == _ONE)).one_or_none()
     return Trust(None, None) if row is None else Trust(row.trusted_time, row.held_time)
 

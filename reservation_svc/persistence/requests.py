@@ -39,6 +39,7 @@ EXPIRING = Expiring(
 
 
 def find(tx: Transaction, customer_id: str, request_id: str) -> RequestRecord | None:
+    """What the customer's request id led to last; None if it was never used, or is past its retention."""
     row = tx.execute(_FIND, {"of_customer": customer_id, "of_request": request_id}).one_or_none()
     return None if row is None else RequestRecord(row.body_hash, row.reservation_id, row.modification_id)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Row, Text, and_, bindparam, delete, func, not_, or_, sele
 from dinemesh.kit import keyset
 from dinemesh.kit.store import Instant, Transaction
 from reservation_svc.domain import (
-    By,
+    CancelledBy,
     Cause,
     DeclineCause,
     DepositLine,
@@ -29,8 +29,8 @@ from reservation_svc.domain import (
     Terms,
     Unpaid,
 )
-from reservation_svc.persistence.allotment import policy_text, read_policy
 from reservation_svc.persistence.clock import IS_BOOKED
+from reservation_svc.persistence.seat_inventory import policy_text, read_policy
 from reservation_svc.persistence.tables import (
     deposits,
     failures,
@@ -164,6 +164,8 @@ _INSERT_MODIFICATION = modifications.insert()
 
 
 def find(tx: Transaction, reservation_id: str) -> Reservation | None:
+    """The reservation with its deposits, instructions and open modification; None if there is none of that
+    id."""
     rows = tx.execute(_BY_ID, {"wanted": reservation_id}).all()
     return _read(tx, rows)[0] if rows else None
 
@@ -423,7 +425,7 @@ def _reservation(
         hold_expire_time=row.hold_expire_time,
         version=row.version,
         accept_deadline=row.accept_deadline,
-        cancelled_by=By(row.cancelled_by) if row.cancelled_by else None,
+        cancelled_by=CancelledBy(row.cancelled_by) if row.cancelled_by else None,
         decline_cause=DeclineCause(row.decline_cause) if row.decline_cause else None,
         failure=Failure(row.failure) if row.failure else None,
         decline_code=row.decline_code,

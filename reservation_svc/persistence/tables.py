@@ -88,7 +88,7 @@ reservations = Table(
     # When the clock has something to do with it.
     Column("due_time", Instant),
     _one_of("state", domain.State),
-    _one_of("cancelled_by", domain.By),
+    _one_of("cancelled_by", domain.CancelledBy),
     _one_of("decline_cause", domain.DeclineCause),
     _one_of("failure", domain.Failure),
     CheckConstraint("party_size > 0", name="party_not_empty"),

@@ -1,1 +1,1 @@
-"""What the service does, one file per behaviour. `desk.py` holds what all of them need."""
+"""What the service does, one file per behaviour. `context.py` holds what all of them need."""

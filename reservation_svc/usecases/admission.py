@@ -61,6 +61,8 @@ class Admission:
         return attempt
 
     def leave(self, attempt: Attempt) -> None:
+        """Frees the place of the attempt, and tells bulkhead and breaker what its outcome says of
+        deposit_svc."""
         outcome = attempt.outcome
         if isinstance(outcome, NotCharged):
             self._bulkhead.overflowed(attempt.place)

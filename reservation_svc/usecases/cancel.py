@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from dinemesh.kit import crash
 from dinemesh.kit.store import Transaction
-from reservation_svc.domain import Cause, Kind, Move, Person, Reservation, not_found
-from reservation_svc.usecases.desk import Desk
+from reservation_svc.domain import Caller, Cause, Kind, Move, Reservation, not_found
+from reservation_svc.usecases.context import ReservationContext
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Cancelled:
     forfeited: int
 
 
-async def cancel(desk: Desk, reservation_id: str, who: Person) -> Cancelled:
+async def cancel(ctx: ReservationContext, reservation_id: str, who: Caller) -> Cancelled:
     """One transaction. Cancelling wins against a charge in flight, an acceptance and a modification."""
 
     def change(tx: Transaction) -> Reservation:
@@ -30,12 +30,12 @@ async def cancel(desk: Desk, reservation_id: str, who: Person) -> Cancelled:
             move = current.cancel(by, tx.now)
             return [move] if move is not None else []
 
-        ended = desk.follow(tx, reservation_id, decide)
+        ended = ctx.transition(tx, reservation_id, decide)
         if ended is None:
             raise not_found()
         return ended
 
-    ended = await desk.store.write(change)
+    ended = await ctx.store.write(change)
     if __debug__:
         crash.point("cancel.done", ended.cancelled_by or "")
     refunded = ended.ordered(Kind.REFUND, Cause.CANCELLED)

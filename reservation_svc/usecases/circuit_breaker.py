@@ -78,6 +78,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> BreakerState:
+        """As the metric `breaker_state` shows it; half-open, one attempt gets through."""
         return self._state
 
     def refusal(self) -> Refusal | None:

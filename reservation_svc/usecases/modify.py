@@ -1,5 +1,5 @@
-"""Modify. Same price or cheaper: one transaction. Dearer: like reserve two, with the charge of the
-difference between them; the old terms stand until the second."""
+"""Modify. Same price or cheaper: one transaction. Dearer: the saga of `saga.py` charges the difference, and
+the old terms stand until it is concluded."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from functools import partial
 
 from dinemesh.kit import crash
 from dinemesh.kit.refusal import Refusal
-from dinemesh.kit.store import CommitInDoubt, Transaction
+from dinemesh.kit.store import Transaction
 from reservation_svc.domain import (
-    By,
+    Caller,
+    CancelledBy,
     Change,
     Charge,
     DepositOutcome,
-    Failure,
     Modification,
     ModificationState,
-    Move,
-    NotCharged,
-    Person,
     RequestRecord,
     Reservation,
     check_same,
     must_try_again,
     not_found,
-    refusal_of,
 )
-from reservation_svc.persistence import allotment, requests, reservations
-from reservation_svc.usecases.desk import Desk, check_slot
+from reservation_svc.persistence import requests, reservations, seat_inventory
+from reservation_svc.usecases import saga
+from reservation_svc.usecases.context import ReservationContext, check_slot
 
 
 @dataclass(frozen=True)
@@ -46,18 +43,18 @@ class _Amended:
     is_waiting: bool = False
 
 
-async def modify(desk: Desk, change: Change) -> Reservation:
+async def modify(ctx: ReservationContext, change: Change) -> Reservation:
     """Answers with the reservation as it then stands. Goes on to its end even if the caller hangs up."""
-    return await desk.background.finish(_modify(desk, change), "modify")
+    return await ctx.background.finish(_modify(ctx, change), "modify")
 
 
-async def _modify(desk: Desk, change: Change) -> Reservation:
+async def _modify(ctx: ReservationContext, change: Change) -> Reservation:
     ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
-    closed = desk.check_time() or desk.admission.refusal()
+    closed = saga.too_late(ctx) or ctx.admission.refusal()
     needs_place = Refusal("INTERNAL", "The difference has to be charged.")
     try:
         # What costs nothing more is done whatever becomes of charges, and waits for none.
-        amended = await _amend_at_last(desk, change, ids, closed or needs_place)
+        amended = await saga.first_step(ctx, partial(_amend, ctx, change, ids, closed or needs_place))
     except Refusal as refusal:
         if refusal is not needs_place:
             raise
@@ -65,8 +62,8 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
         if __debug__:
             crash.point("modify.done")
         return amended.reservation
-    with await desk.admission.enter(change.customer_id, desk.patience()) as attempt:
-        amended = await _amend_at_last(desk, change, ids, None)
+    with await ctx.admission.enter(change.customer_id, saga.patience(ctx)) as attempt:
+        amended = await saga.first_step(ctx, partial(_amend, ctx, change, ids, None))
         if not amended.is_waiting:
             return amended.reservation
         if __debug__:
@@ -82,32 +79,26 @@ async def _modify(desk: Desk, change: Change) -> Reservation:
             asked.policy.currency,
             change.payment_token,
         )
-        outcome = await desk.charge(attempt, charge)
-    settled, wanted = await desk.write_at_last(partial(_conclude, desk, asked, ids, outcome), goes_on=True)
+        outcome = await saga.charge(ctx, attempt, charge)
+    concluded, wanted = await ctx.write_durably(partial(_conclude, ctx, asked, ids, outcome), goes_on=True)
     if __debug__:
         crash.point("modify.concluded", wanted.state)
-    if wanted.state is not ModificationState.FAILED:
-        return settled
-    retry_after = desk.limits.retry_after
-    if isinstance(outcome, NotCharged) and outcome.retry_after is not None:
-        retry_after = max(retry_after, outcome.retry_after)
-    raise refusal_of(wanted.failure or Failure.DEPOSIT_UNKNOWN, wanted.decline_code, retry_after)
+    if wanted.state is ModificationState.FAILED:
+        raise saga.refusal(ctx, wanted.failure, wanted.decline_code, outcome)
+    return concluded
 
 
-async def _amend_at_last(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None) -> _Amended:
-    amend = partial(_amend, desk, change, ids, closed)
-    try:
-        return await desk.store.write(amend)
-    except CommitInDoubt:
-        return await desk.write_at_last(amend)
-
-
-def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Transaction) -> _Amended:
+def _amend(
+    ctx: ReservationContext, change: Change, ids: _Ids, closed: Refusal | None, tx: Transaction
+) -> _Amended:
     """Transaction 1: new terms, or an open modification with its extra seats. `closed`: why nothing can be
     charged."""
     while True:
         current = reservations.find(tx, change.reservation_id)
-        if current is None or Person(customer_id=change.customer_id).side_in(current) is not By.CUSTOMER:
+        if (
+            current is None
+            or Caller(customer_id=change.customer_id).side_in(current) is not CancelledBy.CUSTOMER
+        ):
             raise not_found()
         record = requests.find(tx, change.customer_id, change.request_id)
         if record is not None:
@@ -116,17 +107,17 @@ def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Tr
                 return _Amended(current, current.modification is not None)
             if not _must_try_again(tx, record):
                 return _Amended(current)
-        restaurant = allotment.restaurant(tx, current.restaurant_id)
+        restaurant = seat_inventory.restaurant(tx, current.restaurant_id)
         assert restaurant is not None, "what was reserved once has a restaurant"
         move = current.amend(
-            change.wish,
+            change.requested,
             etag=change.etag,
             restaurant=restaurant,
             modification_id=ids.modification_id,
             deposit_id=ids.deposit_id,
             can_pay=bool(change.payment_token),
             now=tx.now,
-            rules=desk.rules,
+            rules=ctx.rules,
         )
         waits = move is not None and move.after.modification is not None
         if waits and closed is not None:
@@ -135,9 +126,9 @@ def _amend(desk: Desk, change: Change, ids: _Ids, closed: Refusal | None, tx: Tr
         if move is not None:
             for dine_time, seats in move.after.seats.items():
                 if (more := seats - current.seats.get(dine_time, 0)) > 0:
-                    slot = allotment.slot(tx, current.restaurant_id, dine_time)
+                    slot = seat_inventory.slot(tx, current.restaurant_id, dine_time)
                     check_slot(tx, restaurant, slot, dine_time, more)
-            if not desk.carry_out(tx, current, move):
+            if not ctx.apply_move(tx, current, move):
                 continue
             after = move.after
         target = RequestRecord(
@@ -164,15 +155,10 @@ def _must_try_again(tx: Transaction, record: RequestRecord) -> bool:
 
 
 def _conclude(
-    desk: Desk, asked: Reservation, ids: _Ids, outcome: DepositOutcome, tx: Transaction
+    ctx: ReservationContext, asked: Reservation, ids: _Ids, outcome: DepositOutcome, tx: Transaction
 ) -> tuple[Reservation, Modification]:
     """Transaction 2: swap the terms, or free the seats and void."""
-
-    def decide(current: Reservation) -> list[Move]:
-        move = current.conclude(ids.deposit_id, outcome, tx.now, desk.rules)
-        return [move] if move is not None else []
-
-    settled = desk.follow(tx, asked.reservation_id, decide, seen=asked)
+    concluded = saga.conclude(ctx, tx, asked, ids.deposit_id, outcome)
     wanted = reservations.modification(tx, ids.modification_id)
-    assert settled is not None and wanted is not None
-    return settled, wanted
+    assert wanted is not None, "a modification is never deleted"
+    return concluded, wanted

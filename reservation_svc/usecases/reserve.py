@@ -1,5 +1,4 @@
-"""Reserve: two transactions with one charge between them, since no network call belongs inside a
-transaction."""
+"""Reserve: the saga of `saga.py`, with a new reservation as its first step."""
 
 from __future__ import annotations
 
@@ -9,13 +8,9 @@ from functools import partial
 
 from dinemesh.kit import crash
 from dinemesh.kit.refusal import Refusal, invalid_all
-from dinemesh.kit.store import CommitInDoubt, Transaction
+from dinemesh.kit.store import Transaction
 from reservation_svc.domain import (
     Charge,
-    DepositOutcome,
-    Failure,
-    Move,
-    NotCharged,
     Order,
     RequestRecord,
     Reservation,
@@ -28,10 +23,10 @@ from reservation_svc.domain import (
     check_unpaid,
     hold_table,
     must_try_again,
-    refusal_of,
 )
-from reservation_svc.persistence import allotment, requests, reservations
-from reservation_svc.usecases.desk import Desk, check_slot, no_seats
+from reservation_svc.persistence import requests, reservations, seat_inventory
+from reservation_svc.usecases import saga
+from reservation_svc.usecases.context import ReservationContext, check_slot, no_seats
 
 
 @dataclass(frozen=True)
@@ -42,35 +37,33 @@ class _Ids:
     deposit_id: str
 
 
-async def reserve(desk: Desk, order: Order) -> Reservation:
+async def reserve(ctx: ReservationContext, order: Order) -> Reservation:
     """Holds seats, takes the deposit, and answers with the reservation as it then stands; the same answer
     to the same request id. Goes on to its end even if the caller hangs up."""
-    return await desk.background.finish(_reserve(desk, order), "reserve")
+    return await ctx.background.finish(_reserve(ctx, order), "reserve")
 
 
-async def _reserve(desk: Desk, order: Order) -> Reservation:
-    refusal = desk.check_time() or desk.admission.refusal()
+async def _reserve(ctx: ReservationContext, order: Order) -> Reservation:
+    refusal = saga.too_late(ctx) or ctx.admission.refusal()
     if refusal is not None:
-        return await _earlier_answer(desk, order, refusal)
-    if desk.admission.is_full:
-        known = await _known(desk, order)
+        return await _earlier_answer(ctx, order, refusal)
+    if ctx.admission.is_full:
+        known = await _known(ctx, order)
         if known is not None:
             return known
     try:
-        admitted = await desk.admission.enter(order.customer_id, desk.patience())
+        admitted = await ctx.admission.enter(order.customer_id, saga.patience(ctx))
     except Refusal as full:
-        return await _earlier_answer(desk, order, full)
+        return await _earlier_answer(ctx, order, full)
     ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))
     with admitted as attempt:
+        slot = f"seats of {order.restaurant_id} {order.dine_time.isoformat()}"
         try:
-            slot = f"seats of {order.restaurant_id} {order.dine_time.isoformat()}"
-            held = await desk.store.write(partial(_hold, desk, order, ids), shed=True, on=(slot,))
-        except CommitInDoubt:
-            held = await desk.write_at_last(partial(_hold, desk, order, ids))
+            held = await saga.first_step(ctx, partial(_hold, ctx, order, ids), shed=True, on=(slot,))
         except Refusal as busy:
             if busy.reason != "TRY_AGAIN_LATER":
                 raise
-            return await _earlier_answer(desk, order, busy)
+            return await _earlier_answer(ctx, order, busy)
         if held.reservation_id != ids.reservation_id or held.state is not State.PENDING_DEPOSIT:
             return held
         if __debug__:
@@ -83,29 +76,33 @@ async def _reserve(desk: Desk, order: Order) -> Reservation:
             held.policy.currency,
             order.payment_token,
         )
-        outcome = await desk.charge(attempt, charge)
-    settled = await desk.write_at_last(partial(_conclude, desk, held, ids.deposit_id, outcome), goes_on=True)
+        outcome = await saga.charge(ctx, attempt, charge)
+    concluded = await ctx.write_durably(
+        lambda tx: saga.conclude(ctx, tx, held, ids.deposit_id, outcome), goes_on=True
+    )
     if __debug__:
-        crash.point("reserve.concluded", settled.state)
-    return _answer(desk, settled, outcome)
+        crash.point("reserve.concluded", concluded.state)
+    if concluded.state is State.FAILED:
+        raise saga.refusal(ctx, concluded.failure, concluded.decline_code, outcome)
+    return concluded
 
 
-async def _earlier_answer(desk: Desk, order: Order, refusal: Refusal) -> Reservation:
+async def _earlier_answer(ctx: ReservationContext, order: Order, refusal: Refusal) -> Reservation:
     """A repeated request id gets its answer even where no new attempt can be made."""
-    known = await _known(desk, order)
+    known = await _known(ctx, order)
     if known is None:
         raise refusal
     return known
 
 
-async def _known(desk: Desk, order: Order) -> Reservation | None:
+async def _known(ctx: ReservationContext, order: Order) -> Reservation | None:
     """What an earlier call with this request id came to; None if a new attempt has to be made."""
 
     def look_up(tx: Transaction) -> Reservation | None:
         record = requests.find(tx, order.customer_id, order.request_id)
         return _repeated(tx, record, order.body_hash) if record is not None else None
 
-    return await desk.store.read(look_up)
+    return await ctx.store.read(look_up)
 
 
 def _repeated(tx: Transaction, record: RequestRecord, body_hash: str) -> Reservation | None:
@@ -123,11 +120,11 @@ def _repeated(tx: Transaction, record: RequestRecord, body_hash: str) -> Reserva
     return None if again else known
 
 
-def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
+def _hold(ctx: ReservationContext, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
     """Transaction 1: the seats, the request row, the reservation PENDING_DEPOSIT. Or the answer of an
     earlier call. Everything that can be refused is refused before the first write."""
     while True:
-        seen = allotment.look(
+        seen = seat_inventory.view(
             tx,
             restaurant_id=order.restaurant_id,
             dine_time=order.dine_time,
@@ -145,11 +142,11 @@ def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
                 return known
         if seen is None:
             raise Refusal("NOT_FOUND", "There is no such restaurant.")
-        _check(desk, seen.restaurant, order, tx)
-        unpaid = reservations.unpaid(tx, order.customer_id, tx.now - desk.rules.unpaid_window)
-        check_unpaid(unpaid, order.party_size, tx.now, desk.rules)
+        _check(ctx, seen.restaurant, order, tx)
+        unpaid = reservations.unpaid(tx, order.customer_id, tx.now - ctx.rules.unpaid_window)
+        check_unpaid(unpaid, order.party_size, tx.now, ctx.rules)
         check_slot(tx, seen.restaurant, seen.slot, order.dine_time, order.party_size)
-        if not allotment.hold(tx, order.restaurant_id, order.dine_time, order.party_size):
+        if not seat_inventory.hold(tx, order.restaurant_id, order.dine_time, order.party_size):
             raise no_seats()
         if __debug__:
             crash.point("reserve.seats_held")
@@ -157,47 +154,24 @@ def _hold(desk: Desk, order: Order, ids: _Ids, tx: Transaction) -> Reservation:
         if requests.point(tx, order.customer_id, order.request_id, record, target):
             break
         # Another pod was faster with the same request id: give the seats back and look again.
-        allotment.release(tx, order.restaurant_id, order.dine_time, order.party_size)
+        seat_inventory.release(tx, order.restaurant_id, order.dine_time, order.party_size)
     held = hold_table(
         order,
         seen.restaurant,
         reservation_id=ids.reservation_id,
         deposit_id=ids.deposit_id,
         now=tx.now,
-        rules=desk.rules,
+        rules=ctx.rules,
     )
-    reservations.insert(tx, held, desk.rules)
+    reservations.insert(tx, held, ctx.rules)
     return held
 
 
-def _check(desk: Desk, restaurant: Restaurant, order: Order, tx: Transaction) -> None:
-    check_policy(restaurant, order.policy_etag, order.dine_time, order.party_size, tx.now, desk.rules)
+def _check(ctx: ReservationContext, restaurant: Restaurant, order: Order, tx: Transaction) -> None:
+    check_policy(restaurant, order.policy_etag, order.dine_time, order.party_size, tx.now, ctx.rules)
     wrong = [
-        *check_table(restaurant, order.dine_time, tx.now, desk.rules),
+        *check_table(restaurant, order.dine_time, tx.now, ctx.rules),
         *check_party(restaurant.policy, order.party_size),
     ]
     if wrong:
         raise invalid_all(wrong)
-
-
-def _conclude(
-    desk: Desk, held: Reservation, deposit_id: str, outcome: DepositOutcome, tx: Transaction
-) -> Reservation:
-    """Transaction 2: the same move that the event of deposit_svc makes, if it comes first."""
-
-    def decide(current: Reservation) -> list[Move]:
-        move = current.conclude(deposit_id, outcome, tx.now, desk.rules)
-        return [move] if move is not None else []
-
-    settled = desk.follow(tx, held.reservation_id, decide, seen=held)
-    assert settled is not None
-    return settled
-
-
-def _answer(desk: Desk, settled: Reservation, outcome: DepositOutcome) -> Reservation:
-    if settled.state is not State.FAILED:
-        return settled
-    retry_after = desk.limits.retry_after
-    if isinstance(outcome, NotCharged) and outcome.retry_after is not None:
-        retry_after = max(retry_after, outcome.retry_after)
-    raise refusal_of(settled.failure or Failure.DEPOSIT_UNKNOWN, settled.decline_code, retry_after)

@@ -56,7 +56,8 @@ def _every() -> Numbers:
 
 
 def _reservation() -> Numbers:
-    desk, bulkhead = "reservation_svc.usecases.desk", "reservation_svc.usecases.bulkhead"
+    context, saga = "reservation_svc.usecases.context", "reservation_svc.usecases.saga"
+    bulkhead = "reservation_svc.usecases.bulkhead"
     return {
         "reservation.least_time": setting(RESERVATION, "least_time_ms") / 1000,
         "reservation.answer_margin": setting(RESERVATION, "answer_margin_ms") / 1000,
@@ -73,10 +74,10 @@ def _reservation() -> Numbers:
         "reservation.unpaid_window": setting(RESERVATION, "unpaid_window_seconds"),
         "reservation.unpaid_read": constant("reservation_svc.persistence.reservations", "_MOST_UNPAID"),
         "reservation.deposit_deadline": setting(RESERVATION, "deposit_deadline_ms") / 1000,
-        "reservation.shortest_charge": constant(desk, "_SHORTEST_CHARGE_SECONDS"),
-        "reservation.early_answer": constant(desk, "_EARLY_ANSWER_SECONDS"),
-        "reservation.move_tries": constant(desk, "_TRIES"),
-        "reservation.record_wait": constant(desk, "_RECORD_WAIT_SECONDS"),
+        "reservation.shortest_charge": constant(saga, "_SHORTEST_CHARGE_SECONDS"),
+        "reservation.early_answer": constant(saga, "_EARLY_ANSWER_SECONDS"),
+        "reservation.move_tries": constant(context, "_TRIES"),
+        "reservation.record_wait": constant(context, "_RECORD_WAIT_SECONDS"),
         "reservation.breaker_window": setting(RESERVATION, "breaker_window_seconds"),
         "reservation.breaker_failures": setting(RESERVATION, "breaker_failures"),
         "reservation.breaker_customers": setting(RESERVATION, "breaker_customers"),
@@ -89,7 +90,7 @@ def _reservation() -> Numbers:
         "reservation.attempt_deadline": setting(RESERVATION, "attempt_deadline_seconds"),
         "reservation.hold_expire": setting(RESERVATION, "hold_expire_seconds"),
         "reservation.settle_interval": setting(RESERVATION, "settle_interval_seconds"),
-        "reservation.settle_batch": constant("reservation_svc.usecases.settle", "BATCH"),
+        "reservation.settle_batch": constant("reservation_svc.usecases.reconcile", "BATCH"),
         "reservation.lapse_share": setting(RESERVATION, "lapse_share"),
         "reservation.lapse_floor": setting(RESERVATION, "lapse_floor"),
         "reservation.clock_slack": constant("reservation_svc.usecases.clock", "SLACK_SECONDS"),
@@ -112,7 +113,7 @@ def _deposit() -> Numbers:
         "deposit.longest_rest": constant(usecases, "LONGEST_PAUSE_SECONDS"),
         "deposit.move_tries": constant(usecases, "MOVE_ATTEMPTS"),
         "deposit.settle_interval": setting(DEPOSIT, "settle_interval_seconds"),
-        "deposit.settle_batch": constant(usecases, "SETTLE_BATCH"),
+        "deposit.settle_batch": constant(usecases, "RECONCILE_BATCH"),
         "deposit.settle_at_once": setting(DEPOSIT, "settle_at_once"),
         "deposit.settle_share": constant(usecases, "LARGEST_SHARE"),
         "deposit.ahead_share": constant(usecases, "AHEAD_SHARE"),

@@ -115,7 +115,7 @@ async def _tell_all(worlds: Sequence[World], stories: Sequence[Story], found: Fo
     waiting = deque(stories)
 
     async def work(world: World) -> None:
-        await world.settled()
+        await world.come_to_rest()
         while waiting:
             story = waiting.pop()  # the longest are the last
             found.runs[story].append(await _passed_in(world, story))
@@ -126,7 +126,7 @@ async def _tell_all(worlds: Sequence[World], stories: Sequence[Story], found: Fo
 async def _passed_in(world: World, story: Story) -> Lines:
     before = {service: len(world.passed(service)) for service in SERVICES}
     await story(world)
-    await world.settled()
+    await world.come_to_rest()
     return {service: frozenset(world.passed(service)[before[service] :]) for service in SERVICES}
 
 
@@ -186,7 +186,7 @@ async def _die_in(world: World, case: Case, story: Story, times: int, later_seco
             dying.cancel()
         else:
             await dying
-        await world.settled()
+        await world.come_to_rest()
     except Exception as error:
         if dying.done() and not dying.cancelled() and (first := dying.exception()) is not None:
             raise first from error  # nobody started it again: what followed is no wonder

@@ -23,8 +23,8 @@ from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import restaurant_pb2
 from operations.audit import judge
 from operations.limits import Limits
-from operations.picture import Picture, Sources, take
 from operations.report import Report
+from operations.snapshot import Snapshot, Sources, take
 from tests.mesh.people import MANUAL, City, Customer, Place, Reservation, cents, kept, policy
 from tests.support.forked import points_of
 from tests.support.mesh import ROOT, SERVICES, RunningMesh
@@ -63,7 +63,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "SETTLE_LEASE_SECONDS": "1.5",
     },
 }
-"""Waits as short as they can be and still happen in their order: charge, attempt, settling, hold."""
+"""Waits as short as they can be and still happen in their order: charge, attempt, reconciling, hold."""
 
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 """The last one of a server that was told to stop and has cut off what took too long."""
@@ -71,7 +71,7 @@ AT_REST = Limits(dt.timedelta(0), dt.timedelta(0))
 """Nothing may be on its way any more."""
 
 
-class NotSettled(AssertionError):
+class NotAtRest(AssertionError):
     """The books did not agree in time."""
 
 
@@ -204,17 +204,17 @@ class World:
         databases = {f"{name}_db": self.mesh.databases[name] for name in SERVICES}
         return Sources(**databases, provider=self.mesh["sandbox"].address)
 
-    async def settled(self, seconds: float = PATIENCE) -> tuple[Picture, Report]:
+    async def come_to_rest(self, seconds: float = PATIENCE) -> tuple[Snapshot, Report]:
         """Waits until nothing is on its way and the books agree."""
         end = time.monotonic() + seconds
         sources = self.sources
         while True:
-            picture = await take(sources)
-            report = judge(picture, sources, AT_REST)
+            snapshot = await take(sources)
+            report = judge(snapshot, sources, AT_REST)
             if report.clean and not report.pending:
-                return picture, report
+                return snapshot, report
             if time.monotonic() > end:
-                raise NotSettled(f"not settled after {seconds} s\n{report}")
+                raise NotAtRest(f"not at rest after {seconds} s\n{report}")
             await asyncio.sleep(2 * PAUSE)
 
     async def dead_letters(self) -> int:

@@ -71,8 +71,8 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-class Desk:
-    """The use cases with everything they stand on. Each desk on one database is like a pod of its own."""
+class Pod:
+    """The use cases with everything they stand on. Each pod on one database is like a pod of its own."""
 
     def __init__(self, store: Store, provider: FakeProvider, clock: Clock) -> None:
         self.store = store
@@ -90,12 +90,14 @@ class Desk:
     async def create(self, deposit_id: str = "", amount: Money = THIRTY, token: str = "tok_visa") -> Deposit:
         return await self.deposits.create(an_order(deposit_id, amount, token), token)
 
-    async def obey(self, *instructions: Instruction) -> None:
+    async def apply_instructions(self, *instructions: Instruction) -> None:
         """What a handler does with an event of reservation."""
-        await self.store.write(lambda tx: self.deposits.obey(tx, instructions, CUSTOMER, RESERVATION))
+        await self.store.write(
+            lambda tx: self.deposits.apply_instructions(tx, instructions, CUSTOMER, RESERVATION)
+        )
 
-    async def settle(self) -> None:
-        await self.deposits.settle()
+    async def reconcile(self) -> None:
+        await self.deposits.reconcile()
 
     async def read(self, deposit_id: str) -> Deposit:
         found = await self.store.read(lambda tx: persistence.find(tx, deposit_id))
@@ -174,11 +176,11 @@ async def second_store(database_url: str, clock: Clock, store: Store) -> AsyncIt
 
 
 @pytest.fixture
-async def desk(store: Store, clock: Clock) -> AsyncIterator[Desk]:
-    desk = Desk(store, FakeProvider(), clock)
-    yield desk
-    await desk.background.drain(5)
-    await desk.the_books_are_right()
+async def pod(store: Store, clock: Clock) -> AsyncIterator[Pod]:
+    pod = Pod(store, FakeProvider(), clock)
+    yield pod
+    await pod.background.drain(5)
+    await pod.the_books_are_right()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from deposit_svc import domain, persistence
 from deposit_svc.domain import Deposit, Money, Movement, MovementKind, State, Step
 from dinemesh.kit.store import Store, Transaction
-from tests.deposit.conftest import CUSTOMER, RESERVATION, Clock, Desk, an_order, euros, new_id
+from tests.deposit.conftest import CUSTOMER, RESERVATION, Clock, Pod, an_order, euros, new_id
 from tests.support.plans import enters, plans
 
 LEASE = timedelta(seconds=15)
@@ -117,27 +117,27 @@ async def test_the_database_refuses_a_deposit_that_cannot_be(
         await store.write(lambda tx: tx.changed(update(persistence.deposits).values(wrong)))
 
 
-async def test_the_ledger_can_only_grow(desk: Desk) -> None:
-    await desk.create()
+async def test_the_ledger_can_only_grow(pod: Pod) -> None:
+    await pod.create()
     entries = persistence.ledger_entries
     statements = (update(entries).values(amount_minor=1), delete(entries))
     for statement in statements:
         with pytest.raises(DBAPIError, match="append-only"):
-            await desk.store.write(lambda tx, one=statement: tx.changed(one))  # type: ignore[misc]
+            await pod.store.write(lambda tx, one=statement: tx.changed(one))  # type: ignore[misc]
 
 
-async def test_a_movement_cannot_be_booked_twice(desk: Desk) -> None:
-    deposit = await desk.create()
+async def test_a_movement_cannot_be_booked_twice(pod: Pod) -> None:
+    deposit = await pod.create()
     again = Movement(MovementKind.CHARGE_CAPTURED, deposit.deposit_id, deposit.amount)
     with pytest.raises(IntegrityError):
-        await desk.store.write(
+        await pod.store.write(
             lambda tx: persistence.save(tx, deposit, Step(replace(deposit, version=9), (again,)))
         )
 
 
-async def test_an_entry_on_the_wrong_side_or_account_is_refused(desk: Desk) -> None:
-    await desk.create()
-    rows = await desk.store.read(lambda tx: tx.execute(select(persistence.ledger_entries)).mappings().all())
+async def test_an_entry_on_the_wrong_side_or_account_is_refused(pod: Pod) -> None:
+    await pod.create()
+    rows = await pod.store.read(lambda tx: tx.execute(select(persistence.ledger_entries)).mappings().all())
     good = dict(rows[0]) | {"movement_id": "other"}
     del good["position"]
 
@@ -151,7 +151,7 @@ async def test_an_entry_on_the_wrong_side_or_account_is_refused(desk: Desk) -> N
         {"kind": "GIFT"},
     ):
         with pytest.raises(IntegrityError):
-            await desk.store.write(insert(good | wrong))
+            await pod.store.write(insert(good | wrong))
 
 
 async def test_an_instruction_is_recorded_once_and_taken_once(store: Store, clock: Clock) -> None:

@@ -172,13 +172,13 @@ async def record(office: Office) -> AsyncIterator[SandboxServiceAsyncStub]:
         yield stub
 
 
-async def obey(office: Office, *instructions: RefundOrder | VoidOrder) -> None:
+async def apply_instructions(office: Office, *instructions: RefundOrder | VoidOrder) -> None:
     """Money instructions as a handler applies them, in the database of the process: it has no broker here."""
     store = Store.open(office.database_url, exclusive=False)
     outbox = Outbox(persistence.outbox, messages.encode_event, source="deposit")
     deposits = Deposits(store, outbox, FakeProvider(), Background(), LIMITS)
     try:
-        await store.write(lambda tx: deposits.obey(tx, instructions, "alice", RESERVATION_ID))
+        await store.write(lambda tx: deposits.apply_instructions(tx, instructions, "alice", RESERVATION_ID))
     finally:
         await store.close()
 
@@ -427,7 +427,7 @@ async def test_a_refund_that_fails_is_shown_and_retried_by_the_operator_once(
 ) -> None:
     deposit_id, refund_id = new_id(), new_id()
     await client.create(deposit_id, "tok_refundFail")
-    await obey(client.office, RefundOrder(refund_id, deposit_id, THIRTY))
+    await apply_instructions(client.office, RefundOrder(refund_id, deposit_id, THIRTY))
     failed = await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_REFUND_FAILED)
     assert failed.refunds[0].failure_code == "refund_blocked"
     assert failed.refund_failed.units == 30
@@ -480,7 +480,7 @@ async def test_a_kill_between_charge_and_capture_is_settled_after_the_restart(tm
                 office.wait_until_it_answers()
                 assert office.deposit.pid != first_pid
                 await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_CAPTURED)
-                await obey(office, VoidOrder(deposit_id))
+                await apply_instructions(office, VoidOrder(deposit_id))
                 await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_REFUNDED)
                 charged = await record_of(record, deposit_id)
         assert charged is not None
@@ -500,7 +500,7 @@ async def test_refunds_wait_for_a_provider_that_was_killed(tmp_path: Path) -> No
             await client.create(deposit_id)
             office.sandbox.kill()
             assert not office.sandbox.running
-            await obey(office, VoidOrder(deposit_id))
+            await apply_instructions(office, VoidOrder(deposit_id))
             in_doubt = await refused(client.create(new_id()))
             assert in_doubt.reason == "DEPOSIT_IN_DOUBT"
             assert (await client.get(deposit_id)).deposit.state == deposit_pb2.DEPOSIT_STATE_REFUNDING
@@ -538,7 +538,7 @@ async def test_two_pods_on_one_postgresql_charge_and_return_once(
             assert reasons <= {"DEPOSIT_IN_DOUBT"}
             for deposit_id in ids:
                 await twin.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_CAPTURED)
-            await obey(office, *(VoidOrder(deposit_id) for deposit_id in ids))
+            await apply_instructions(office, *(VoidOrder(deposit_id) for deposit_id in ids))
             for deposit_id in ids:
                 await client.ends_as(deposit_id, deposit_pb2.DEPOSIT_STATE_REFUNDED)
                 charged = await record_of(record, deposit_id)

@@ -108,7 +108,7 @@ class Page:
     def _news(self) -> list[tuple[str, str]]:
         """The lines below "Live", kind and text without the time, as they stand in one moment."""
         found: list[list[str]] = self.browser.execute_script(
-            "const lines = [...document.querySelectorAll('#news li')];"
+            "const lines = [...document.querySelectorAll('#update li')];"
             "return lines.map((line) => [line.dataset.kind, line.lastChild.data])"
         )
         return [(kind, text) for kind, text in found]

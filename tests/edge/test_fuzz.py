@@ -25,7 +25,7 @@ from schemathesis import GenerationMode
 
 from dinemesh.restaurant.v1.restaurant_pb2 import BOOKING_STATE_RECEIVED as RECEIVED
 from local_mesh.broker import RunningBroker
-from operations import picture
+from operations import snapshot
 from operations.audit import judge
 from operations.limits import Limits
 from operations.report import Report
@@ -118,7 +118,7 @@ class Fuzzed:
 
     async def books(self) -> Report:
         """The audit, by the clock of the mesh."""
-        seen = await picture.take(sources(self.mesh))
+        seen = await snapshot.take(sources(self.mesh))
         return judge(replace(seen, now=seen.now + self.calendar.ahead), sources(self.mesh), Limits())
 
 

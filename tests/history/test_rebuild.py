@@ -1,4 +1,4 @@
-"""The view made anew from the events is the live view; and a guest joins without anybody's help."""
+"""The view made anew from the events is the live view; and a subscriber joins without anybody's help."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def test_without_a_broker_the_archive_alone_is_read(
     damage = persistence.timeline_entries.delete()
     assert await store.write(lambda tx: tx.changed(damage)) == 9
     (nowhere,) = free_ports(1)
-    done = await main.rebuild_view(store, f"amqp://guest:guest@127.0.0.1:{nowhere}/")
+    done = await main.rebuild_view(store, f"amqp://guest:subscriber@127.0.0.1:{nowhere}/")
     assert not done.log_was_read
     assert done.after == live
     assert "was not reached: what the log has besides was not read" in str(done)
@@ -220,13 +220,13 @@ async def test_the_command_rebuilds_while_the_service_is_stopped_and_refuses_whi
         live.part.stop()
 
 
-# A guest: a subscriber of its own, in a few lines. No file of any other service knows it.
+# A subscriber: a subscriber of its own, in a few lines. No file of any other service knows it.
 
-guest = MetaData()
-guest_inbox = inbox_tables(guest)
+subscriber = MetaData()
+subscriber_inbox = inbox_tables(subscriber)
 visits = Table(
     "visits",
-    guest,
+    subscriber,
     Column("customer_id", Text, primary_key=True),
     Column("restaurant_id", Text, primary_key=True),
     Column("times", Integer, nullable=False),
@@ -264,7 +264,7 @@ async def test_a_guest_joins_later_reads_all_that_was_and_then_whatever_comes(
     history_store = Store.open(fresh_database("history_svc"))
     guest_url = fresh_database("")
     engine = create_engine(guest_url)
-    guest.create_all(engine)
+    subscriber.create_all(engine)
     engine.dispose()
     guest_store = Store.open(guest_url)
 
@@ -286,7 +286,7 @@ async def test_a_guest_joins_later_reads_all_that_was_and_then_whatever_comes(
             for body in many_stories(1):
                 await bus.publish(body, key(body), event_id="e")
             await holds(timeline, 12)
-            joining = Consumer(guest_store, bus, guest_inbox, MARKETING)
+            joining = Consumer(guest_store, bus, subscriber_inbox, MARKETING)
             running = asyncio.create_task(joining.run())
             try:
                 await asyncio.wait_for(joining.caught_up.wait(), ARRIVE_SECONDS)

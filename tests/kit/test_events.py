@@ -306,15 +306,15 @@ async def test_every_line_about_an_event_has_the_correlation_id_that_it_carries(
     monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
     bus = Bus(broker.fresh_url(), "test")
     consumer = Consumer(sqlite_store, bus, tables, words())
-    guest = Consumer(sqlite_store, bus, tables, words(queue="guest.words"))
+    subscriber = Consumer(sqlite_store, bus, tables, words(queue="subscriber.words"))
     with logged() as log:
         async with running(bus, Relay(sqlite_store, outbox, bus), consumer):
             await asyncio.wait_for(consumer.caught_up.wait(), 30)
             with call.working_on(call.Call("order-7")):
                 (event_id,) = await say(sqlite_store, outbox, "poison")
             await until(lambda: dead_letters.count_dead(bus, QUEUE))
-            async with running(guest):
-                await asyncio.wait_for(guest.caught_up.wait(), 30)
+            async with running(subscriber):
+                await asyncio.wait_for(subscriber.caught_up.wait(), 30)
     lines = [line for line in log.lines() if event_id in line["message"] or line.get("causation_id")]
     assert {line["message"].partition(" ")[0] for line in lines} == {"event", "an"}, "void: one is missing"
     for line in lines:
@@ -346,12 +346,12 @@ async def test_a_guest_reads_all_that_was_said_before_it_came(
     async with running(bus, Relay(sqlite_store, outbox, bus)):
         await say(sqlite_store, outbox, "before", "poison", "between")
         await until(unsent(sqlite_store))
-        guest = Consumer(sqlite_store, bus, tables, words(queue="guest.words"))
-        async with running(guest):
-            await asyncio.wait_for(guest.caught_up.wait(), 30)
+        subscriber = Consumer(sqlite_store, bus, tables, words(queue="subscriber.words"))
+        async with running(subscriber):
+            await asyncio.wait_for(subscriber.caught_up.wait(), 30)
             assert await sqlite_store.read(texts) == ["before", "between"]
             # What fails in the log blocks nothing and is not lost.
-            assert await dead_letters.count_dead(bus, "guest.words") == 1
+            assert await dead_letters.count_dead(bus, "subscriber.words") == 1
             await say(sqlite_store, outbox, "after", first=9)
             await until(hears(sqlite_store, "before", "between", "after"))
 

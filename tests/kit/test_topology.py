@@ -351,35 +351,35 @@ async def test_a_guest_whose_queue_is_full_loses_its_place_and_reads_the_log(
     sqlite_store: Store, outbox: Outbox, publisher: Publisher
 ) -> None:
     said = [f"w{n:03}" for n in range(60)]
-    guest = replace(words(queue="guest.words"), max_length=20)
-    labels = {"queue": "guest.words"}
+    subscriber = replace(words(queue="subscriber.words"), max_length=20)
+    labels = {"queue": "subscriber.words"}
     async with publisher.works():
-        consumer = Consumer(sqlite_store, publisher.bus, tables, guest)
+        consumer = Consumer(sqlite_store, publisher.bus, tables, subscriber)
         async with running(consumer):
             await asyncio.wait_for(consumer.caught_up.wait(), 30)
         for first in range(0, 60, 20):
             await say(sqlite_store, outbox, *said[first : first + 20], first=first + 1)
             await until(unsent(sqlite_store))
-        assert await publisher.bus.waiting("guest.words") <= 20
+        assert await publisher.bus.waiting("subscriber.words") <= 20
         before = REGISTRY.get_sample_value("dinemesh_places_lost_total", labels) or 0
-        async with running(Consumer(sqlite_store, publisher.bus, tables, guest)):
+        async with running(Consumer(sqlite_store, publisher.bus, tables, subscriber)):
             await until(hears(sqlite_store, *said))
         assert REGISTRY.get_sample_value("dinemesh_places_lost_total", labels) == before + 1
-        assert await dead_letters.count_dead(publisher.bus, "guest.words") == 0
+        assert await dead_letters.count_dead(publisher.bus, "subscriber.words") == 0
 
 
 async def test_what_a_guest_cannot_take_is_a_dead_letter_too(
     sqlite_store: Store, outbox: Outbox, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dinemesh.kit.consumer.REQUEUE_PAUSE_SECONDS", 0.01)
-    guest = replace(words(queue="guest.words"), max_length=1000)
-    async with publisher.works(Consumer(sqlite_store, publisher.bus, tables, guest)):
+    subscriber = replace(words(queue="subscriber.words"), max_length=1000)
+    async with publisher.works(Consumer(sqlite_store, publisher.bus, tables, subscriber)):
         await publisher.bus.publish(b"\xff\xffjunk", "words.v1.said", event_id="junk-1")
         (poison, _) = await say(sqlite_store, outbox, "poison", "after")
         await until(hears(sqlite_store, "after"))
 
         async def dead() -> bool:
-            found = await dead_letters.list_dead(publisher.bus, "guest.words")
+            found = await dead_letters.list_dead(publisher.bus, "subscriber.words")
             return {one.event_id for one in found} == {"junk-1", poison}
 
         await until(dead)

@@ -170,7 +170,7 @@ def in_a_shell(mesh: LocalMesh, tmp_path: Path, commands: str) -> str:
         "bash examples/grpcurl.sh",
         "DIRECT=yes examples/grpcurl.sh",
     ],
-    ids=["curl in the README", "grpcurl in the README", "curl.sh", "grpcurl.sh", "grpcurl.sh past the edge"],
+    ids=[*STORIES, "curl.sh", "grpcurl.sh", "grpcurl.sh past the edge"],
 )
 def test_a_story_works_as_it_stands_and_reaches_its_end(
     mesh: LocalMesh, tmp_path: Path, commands: str
@@ -523,7 +523,8 @@ def test_after_a_killed_supervisor_up_works_again_and_says_what_it_cleared(small
 def test_a_mesh_that_an_older_version_started_is_named_and_can_be_ended(small: LocalMesh) -> None:
     small.places.make()
     small.places.make_socket_folder()
-    small.places.running.write_text(small.settings.to_json())
+    written = json.loads(small.settings.to_json()) | {"a_setting_of_the_other_version": 1}
+    small.places.running.write_text(json.dumps(written))
     old = [
         parts.Part(name, ("sleep", "600"), {machine.MARK: str(small.settings.state_dir)}) for name in SERVICES
     ]

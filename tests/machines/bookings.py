@@ -138,7 +138,7 @@ class Bookings(RuleBasedStateMachine):
         deposit_id = self.new_id()
         try:
             move = one.amend(
-                reservations.Wish(party_size=party),
+                reservations.RequestedChange(party_size=party),
                 etag=one.etag,
                 restaurant=RESTAURANT,
                 modification_id=self.new_id(),
@@ -155,8 +155,8 @@ class Bookings(RuleBasedStateMachine):
             self._move(key, paid.conclude(deposit_id, reservations.Captured(), self.time.now, RULES))
 
     @precondition(lambda self: self.known)
-    @rule(which=any_of, by=st.sampled_from(reservations.By))
-    def cancel(self, which: int, by: reservations.By) -> None:
+    @rule(which=any_of, by=st.sampled_from(reservations.CancelledBy))
+    def cancel(self, which: int, by: reservations.CancelledBy) -> None:
         key = self._key(which)
         try:
             self._move(key, self.known[key].now.cancel(by, self.time.now))
@@ -205,7 +205,7 @@ class Bookings(RuleBasedStateMachine):
         kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(said.type))
         message: Any = kind.FromString(said.payload)
         news = reservation_messages.from_booking(message.booking)
-        for move in told.now.hear_restaurant(news, self.time.now):
+        for move in told.now.on_booking(news, self.time.now):
             self._move(said.aggregate_id, move)
 
     # Staff.

@@ -106,7 +106,11 @@ class Deposits(RuleBasedStateMachine):
 
     def _hear(self, every: Sequence[Instruction]) -> None:
         service = self.service
-        service.begin(service.store.write(lambda tx: service.deposits.obey(tx, every, CUSTOMER, RESERVATION)))
+        service.begin(
+            service.store.write(
+                lambda tx: service.deposits.apply_instructions(tx, every, CUSTOMER, RESERVATION)
+            )
+        )
 
     @precondition(lambda self: self.calls)
     @rule()
@@ -134,7 +138,7 @@ class Deposits(RuleBasedStateMachine):
         self.refund(deposit_id, minor, which)
         setattr(self.provider, trouble, True)
         if not self.service.is_dead:
-            self.service.settle()
+            self.service.reconcile()
         setattr(self.provider, trouble, False)
 
     @precondition(lambda self: any(self._failed_refunds()))
@@ -159,8 +163,8 @@ class Deposits(RuleBasedStateMachine):
         self.time.loop.run(seconds)
 
     @rule()
-    def settle(self) -> None:
-        self.service.settle()
+    def reconcile(self) -> None:
+        self.service.reconcile()
 
     @rule(fault=st.sampled_from(Fault))
     def fail_next_commit(self, fault: Fault) -> None:
@@ -217,10 +221,10 @@ class Deposits(RuleBasedStateMachine):
         self.the_books_are_right()
         self.tell_all_again()
         self.time.loop.run(100)
-        self.service.settle()
+        self.service.reconcile()
         for deposit_id, refund_id in self._failed_refunds():
             self.service.do(self.service.deposits.retry_refund(deposit_id, refund_id))
-        self.service.settle()
+        self.service.reconcile()
         self.the_books_are_right()
         every = self._deposits()
         books.check_all_is_settled(every, self.provider)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dinemesh.kit.refusal import Refusal
-from reservation_svc.domain import BOOKED, FINAL, By, State, Wish
+from reservation_svc.domain import BOOKED, FINAL, CancelledBy, RequestedChange, State
 from restaurant_svc.domain import BookingState
 from tests.machines import books
 from tests.machines.database import Fault
@@ -115,7 +115,7 @@ class Mesh(RuleBasedStateMachine):
         standing = [one for one in self.world.reservations_now() if one.state in BOOKED]
         if standing and not self.world.reservation.is_dead:
             current = standing[-1 - which % len(standing)]
-            self.world.modify(current, Wish(at, party), token, self.new_id())
+            self.world.modify(current, RequestedChange(at, party), token, self.new_id())
             if at_once:
                 self._pay()
 
@@ -232,10 +232,10 @@ class Mesh(RuleBasedStateMachine):
 
     @precondition(_has_begun)
     @rule()
-    def settle(self) -> None:
+    def reconcile(self) -> None:
         for process in (self.world.reservation, self.world.deposit):
             if not process.is_dead:
-                process.settle()
+                process.reconcile()
 
     @precondition(_has_begun)
     @rule(package=st.sampled_from(PACKAGES[:3]), fault=st.sampled_from(Fault))
@@ -262,7 +262,7 @@ class Mesh(RuleBasedStateMachine):
         self.cancel(which, True)
         self.deliver_all()
         if not self.world.deposit.is_dead:
-            self.world.deposit.settle()
+            self.world.deposit.reconcile()
         self.world.provider.refuses_refunds = False
 
     @precondition(_has_begun)
@@ -325,7 +325,7 @@ class Mesh(RuleBasedStateMachine):
                 assert all(one.state is State.FAILED for one in mine)
         for deposit in self.world.deposits_now():
             one = states[deposit.reservation_id]
-            late = one.state is State.CANCELLED and one.cancelled_by is By.CUSTOMER
+            late = one.state is State.CANCELLED and one.cancelled_by is CancelledBy.CUSTOMER
             assert not deposit.forfeited or late or one.state is State.NO_SHOW, "forfeited without a reason"
 
 

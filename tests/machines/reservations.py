@@ -18,30 +18,30 @@ from reservation_svc.domain import (
     BOOKED,
     FINAL,
     Acceptance,
-    BookingNews,
+    BookingSnapshot,
     BookingState,
-    By,
+    Caller,
+    CancelledBy,
     Captured,
     Change,
     Charge,
     Declined,
-    DepositNews,
     DepositOutcome,
+    DepositSnapshot,
     DepositState,
     Kind,
     NotCharged,
     Order,
-    Person,
     Policy,
+    RequestedChange,
     Reservation,
     Restaurant,
-    SlotNews,
+    SlotSnapshot,
     State,
     Unknown,
-    Wish,
 )
-from reservation_svc.persistence import allotment, reservations
-from reservation_svc.usecases import hear, modify, reserve
+from reservation_svc.persistence import reservations, seat_inventory
+from reservation_svc.usecases import event_handlers, modify, reserve
 from reservation_svc.usecases.cancel import cancel
 from tests.machines import books
 from tests.machines.database import Fault, database, empty
@@ -86,9 +86,9 @@ class Hand:
     async def is_healthy(self) -> bool:
         return True
 
-    def news(self, deposit_id: str) -> DepositNews:
+    def news(self, deposit_id: str) -> DepositSnapshot:
         state = self.truth.setdefault(deposit_id, DepositState.VOIDED)
-        return DepositNews(deposit_id, state, state is DepositState.CAPTURED)
+        return DepositSnapshot(deposit_id, state, state is DepositState.CAPTURED)
 
 
 class Reservations(RuleBasedStateMachine):
@@ -112,9 +112,9 @@ class Reservations(RuleBasedStateMachine):
 
     @initialize()
     def furnish(self) -> None:
-        slots = [SlotNews(at, CAPACITY, 2) for at in SLOTS]
-        self.service.store.at_once(lambda tx: hear.hear_restaurant(tx, RESTAURANT))
-        self.service.store.at_once(lambda tx: hear.hear_slots(tx, RESTAURANT.restaurant_id, slots))
+        slots = [SlotSnapshot(at, CAPACITY, 2) for at in SLOTS]
+        self.service.store.at_once(lambda tx: event_handlers.on_restaurant(tx, RESTAURANT))
+        self.service.store.at_once(lambda tx: event_handlers.on_slots(tx, RESTAURANT.restaurant_id, slots))
 
     def new_id(self) -> str:
         self.number += 1
@@ -151,12 +151,12 @@ class Reservations(RuleBasedStateMachine):
         self.shown = self._copy().policy
 
     def _copy(self) -> Restaurant:
-        found = self.service.store.look(lambda tx: allotment.restaurant(tx, RESTAURANT.restaurant_id))
+        found = self.service.store.look(lambda tx: seat_inventory.restaurant(tx, RESTAURANT.restaurant_id))
         assert found is not None
         return found
 
     def _ask(self, order: Order) -> None:
-        self.calls.append((order, self.service.begin(reserve.reserve(self.service.desk, order))))
+        self.calls.append((order, self.service.begin(reserve.reserve(self.service.ctx, order))))
 
     @rule(party=st.integers(1, 5), at=st.sampled_from(SLOTS), accepted=st.booleans())
     def book(self, party: int, at: datetime, accepted: bool) -> None:
@@ -177,12 +177,12 @@ class Reservations(RuleBasedStateMachine):
         standing = [one for one in self._every() if one.state in BOOKED]
         if standing:
             one = standing[-1 - which % len(standing)]
-            wish = Wish(at, party)
+            wish = RequestedChange(at, party)
             self._change(one, wish)
 
-    def _change(self, one: Reservation, wish: Wish) -> None:
+    def _change(self, one: Reservation, wish: RequestedChange) -> None:
         change = Change(one.customer_id, self.new_id(), one.reservation_id, one.etag, wish, "tok", f"{wish}")
-        self.service.begin(modify.modify(self.service.desk, change))
+        self.service.begin(modify.modify(self.service.ctx, change))
 
     @precondition(lambda self: self.orders)
     @rule(which=any_of, times=st.integers(1, 2 * RULES.priced_modifications), answer=st.booleans())
@@ -192,19 +192,19 @@ class Reservations(RuleBasedStateMachine):
         for number in range(times):
             if one is None or one.state not in BOOKED:
                 return
-            self._change(one, Wish(None, 2 + (one.terms.party_size + number) % 2))
+            self._change(one, RequestedChange(None, 2 + (one.terms.party_size + number) % 2))
             if answer and self.hand.asked and not self.hand.asked[-1].reply.done():
                 self.deposit_answers(0, "captured")
             self.time.loop.run()
             one = next((found for found in self._every() if found.reservation_id == one.reservation_id), None)
 
     @precondition(lambda self: self.orders)
-    @rule(which=any_of, by=st.sampled_from(By))
-    def cancel(self, which: int, by: By) -> None:
+    @rule(which=any_of, by=st.sampled_from(CancelledBy))
+    def cancel(self, which: int, by: CancelledBy) -> None:
         one = self._one(which)
         if one is not None:
-            who = Person(one.customer_id) if by is By.CUSTOMER else Person(None, one.restaurant_id)
-            self.service.begin(cancel(self.service.desk, one.reservation_id, who))
+            who = Caller(one.customer_id) if by is CancelledBy.CUSTOMER else Caller(None, one.restaurant_id)
+            self.service.begin(cancel(self.service.ctx, one.reservation_id, who))
 
     # Deposit: answers come, are lost or lie in wait; news of it come as often as they like.
 
@@ -246,7 +246,7 @@ class Reservations(RuleBasedStateMachine):
         news = self.hand.news(deposit_id)
         service, reservation_id = self.service, self.hand.charges[deposit_id].reservation_id
         service.begin(
-            service.store.write(lambda tx: hear.hear_deposit(service.desk, tx, reservation_id, news))
+            service.store.write(lambda tx: event_handlers.on_deposit(service.ctx, tx, reservation_id, news))
         )
 
     # The restaurant: whatever it says, of whatever terms.
@@ -262,10 +262,12 @@ class Reservations(RuleBasedStateMachine):
         one = self._one(which)
         if one is None:
             return
-        news = BookingNews(state, one.terms.revision - earlier, accepted)
+        news = BookingSnapshot(state, one.terms.revision - earlier, accepted)
         service = self.service
         service.begin(
-            service.store.write(lambda tx: hear.hear_booking(service.desk, tx, one.reservation_id, news))
+            service.store.write(
+                lambda tx: event_handlers.on_booking(service.ctx, tx, one.reservation_id, news)
+            )
         )
         if earlier and not service.is_dead:
             found = next(other for other in self._every() if other.reservation_id == one.reservation_id)
@@ -274,16 +276,16 @@ class Reservations(RuleBasedStateMachine):
     @precondition(lambda self: self.orders)
     @rule(at=st.sampled_from(SLOTS), capacity=st.integers(0, CAPACITY), version=st.integers(1, 4))
     def slots_change(self, at: datetime, capacity: int, version: int) -> None:
-        news = [SlotNews(at, capacity if version > 1 else 10 * CAPACITY, version)]
+        news = [SlotSnapshot(at, capacity if version > 1 else 10 * CAPACITY, version)]
         self.service.begin(
-            self.service.store.write(lambda tx: hear.hear_slots(tx, RESTAURANT.restaurant_id, news))
+            self.service.store.write(lambda tx: event_handlers.on_slots(tx, RESTAURANT.restaurant_id, news))
         )
 
     @rule(per_person=st.sampled_from((1000, 2500)), days=st.integers(0, 2))
     def policy_changes(self, per_person: int, days: int) -> None:
         policy = replace(POLICY, deposit_per_person=per_person, free_cancel_window_seconds=days * 86_400)
         copy = replace(RESTAURANT, policy=policy)
-        self.service.begin(self.service.store.write(lambda tx: hear.hear_restaurant(tx, copy)))
+        self.service.begin(self.service.store.write(lambda tx: event_handlers.on_restaurant(tx, copy)))
 
     # Time, and what goes wrong.
 
@@ -294,8 +296,8 @@ class Reservations(RuleBasedStateMachine):
 
     @precondition(lambda self: self.orders)
     @rule()
-    def settle(self) -> None:
-        self.service.settle()
+    def reconcile(self) -> None:
+        self.service.reconcile()
 
     @precondition(lambda self: self.orders)
     @rule(fault=st.sampled_from(Fault))
@@ -334,7 +336,7 @@ class Reservations(RuleBasedStateMachine):
         kept = [order for order in one.instructions if order.kind is Kind.FORFEIT]
         may = one.state is State.NO_SHOW or (
             one.state is State.CANCELLED
-            and one.cancelled_by is By.CUSTOMER
+            and one.cancelled_by is CancelledBy.CUSTOMER
             and one.update_time >= one.free_cancel_time
         )
         assert not kept or may, "forfeited without a reason"
@@ -374,7 +376,7 @@ class Reservations(RuleBasedStateMachine):
             for deposit_id in self.hand.charges:
                 self._tell(deposit_id)
             self.time.loop.run(40 * 86_400)
-            self.service.settle()
+            self.service.reconcile()
         self.the_books_are_right()
         for one in self._every():
             assert one.state in FINAL and one.modification is None, one.state

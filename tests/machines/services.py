@@ -24,8 +24,8 @@ from reservation_svc.persistence import tables as reservation_tables
 from reservation_svc.usecases.admission import Admission
 from reservation_svc.usecases.bulkhead import Bulkhead
 from reservation_svc.usecases.circuit_breaker import Thresholds
-from reservation_svc.usecases.desk import Deposits, Desk, Limits
-from reservation_svc.usecases.settle import settle
+from reservation_svc.usecases.context import Deposits, Limits, ReservationContext
+from reservation_svc.usecases.reconcile import reconcile
 from restaurant_svc import handlers as restaurant_handlers
 from restaurant_svc import messages as restaurant_messages
 from restaurant_svc import persistence as restaurant_persistence
@@ -67,7 +67,7 @@ class Reservations(Process):
             is_healthy=deposits.is_healthy,
         )
         self.work(self.admission.run())
-        self.desk = Desk(
+        self.ctx = ReservationContext(
             store=self.store,
             outbox=Outbox(reservation_tables.outbox, reservation_messages.encode_event, source="reservation"),
             deposits=deposits,
@@ -80,13 +80,13 @@ class Reservations(Process):
         self.inboxes: Mapping[str, Inbox] = {
             one.queue: Inbox(self.store, reservation_tables.inbox, one)
             for one in (
-                reservation_handlers.restaurants(self.desk),
-                reservation_handlers.deposits(self.desk),
+                reservation_handlers.restaurants(self.ctx),
+                reservation_handlers.deposits(self.ctx),
             )
         }
 
-    def settle(self) -> None:
-        self.do(settle(self.desk))
+    def reconcile(self) -> None:
+        self.do(reconcile(self.ctx))
 
 
 class DepositService(Process):
@@ -100,8 +100,8 @@ class DepositService(Process):
         inbox = Inbox(self.store, deposit_persistence.inbox, subscription)
         self.inboxes: Mapping[str, Inbox] = {subscription.queue: inbox}
 
-    def settle(self) -> None:
-        self.do(self.deposits.settle())
+    def reconcile(self) -> None:
+        self.do(self.deposits.reconcile())
 
 
 class RestaurantService(Process):

@@ -13,7 +13,7 @@ from dinemesh.kit.store import Transaction
 from history_svc import persistence
 from history_svc.domain import Entry
 from restaurant_svc import domain
-from restaurant_svc.domain import Booking, BookingState, Heard
+from restaurant_svc.domain import Booking, BookingState, ReservationSnapshot
 from tests.machines.bookings import Bookings
 from tests.machines.play import finds, play
 
@@ -27,28 +27,28 @@ def test_in_whatever_order_it_is_told_a_booking_ends_as_its_reservation_and_the_
 def test_the_machine_finds_an_event_that_comes_late_and_is_taken_for_news(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hear = domain.hear
+    hear = domain.on_reservation
 
-    def by_the_last(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None:
+    def by_the_last(booking: Booking | None, snapshot: ReservationSnapshot, now: datetime) -> Booking | None:
         forgetful = replace(booking, heard_version=0) if booking is not None else None
-        return hear(forgetful, heard, now)
+        return hear(forgetful, snapshot, now)
 
     monkeypatch.setattr(Inbox, "_newest", lambda *told: list(told[-1]))
-    monkeypatch.setattr(domain, "hear", by_the_last)
+    monkeypatch.setattr(domain, "on_reservation", by_the_last)
     assert "it went back in time" in finds(Bookings, PLAYS)
 
 
 def test_the_machine_finds_new_terms_that_nobody_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """An acceptance of the old terms stands for the new ones."""
-    hear = domain.hear
+    hear = domain.on_reservation
 
-    def never_asked(booking: Booking | None, heard: Heard, now: datetime) -> Booking | None:
-        after = hear(booking, heard, now)
+    def never_asked(booking: Booking | None, snapshot: ReservationSnapshot, now: datetime) -> Booking | None:
+        after = hear(booking, snapshot, now)
         if booking is not None and after is not None and booking.state is BookingState.ACCEPTED:
             return replace(after, state=BookingState.ACCEPTED)
         return after
 
-    monkeypatch.setattr(domain, "hear", never_asked)
+    monkeypatch.setattr(domain, "on_reservation", never_asked)
     assert "for staff" in finds(Bookings, PLAYS)
 
 

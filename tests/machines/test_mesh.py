@@ -13,7 +13,7 @@ from dinemesh.kit.store import Transaction
 from history_svc import persistence as history_persistence
 from history_svc.domain import Entry
 from reservation_svc.domain import RequestRecord, Reservation
-from reservation_svc.persistence import allotment, requests
+from reservation_svc.persistence import requests, seat_inventory
 from tests.machines.mesh import Mesh
 from tests.machines.play import finds, play
 
@@ -26,7 +26,7 @@ def test_whatever_happens_in_whatever_order_money_seats_and_events_are_conserved
 
 
 def test_the_machine_finds_seats_that_are_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allotment, "release", lambda *_: None)
+    monkeypatch.setattr(seat_inventory, "release", lambda *_: None)
     assert "seats sold are not the seats" in finds(Mesh, PLAYS)
 
 

@@ -25,14 +25,15 @@ from deposit_svc.provider import Charged
 from dinemesh.kit.inbox import Inbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import Transaction
-from operations import picture
+from operations import snapshot
 from operations.audit import judge
 from operations.limits import Limits
-from operations.picture import Sources
 from operations.report import Report
 from operations.rows import Charge as ProviderCharge
 from operations.rows import ProviderRefund
+from operations.snapshot import Sources
 from reservation_svc.domain import (
+    Caller,
     Captured,
     Change,
     Charge,
@@ -40,12 +41,11 @@ from reservation_svc.domain import (
     DepositOutcome,
     NotCharged,
     Order,
-    Person,
+    RequestedChange,
     Reservation,
     State,
     Unknown,
     Voided,
-    Wish,
 )
 from reservation_svc.persistence import reservations
 from reservation_svc.usecases import modify, reserve
@@ -228,20 +228,20 @@ class World:
     def ask(self, request: Request, order: Order) -> asyncio.Task[Reservation]:
         if self.reservation.is_dead:
             self.start("reservation_svc")
-        call = self.reservation.begin(reserve.reserve(self.reservation.desk, order))
+        call = self.reservation.begin(reserve.reserve(self.reservation.ctx, order))
         request.calls.append(call)
         return call
 
-    def modify(self, current: Reservation, wish: Wish, token: str, request_id: str) -> None:
+    def modify(self, current: Reservation, wish: RequestedChange, token: str, request_id: str) -> None:
         body = f"{current.reservation_id}/{wish}/{token}"
         change = Change(
             current.customer_id, request_id, current.reservation_id, current.etag, wish, token, body
         )
-        self.reservation.begin(modify.modify(self.reservation.desk, change))
+        self.reservation.begin(modify.modify(self.reservation.ctx, change))
 
     def cancel(self, current: Reservation, *, by_restaurant: bool) -> None:
-        who = Person(restaurant_id=current.restaurant_id) if by_restaurant else Person(current.customer_id)
-        self.reservation.begin(cancel(self.reservation.desk, current.reservation_id, who))
+        who = Caller(restaurant_id=current.restaurant_id) if by_restaurant else Caller(current.customer_id)
+        self.reservation.begin(cancel(self.reservation.ctx, current.reservation_id, who))
 
     def hear_answers(self) -> None:
         """One request id: the same answer again, and at most one reservation."""
@@ -350,8 +350,8 @@ class World:
             quiet = not self._deliver_what_waits(backwards=backwards)
             for pause in (0, 31):
                 self.run(pause)
-                self.reservation.settle()
-                self.deposit.settle()
+                self.reservation.reconcile()
+                self.deposit.reconcile()
                 self.collect()
                 quiet = quiet and not self._waiting()
             if quiet:
@@ -433,7 +433,7 @@ class World:
             sources = Sources(
                 urls["reservation_svc"], urls["deposit_svc"], urls["restaurant_svc"], urls["history_svc"]
             )
-            seen = asyncio.run(picture.take(sources))
+            seen = asyncio.run(snapshot.take(sources))
         seen = replace(seen, now=self.time.now, charges=self._charges())
         return judge(seen, replace(sources, provider="ours"), Limits())
 

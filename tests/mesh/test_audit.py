@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operations.audit import audit
-from operations.picture import Sources
+from operations.snapshot import Sources
 from tests.mesh.conftest import on_both_engines
 from tests.mesh.people import City, until
 from tests.support.mesh import RunningMesh

@@ -108,7 +108,7 @@ async def world(city: City, place: Place, customers: Sequence[Customer]) -> Worl
     )
 
 
-async def settled(city: City, place: Place, customers: Sequence[Customer]) -> World:
+async def at_rest(city: City, place: Place, customers: Sequence[Customer]) -> World:
     """What there is to see once it does not change any more."""
     before = await world(city, place, customers)
     while True:
@@ -153,7 +153,7 @@ async def test_a_duplicate_of_each_event_in_any_order_changes_nothing(city: City
     place, people = await live_through_everything(city)
     async with on_the_bus(mesh) as bus:
         await drained(bus)
-        before = await settled(city, place, people)
+        before = await at_rest(city, place, people)
         log = await whole_log(bus)
         envelopes = [envelope_pb2.Envelope.FromString(body) for body in log]
         kinds = {envelope.type for envelope in envelopes}
@@ -191,7 +191,7 @@ async def test_a_duplicate_of_each_event_in_any_order_changes_nothing(city: City
             "SlotsChanged",
         }, "void: too little has happened"
         await drained(bus)
-        assert await settled(city, place, people) == before
+        assert await at_rest(city, place, people) == before
         for queue in QUEUES:
             assert await dead_letters.count_dead(bus, queue) == 0, queue
 
@@ -337,7 +337,7 @@ async def test_an_unreadable_message_blocks_nothing_is_listed_and_can_be_redrive
 
 async def test_history_dropped_and_rebuilt_equals_the_live_one(city: City, mesh: RunningMesh) -> None:
     place, people = await live_through_everything(city)
-    await settled(city, place, people)
+    await at_rest(city, place, people)
     before = [await one.timeline() for one in people]
     assert all(before[:-1]), "void: there is nothing to rebuild"
     history = mesh["history"]

@@ -20,7 +20,7 @@ from operations import __main__ as commands
 from operations import addresses
 from operations.audit import look
 from operations.limits import Limits
-from operations.picture import Sources
+from operations.snapshot import Sources
 from tests.mesh.people import City, Customer, Deposit, Reservation, cents, kept, until
 from tests.support.mesh import SERVICES, RunningMesh
 from tests.support.refusals import refusal, refused

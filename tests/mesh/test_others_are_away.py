@@ -202,19 +202,19 @@ async def test_a_full_queue_that_a_guest_has_bound_holds_up_no_booking(city: Cit
     place, alice = await city.place(capacity=40), city.customer()
     async with connected(mesh.amqp_url) as bus, bus.channel(1) as channel:
         full = await channel.declare_queue(
-            "guest.full", durable=True, arguments={"x-max-length": 5, "x-overflow": "reject-publish"}
+            "subscriber.full", durable=True, arguments={"x-max-length": 5, "x-overflow": "reject-publish"}
         )
         await full.bind(EXCHANGE, routing_key="#")
         try:
             taken = [await alice.reserve(place, party=1) for _ in range(20)]
             for one in taken:
                 await alice.sees(one, CONFIRMED)
-            answer = await channel.declare_queue("guest.full", passive=True)
+            answer = await channel.declare_queue("subscriber.full", passive=True)
             assert answer.declaration_result.message_count == 5, "void: it was not full"
             refused = await until(lambda: unsent(mesh), lambda count: count >= 20)
             assert refused >= 20
         finally:
-            await channel.queue_delete("guest.full")
+            await channel.queue_delete("subscriber.full")
     await until(lambda: unsent(mesh), lambda count: count == 0, seconds=30)
 
 

@@ -467,13 +467,13 @@ async def test_a_dearer_modification_killed_after_the_charge_ends_whole(city: Ci
             seen.party_size == held // 1000
         )
 
-    async def settled() -> tuple[Reservation, int]:
+    async def at_rest() -> tuple[Reservation, int]:
         seen = await alice.read(booked)
         charges = await city.provider.charges()
         return seen, sum(kept(charges[one.deposit_id]) for one in await alice.deposits(booked))
 
     seen, money = await until(
-        settled, lambda found: whole(found[0]) and found[1] == found[0].party_size * 1000
+        at_rest, lambda found: whole(found[0]) and found[1] == found[0].party_size * 1000
     )
     await place.sees_seats(0, 10 - seen.party_size)
     # And it is still a booking like any other.

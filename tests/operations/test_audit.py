@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dinemesh.kit.currency import text
-from operations import picture, streams
+from operations import snapshot, streams
 from operations.audit import CHECKS, audit, judge, look
 from operations.limits import Limits
-from operations.picture import Sources
 from operations.report import Report
+from operations.snapshot import Sources
 from operations.streams import Database, Unreadable
 from operations.text import indented
 from tests.operations.world import PARTY, POLICY, PRICE, SERVICES, Kept, Record, World, micros
@@ -39,7 +39,7 @@ async def seen(world: World, limits: Limits | None = None) -> Report:
 
 async def as_a_whole(world: World) -> Report:
     """The same, not in parts."""
-    return judge(await picture.take(world.sources), world.sources, Limits())
+    return judge(await snapshot.take(world.sources), world.sources, Limits())
 
 
 async def test_a_world_in_order_is_in_order(world: World) -> None:
@@ -730,14 +730,14 @@ async def test_a_mesh_that_goes_on_while_it_is_read_is_not_wrong(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between any two databases that are read, each service writes an event, and history takes it."""
-    read = picture._open
+    read = snapshot._open
     written: list[str] = []
 
     def busy(url: str, service: str) -> Database:
         written.extend(world.event(name, at=datetime.now(UTC)) for name in ("reservation", "deposit"))
         return read(url, service)
 
-    monkeypatch.setattr(picture, "_open", busy)
+    monkeypatch.setattr(snapshot, "_open", busy)
     report = await audit(world.sources, patience_seconds=0)
     assert report.clean, report
     assert len(written) >= 2 * len(SERVICES)
@@ -776,9 +776,9 @@ def test_a_command_is_never_broken_into_two_lines() -> None:
 
 
 async def test_an_audit_changes_nothing(world: World) -> None:
-    before = await picture.take(world.sources)
+    before = await snapshot.take(world.sources)
     await audit(world.sources, patience_seconds=0)
-    after = await picture.take(world.sources)
+    after = await snapshot.take(world.sources)
     assert replace(after, now=before.now) == before
 
 

@@ -12,10 +12,10 @@ import pytest
 from local_mesh.broker import RunningBroker
 from operations import __main__ as commands
 from operations import events
+from operations.backlog import ABOUT, BacklogItem, everything
 from operations.broker import connected
 from operations.limits import Limits
-from operations.picture import Sources, opened, take
-from operations.waiting import ABOUT, Waiting, everything
+from operations.snapshot import Sources, opened, take
 from tests.operations.test_audit import modify, small_parts
 from tests.operations.test_commands import QUEUE, listening, until
 from tests.operations.world import SERVICES, Kept, Record, World, micros
@@ -26,7 +26,7 @@ from tests.support.postgres import PostgresServer
 __all__ = ["small_parts"]
 
 
-async def waiting(world: World, sources: Sources | None = None) -> list[Waiting]:
+async def waiting(world: World, sources: Sources | None = None) -> list[BacklogItem]:
     """Without the bookings whose meal is years ahead."""
     sources = sources or world.sources
     async with opened(sources) as reader:

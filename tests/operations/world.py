@@ -19,7 +19,7 @@ from sqlalchemy import MetaData, Table, create_engine, insert, text
 from dinemesh.kit import wire
 from dinemesh.sandbox.v1 import sandbox_pb2, sandbox_pb2_grpc
 from operations.broker import LISTENS
-from operations.picture import Sources
+from operations.snapshot import Sources
 
 SERVICES = ("reservation", "deposit", "restaurant", "history")
 RESTAURANT = "trattoria"

@@ -21,27 +21,27 @@ from dinemesh.kit.workers import Background
 from reservation_svc import messages
 from reservation_svc.domain import (
     Acceptance,
-    BookingNews,
+    BookingSnapshot,
     BookingState,
+    Caller,
     Change,
-    DepositNews,
+    DepositSnapshot,
     Order,
-    Person,
     Policy,
+    RequestedChange,
     Reservation,
     Restaurant,
     Rules,
-    SlotNews,
-    Wish,
+    SlotSnapshot,
 )
-from reservation_svc.persistence import allotment, reservations, tables
-from reservation_svc.usecases import cancel, hear, modify, read, reserve
+from reservation_svc.persistence import reservations, seat_inventory, tables
+from reservation_svc.usecases import cancel, event_handlers, modify, read, reserve
 from reservation_svc.usecases.admission import Admission
 from reservation_svc.usecases.bulkhead import Bulkhead
 from reservation_svc.usecases.cancel import Cancelled
 from reservation_svc.usecases.circuit_breaker import Thresholds
-from reservation_svc.usecases.desk import Desk, Limits
-from reservation_svc.usecases.settle import settle
+from reservation_svc.usecases.context import Limits, ReservationContext
+from reservation_svc.usecases.reconcile import reconcile
 from tests.reservation.fakes import FakeDeposits
 from tests.support.postgres import FreshDatabase
 
@@ -104,7 +104,7 @@ class Pod:
             is_healthy=deposits.is_healthy,
         )
         self.told: list[str] = []
-        self.desk = Desk(
+        self.ctx = ReservationContext(
             store=store,
             outbox=Outbox(tables.outbox, messages.encode_event, source="reservation"),
             deposits=deposits,
@@ -133,7 +133,7 @@ class Pod:
         order = Order(
             customer, request_id or new_id(), restaurant_id, at, party, shown.etag, note, card, body
         )
-        return await reserve.reserve(self.desk, order)
+        return await reserve.reserve(self.ctx, order)
 
     async def book(self, party: int = 2, **wish: object) -> Reservation:
         """Reserved and accepted."""
@@ -158,31 +158,35 @@ class Pod:
             request_id or new_id(),
             reservation.reservation_id,
             etag or reservation.etag,
-            Wish(at, party, note),
+            RequestedChange(at, party, note),
             card,
             f"{reservation.reservation_id}/{party}/{at}/{note}/{card}",
         )
-        return await modify.modify(self.desk, change)
+        return await modify.modify(self.ctx, change)
 
-    async def cancel(self, reservation: Reservation, who: Person | None = None) -> Cancelled:
-        person = who or Person(customer_id=reservation.customer_id)
-        return await cancel.cancel(self.desk, reservation.reservation_id, person)
+    async def cancel(self, reservation: Reservation, who: Caller | None = None) -> Cancelled:
+        person = who or Caller(customer_id=reservation.customer_id)
+        return await cancel.cancel(self.ctx, reservation.reservation_id, person)
 
     # The other services, and the clock.
 
     async def hear_booking(self, reservation: Reservation, state: BookingState, *, revision: int = 0) -> None:
-        news = BookingNews(state, revision or reservation.terms.revision)
-        await self.store.write(lambda tx: hear.hear_booking(self.desk, tx, reservation.reservation_id, news))
+        news = BookingSnapshot(state, revision or reservation.terms.revision)
+        await self.store.write(
+            lambda tx: event_handlers.on_booking(self.ctx, tx, reservation.reservation_id, news)
+        )
 
-    async def hear_deposit(self, reservation: Reservation, news: DepositNews) -> None:
-        await self.store.write(lambda tx: hear.hear_deposit(self.desk, tx, reservation.reservation_id, news))
+    async def on_deposit(self, reservation: Reservation, news: DepositSnapshot) -> None:
+        await self.store.write(
+            lambda tx: event_handlers.on_deposit(self.ctx, tx, reservation.reservation_id, news)
+        )
 
     async def open_slots(self, *capacities: tuple[datetime, int], version: int = 1) -> None:
-        slots = [SlotNews(at, capacity, version) for at, capacity in capacities]
-        await self.store.write(lambda tx: hear.hear_slots(tx, RESTAURANT.restaurant_id, slots))
+        slots = [SlotSnapshot(at, capacity, version) for at, capacity in capacities]
+        await self.store.write(lambda tx: event_handlers.on_slots(tx, RESTAURANT.restaurant_id, slots))
 
-    async def settle(self) -> None:
-        await settle(self.desk)
+    async def reconcile(self) -> None:
+        await reconcile(self.ctx)
 
     # What a test looks at.
 
@@ -192,17 +196,17 @@ class Pod:
         return found
 
     async def mine(self, customer: str = ALICE) -> Sequence[Reservation]:
-        found, _ = await read.page(self.desk, customer, None, 1000)
+        found, _ = await read.page(self.ctx, customer, None, 1000)
         return found
 
     async def sold(self, at: datetime = DINNER) -> int:
-        slot = await self.store.read(lambda tx: allotment.slot(tx, RESTAURANT.restaurant_id, at))
+        slot = await self.store.read(lambda tx: seat_inventory.slot(tx, RESTAURANT.restaurant_id, at))
         assert slot is not None
         return slot.sold
 
     async def capacity(self, at: datetime) -> int | None:
         """Of a slot that is known."""
-        slot = await self.store.read(lambda tx: allotment.slot(tx, RESTAURANT.restaurant_id, at))
+        slot = await self.store.read(lambda tx: seat_inventory.slot(tx, RESTAURANT.restaurant_id, at))
         return None if slot is None else slot.capacity
 
     async def events(self, reservation: Reservation) -> Sequence[str]:
@@ -277,7 +281,7 @@ async def open_pod(database_url: str, clock: Clock, deposits: FakeDeposits) -> A
 
     yield open_one
     for pod in pods:
-        await pod.desk.background.drain(5)
+        await pod.ctx.background.drain(5)
     if pods:
         await pods[0].the_books_are_right()
     for store in stores:
@@ -288,6 +292,6 @@ async def open_pod(database_url: str, clock: Clock, deposits: FakeDeposits) -> A
 async def pod(open_pod: OpenPod) -> Pod:
     """A pod that knows the restaurant, with ten seats at dinner and ten an hour later."""
     pod = open_pod()
-    await pod.store.write(lambda tx: hear.hear_restaurant(tx, RESTAURANT))
+    await pod.store.write(lambda tx: event_handlers.on_restaurant(tx, RESTAURANT))
     await pod.open_slots((DINNER, 10), (LATER, 10))
     return pod

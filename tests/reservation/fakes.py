@@ -10,8 +10,8 @@ from reservation_svc.domain import (
     Captured,
     Charge,
     Declined,
-    DepositNews,
     DepositOutcome,
+    DepositSnapshot,
     DepositState,
     NotCharged,
     Unknown,
@@ -60,7 +60,9 @@ class FakeDeposits:
         self.questions += 1
         return self.healthy
 
-    def news(self, deposit_id: str) -> DepositNews:
+    def news(self, deposit_id: str) -> DepositSnapshot:
         """What deposit's event would say if nothing was returned yet."""
         captured = deposit_id in self.charged
-        return DepositNews(deposit_id, DepositState.CAPTURED if captured else DepositState.VOIDED, captured)
+        return DepositSnapshot(
+            deposit_id, DepositState.CAPTURED if captured else DepositState.VOIDED, captured
+        )

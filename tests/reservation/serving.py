@@ -14,7 +14,7 @@ from dinemesh.kit.service import Service
 from dinemesh.kit.settings import ServiceSettings
 from dinemesh.reservation.v1 import reservation_service_pb2_grpc
 from reservation_svc import servicer
-from reservation_svc.usecases.desk import Desk
+from reservation_svc.usecases.context import ReservationContext
 from tests.support.mesh import Keys
 
 SECONDS = 10
@@ -53,8 +53,8 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(desk: Desk, folder: Path) -> AsyncIterator[tuple[Client, Service]]:
-    """Serves `desk` inside the block."""
+async def serving(ctx: ReservationContext, folder: Path) -> AsyncIterator[tuple[Client, Service]]:
+    """Serves `ctx` inside the block."""
     keys = Keys(folder)
     values: dict[str, Any] = {
         "port": 0,
@@ -70,7 +70,7 @@ async def serving(desk: Desk, folder: Path) -> AsyncIterator[tuple[Client, Servi
     service = Service("reservation", ServiceSettings(**values))
     service.add_servicer(
         reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server,
-        servicer.ReservationServicer(desk, service.changes, service.pace),
+        servicer.ReservationServicer(ctx, service.changes, service.pace),
         servicer.SERVICE,
         servicer.ACCESS,
     )

@@ -32,7 +32,7 @@ PEOPLE = ("ann", "ben", "cleo", "dan")
 @pytest.mark.parametrize("left", [0.6, 1.3])
 async def test_impatient_callers_do_not_open_the_breaker(pod: Pod, left: float) -> None:
     pod.deposits.gate.clear()  # deposit takes its time
-    pod.desk = replace(pod.desk, limits=replace(pod.desk.limits, deposit_deadline=1.2))
+    pod.ctx = replace(pod.ctx, limits=replace(pod.ctx.limits, deposit_deadline=1.2))
     for seconds, believed in ((left, False), (30, True)):
         with_time_left(seconds)
         at_once = [refused("TRY_AGAIN_LATER", pod.reserve(customer=name)) for name in PEOPLE]
@@ -212,7 +212,7 @@ async def test_a_customer_has_few_attempts_in_flight_on_all_pods_together(
 
 
 async def test_a_customer_holds_few_seats_while_paying(pod: Pod) -> None:
-    pod.desk = replace(pod.desk, rules=replace(RULES, held_seats=5))
+    pod.ctx = replace(pod.ctx, rules=replace(RULES, held_seats=5))
     pod.deposits.gate.clear()
     first = asyncio.create_task(pod.reserve(6))  # one alone may be larger
     await pod.deposits.arrived.wait()

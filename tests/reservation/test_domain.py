@@ -17,27 +17,27 @@ from dinemesh.kit.refusal import Refusal
 from reservation_svc.domain import (
     FINAL,
     Acceptance,
-    BookingNews,
+    BookingSnapshot,
     BookingState,
-    By,
+    CancelledBy,
     Captured,
     Cause,
     Declined,
     DepositLine,
     DepositOutcome,
     DepositState,
-    Happened,
+    EventType,
     Kind,
     Move,
     NotCharged,
     Order,
     Policy,
+    RequestedChange,
     Reservation,
     Restaurant,
     State,
     Unknown,
     Voided,
-    Wish,
     hold_table,
 )
 from reservation_svc.messages import to_reservation
@@ -70,7 +70,7 @@ def placed(party: int = 2) -> Reservation:
 
 
 def heard(reservation: Reservation, state: BookingState, now: datetime = NOW) -> Reservation:
-    moves = reservation.hear_restaurant(BookingNews(state, reservation.terms.revision), now)
+    moves = reservation.on_booking(BookingSnapshot(state, reservation.terms.revision), now)
     return moves[-1].after if moves else reservation
 
 
@@ -88,7 +88,7 @@ def amended(
     """After a modification, its charge included."""
     deposit_id = new_id()
     move = reservation.amend(
-        Wish(at, party),
+        RequestedChange(at, party),
         etag=reservation.etag,
         restaurant=RESTAURANT,
         modification_id=new_id(),
@@ -176,7 +176,7 @@ def test_a_capture_after_the_hold_is_not_taken() -> None:
 def test_an_open_modification_holds_what_it_needs_besides_and_no_more() -> None:
     booked = confirmed(4)
 
-    def opened(wish: Wish) -> Reservation:
+    def opened(wish: RequestedChange) -> Reservation:
         return done(
             booked.amend(
                 wish,
@@ -190,9 +190,9 @@ def test_an_open_modification_holds_what_it_needs_besides_and_no_more() -> None:
             )
         )
 
-    assert opened(Wish(party_size=6)).seats == {DINNER: 6}
-    assert opened(Wish(LATER, 6)).seats == {DINNER: 4, LATER: 6}
-    assert opened(Wish(LATER, 3)).seats == {LATER: 3}
+    assert opened(RequestedChange(party_size=6)).seats == {DINNER: 6}
+    assert opened(RequestedChange(LATER, 6)).seats == {DINNER: 4, LATER: 6}
+    assert opened(RequestedChange(LATER, 3)).seats == {LATER: 3}
 
 
 def test_what_is_asked_too_late_for_an_answer_cannot_be_modified() -> None:
@@ -208,7 +208,7 @@ def test_what_is_paid_too_late_for_an_answer_leaves_the_booking_as_it_was(policy
     deadline = DINNER - timedelta(seconds=policy.acceptance_lead_seconds)
     deposit_id = new_id()
     asked = booked.amend(
-        Wish(party_size=5),
+        RequestedChange(party_size=5),
         etag=booked.etag,
         restaurant=RESTAURANT,
         modification_id=new_id(),
@@ -224,14 +224,17 @@ def test_what_is_paid_too_late_for_an_answer_leaves_the_booking_as_it_was(policy
     assert done(in_time).state is State.PENDING_ACCEPTANCE
     after = done(late)
     assert (after.state, after.terms, after.seats) == (State.CONFIRMED, booked.terms, {DINNER: 2})
-    assert late is not None and late.event is Happened.MODIFICATION_FAILED
+    assert late is not None and late.event is EventType.MODIFICATION_FAILED
     assert [(one.kind, one.deposit_id) for one in after.instructions] == [(Kind.VOID, deposit_id)]
     assert after.held_total == 2000
 
 
 def test_instructions_have_the_same_ids_when_the_same_move_is_made_again() -> None:
     booked = confirmed()
-    first, second = done(booked.cancel(By.CUSTOMER, NOW)), done(booked.cancel(By.CUSTOMER, NOW))
+    first, second = (
+        done(booked.cancel(CancelledBy.CUSTOMER, NOW)),
+        done(booked.cancel(CancelledBy.CUSTOMER, NOW)),
+    )
     assert first.instructions == second.instructions
 
 
@@ -240,9 +243,9 @@ sizes = st.lists(
     max_size=6,
 )
 ENDS = {
-    "cancelled": lambda one: done(one.cancel(By.CUSTOMER, NOW)),
-    "cancelled late": lambda one: done(one.cancel(By.CUSTOMER, DINNER)),
-    "called off": lambda one: done(one.cancel(By.RESTAURANT, DINNER)),
+    "cancelled": lambda one: done(one.cancel(CancelledBy.CUSTOMER, NOW)),
+    "cancelled late": lambda one: done(one.cancel(CancelledBy.CUSTOMER, DINNER)),
+    "called off": lambda one: done(one.cancel(CancelledBy.RESTAURANT, DINNER)),
     "declined": lambda one: heard(one, BookingState.DECLINED),
     "seated": lambda one: heard(one, BookingState.SEATED),
     "no-show": lambda one: heard(one, BookingState.NO_SHOW),
@@ -276,10 +279,10 @@ def test_whatever_happens_the_price_is_held_until_the_end_and_nothing_after_it(
 def test_what_has_ended_cannot_be_cancelled_and_says_how_it_ended() -> None:
     for state in (BookingState.SEATED, BookingState.NO_SHOW, BookingState.COMPLETED):
         with pytest.raises(Refusal) as caught:
-            heard(confirmed(), state).cancel(By.CUSTOMER, NOW)
+            heard(confirmed(), state).cancel(CancelledBy.CUSTOMER, NOW)
         assert caught.value.reason == "RESERVATION_NOT_CANCELLABLE"
     with pytest.raises(Refusal):
-        heard(placed(), BookingState.DECLINED).cancel(By.RESTAURANT, NOW)
+        heard(placed(), BookingState.DECLINED).cancel(CancelledBy.RESTAURANT, NOW)
 
 
 def test_what_is_turned_away_by_load_counts_for_nothing_and_leaves_no_end_of_deposits() -> None:
@@ -291,7 +294,7 @@ def test_what_is_turned_away_by_load_counts_for_nothing_and_leaves_no_end_of_dep
         amended(booking, 3)
     assert caught.value.reason == "TOO_MANY_MODIFICATIONS"
     cheaper = amended(booking, 1)  # which leaves no deposit
-    assert done(cheaper.cancel(By.CUSTOMER, NOW)).ordered(Kind.REFUND, Cause.CANCELLED) == 1000
+    assert done(cheaper.cancel(CancelledBy.CUSTOMER, NOW)).ordered(Kind.REFUND, Cause.CANCELLED) == 1000
 
 
 def test_what_is_held_is_counted_once_for_all_deposits() -> None:
@@ -316,8 +319,8 @@ def test_what_is_held_is_counted_once_for_all_deposits() -> None:
         sys.settrace(count)
         try:
             assert booking.held_total == 6 * lines
-            cancelled = done(booking.cancel(By.CUSTOMER, NOW))
-            kept = done(booking.cancel(By.CUSTOMER, DINNER))
+            cancelled = done(booking.cancel(CancelledBy.CUSTOMER, NOW))
+            kept = done(booking.cancel(CancelledBy.CUSTOMER, DINNER))
             to_reservation(booking)
         finally:
             sys.settrace(None)

@@ -23,25 +23,25 @@ from dinemesh.restaurant.v1 import restaurant_pb2
 from reservation_svc import handlers
 from reservation_svc.domain import (
     Acceptance,
-    BookingNews,
+    BookingSnapshot,
     BookingState,
-    By,
+    Caller,
+    CancelledBy,
     Cause,
     DeclineCause,
-    DepositNews,
+    DepositSnapshot,
     DepositState,
     Kind,
-    Person,
     Reservation,
     State,
 )
-from reservation_svc.persistence import allotment, reservations, tables
-from reservation_svc.usecases import hear
+from reservation_svc.persistence import reservations, seat_inventory, tables
+from reservation_svc.usecases import event_handlers
 from tests.reservation.conftest import DINNER, RESTAURANT, OpenPod, Pod, new_id
 from tests.reservation.races import HEAD_STARTS, race
 from tests.reservation.refusals import refused
 
-STAFF = Person(restaurant_id=RESTAURANT.restaurant_id)
+STAFF = Caller(restaurant_id=RESTAURANT.restaurant_id)
 
 
 def returned(reservation: Reservation) -> list[tuple[Kind, int, Cause]]:
@@ -51,7 +51,10 @@ def returned(reservation: Reservation) -> list[tuple[Kind, int, Cause]]:
 async def test_a_free_cancel_gives_everything_back_and_says_so_again(pod: Pod) -> None:
     booked = await pod.book(3)
     first = await pod.cancel(booked)
-    assert (first.reservation.state, first.reservation.cancelled_by) == (State.CANCELLED, By.CUSTOMER)
+    assert (first.reservation.state, first.reservation.cancelled_by) == (
+        State.CANCELLED,
+        CancelledBy.CUSTOMER,
+    )
     assert (first.refunded, first.forfeited) == (3000, 0)
     assert await pod.cancel(booked) == first
     assert await pod.cancel(booked, STAFF) == first
@@ -64,7 +67,7 @@ async def test_a_late_cancel_forfeits_unless_the_restaurant_does_it_or_it_was_no
     pod.clock.set(DINNER - timedelta(hours=1))
     assert (await pod.cancel(late)).forfeited == 1000
     assert (await pod.cancel(by_staff, STAFF)).refunded == 1000
-    assert (await pod.see(by_staff)).cancelled_by is By.RESTAURANT
+    assert (await pod.see(by_staff)).cancelled_by is CancelledBy.RESTAURANT
     assert (await pod.cancel(unconfirmed)).refunded == 1000
     assert returned(await pod.see(late)) == [(Kind.FORFEIT, 1000, Cause.CANCELLED)]
     assert await pod.sold() == 0
@@ -72,7 +75,7 @@ async def test_a_late_cancel_forfeits_unless_the_restaurant_does_it_or_it_was_no
 
 async def test_someone_elses_reservation_cannot_be_told_from_none(pod: Pod) -> None:
     booked = await pod.book()
-    for who in (Person(customer_id="mallory"), Person(restaurant_id=new_id()), Person()):
+    for who in (Caller(customer_id="mallory"), Caller(restaurant_id=new_id()), Caller()):
         await refused("NOT_FOUND", pod.cancel(booked, who))
     assert (await pod.see(booked)).state is State.CONFIRMED
 
@@ -92,7 +95,7 @@ async def test_a_decline_after_accept_is_a_cancel_by_the_restaurant(pod: Pod) ->
     pod.clock.set(DINNER - timedelta(hours=1))
     await pod.hear_booking(booked, BookingState.DECLINED)
     after = await pod.see(booked)
-    assert (after.state, after.cancelled_by) == (State.CANCELLED, By.RESTAURANT)
+    assert (after.state, after.cancelled_by) == (State.CANCELLED, CancelledBy.RESTAURANT)
     assert returned(after) == [(Kind.REFUND, 2000, Cause.CANCELLED)]
 
 
@@ -100,8 +103,8 @@ async def test_a_move_and_its_event_are_one_transaction(pod: Pod) -> None:
     placed = await pod.reserve()
 
     def accepted_and_rolled_back(tx: Transaction) -> None:
-        news = BookingNews(BookingState.ACCEPTED, placed.terms.revision)
-        hear.hear_booking(pod.desk, tx, placed.reservation_id, news)
+        news = BookingSnapshot(BookingState.ACCEPTED, placed.terms.revision)
+        event_handlers.on_booking(pod.ctx, tx, placed.reservation_id, news)
         tx.flush()
         assert tx.execute(select(func.count()).select_from(tables.outbox)).scalar_one() == 2
         raise Refusal("NO", "this transaction is not committed")
@@ -115,10 +118,10 @@ async def test_a_move_and_its_event_are_one_transaction(pod: Pod) -> None:
 async def test_without_an_answer_the_booking_is_declined_at_its_deadline(pod: Pod) -> None:
     placed = await pod.reserve(2)
     pod.clock.pass_by(seconds=3599)
-    await pod.settle()
+    await pod.reconcile()
     assert (await pod.see(placed)).state is State.PENDING_ACCEPTANCE
     pod.clock.pass_by(seconds=1)
-    await pod.settle()
+    await pod.reconcile()
     after = await pod.see(placed)
     assert (after.state, after.decline_cause) == (State.DECLINED, DeclineCause.DEADLINE)
     assert returned(after) == [(Kind.REFUND, 2000, Cause.DECLINED)]
@@ -154,10 +157,10 @@ async def test_what_nobody_marked_is_completed_a_day_after_the_service(pod: Pod)
     forgotten, seated = await pod.book(2), await pod.book(2)
     await pod.hear_booking(seated, BookingState.SEATED)
     pod.clock.set(DINNER + timedelta(hours=2 + 24) - timedelta(seconds=1))
-    await pod.settle()
+    await pod.reconcile()
     assert (await pod.see(forgotten)).state is State.CONFIRMED
     pod.clock.pass_by(seconds=1)
-    await pod.settle()
+    await pod.reconcile()
     after = await pod.see(forgotten)
     assert (after.state, returned(after)) == (State.COMPLETED, [(Kind.REFUND, 2000, Cause.COMPLETED)])
     assert (await pod.see(seated)).state is State.COMPLETED
@@ -166,12 +169,12 @@ async def test_what_nobody_marked_is_completed_a_day_after_the_service(pod: Pod)
 async def test_what_was_seen_before_another_pod_moved_it_is_decided_anew(pod: Pod) -> None:
     seen = await pod.reserve(1)
     await pod.cancel(seen)  # the other pod was faster
-    accepted = BookingNews(BookingState.ACCEPTED, 1)
+    accepted = BookingSnapshot(BookingState.ACCEPTED, 1)
     await pod.store.write(
-        lambda tx: pod.desk.follow(
+        lambda tx: pod.ctx.transition(
             tx,
             seen.reservation_id,
-            lambda current: current.hear_restaurant(accepted, tx.now),
+            lambda current: current.on_booking(accepted, tx.now),
             seen=seen,
         )
     )
@@ -183,17 +186,17 @@ async def test_what_was_seen_before_another_pod_moved_it_is_decided_anew(pod: Po
 async def test_of_two_pods_that_saw_the_same_the_later_one_decides_anew(open_pod: OpenPod, pod: Pod) -> None:
     other = open_pod()
     placed = await pod.reserve(1)
-    accepted = BookingNews(BookingState.ACCEPTED, 1)
+    accepted = BookingSnapshot(BookingState.ACCEPTED, 1)
     has_seen, go_on = threading.Event(), threading.Event()
 
     def accept(tx: Transaction) -> None:
         seen = reservations.find(tx, placed.reservation_id)
         has_seen.set()
         assert go_on.wait(10)
-        pod.desk.follow(
+        pod.ctx.transition(
             tx,
             placed.reservation_id,
-            lambda current: current.hear_restaurant(accepted, tx.now),
+            lambda current: current.on_booking(accepted, tx.now),
             seen=seen,
         )
 
@@ -240,9 +243,9 @@ async def test_every_order_of_the_restaurants_events_comes_to_the_same_end(
     pod: Pod, acceptance: Acceptance, story: tuple[BookingState, ...], end: State
 ) -> None:
     place = replace(RESTAURANT, policy=replace(RESTAURANT.policy, acceptance=acceptance))
-    await pod.store.write(lambda tx: hear.hear_restaurant(tx, place))
+    await pod.store.write(lambda tx: event_handlers.on_restaurant(tx, place))
     versions = [
-        (version, BookingNews(state, 1, accepted=A in story[: version + 1]))
+        (version, BookingSnapshot(state, 1, accepted=A in story[: version + 1]))
         for version, state in enumerate(story)
     ]
     for order in itertools.permutations(versions):
@@ -264,7 +267,9 @@ async def _heard(pod: Pod, reservation: Reservation, order: object, seen: int = 
         if version > seen:
             seen = version
             await pod.store.write(
-                lambda tx, heard=news: hear.hear_booking(pod.desk, tx, reservation.reservation_id, heard)  # type: ignore[misc]
+                lambda tx, heard=news: event_handlers.on_booking(
+                    pod.ctx, tx, reservation.reservation_id, heard
+                )  # type: ignore[misc]
             )
 
 
@@ -283,7 +288,7 @@ async def test_every_order_of_a_deposits_events_comes_to_the_same_end(pod: Pod) 
         for version, state in [*order, *order]:
             if version > seen:
                 seen = version
-                await pod.hear_deposit(booked, DepositNews(deposit_id, state, captured=True))
+                await pod.on_deposit(booked, DepositSnapshot(deposit_id, state, captured=True))
         after = await pod.see(booked)
         assert (after.state, after.deposits[0].state) == (State.CANCELLED, DepositState.REFUNDED)
         assert len(after.instructions) == 1
@@ -293,11 +298,11 @@ async def test_a_tombstone_that_names_no_reservation_is_found_by_its_deposit(pod
     await refused("TRY_AGAIN_LATER", pod.reserve(card="tok_unknown"))
     (failed,) = await pod.mine()
     deposit_id = failed.deposits[0].deposit_id
-    news = DepositNews(deposit_id, DepositState.VOIDED, captured=False)
-    await pod.store.write(lambda tx: hear.hear_deposit(pod.desk, tx, "", news))
+    news = DepositSnapshot(deposit_id, DepositState.VOIDED, captured=False)
+    await pod.store.write(lambda tx: event_handlers.on_deposit(pod.ctx, tx, "", news))
     await pod.store.write(
-        lambda tx: hear.hear_deposit(
-            pod.desk, tx, "", DepositNews(new_id(), DepositState.VOIDED, captured=False)
+        lambda tx: event_handlers.on_deposit(
+            pod.ctx, tx, "", DepositSnapshot(new_id(), DepositState.VOIDED, captured=False)
         )
     )
     assert (await pod.see(failed)).deposits[0].state is DepositState.VOIDED
@@ -307,7 +312,7 @@ async def test_news_of_reservations_that_are_not_known_have_no_effect(pod: Pod) 
     stranger = await pod.reserve(1)
     unknown = new_id()
     await pod.store.write(
-        lambda tx: hear.hear_booking(pod.desk, tx, unknown, BookingNews(BookingState.ACCEPTED, 1))
+        lambda tx: event_handlers.on_booking(pod.ctx, tx, unknown, BookingSnapshot(BookingState.ACCEPTED, 1))
     )
     assert (await pod.see(stranger)).state is State.PENDING_ACCEPTANCE
 
@@ -332,7 +337,7 @@ def slots_changed(number: int, *slots: tuple[datetime, int, int]) -> bytes:
 
 
 async def test_each_event_about_slots_counts_for_the_slots_that_it_names_in_any_order(pod: Pod) -> None:
-    inbox = Inbox(pod.store, tables.inbox, handlers.restaurants(pod.desk))
+    inbox = Inbox(pod.store, tables.inbox, handlers.restaurants(pod.ctx))
     for number in range(24):
         at = DINNER + timedelta(days=number + 20)
         six, seven, eight = (at + timedelta(hours=hour) for hour in range(3))
@@ -356,6 +361,6 @@ async def test_slots_are_set_in_any_order_and_the_newest_version_stands(pod: Pod
         for version, capacity in [*order, *order]:
             await pod.open_slots((at, capacity), version=version)
         slot = await pod.store.read(
-            lambda tx, when=at: allotment.slot(tx, RESTAURANT.restaurant_id, when)  # type: ignore[misc]
+            lambda tx, when=at: seat_inventory.slot(tx, RESTAURANT.restaurant_id, when)  # type: ignore[misc]
         )
         assert slot is not None and slot.capacity == 7

@@ -47,8 +47,8 @@ class StumblingStore:
 
 def stumble(pod: Pod, *steps: str, record: float = 5) -> StumblingStore:
     store = StumblingStore(pod.store, *steps)
-    limits = replace(pod.desk.limits, record=record)
-    pod.desk = replace(pod.desk, store=cast(Any, store), limits=limits)
+    limits = replace(pod.ctx.limits, record=record)
+    pod.ctx = replace(pod.ctx, store=cast(Any, store), limits=limits)
     return store
 
 
@@ -105,7 +105,7 @@ async def test_a_database_away_for_long_after_the_charge_leaves_it_to_the_event(
     stumble(pod)
     await refused("REQUEST_IN_PROGRESS", pod.reserve(request_id=request_id))
     (held,) = await pod.mine()
-    await pod.hear_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
+    await pod.on_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
     assert (await pod.reserve(request_id=request_id)).state is State.PENDING_ACCEPTANCE
     assert len(pod.deposits.asked) == 1
 
@@ -115,7 +115,7 @@ async def test_an_outcome_that_is_not_known_comes_with_a_time_to_ask_again(pod: 
     stumble(pod, "well", *["away"] * 1000, record=0.2)
     for call in (pod.reserve(), pod.modify(booked, party=3)):
         said = await refused("OUTCOME_UNKNOWN", call)
-        assert said.retry_after == pod.desk.limits.retry_after
+        assert said.retry_after == pod.ctx.limits.retry_after
         stumble(pod, "well", "well", *["away"] * 1000, record=0.2)
 
 

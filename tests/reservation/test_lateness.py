@@ -14,11 +14,11 @@ def late_seconds() -> float | None:
 
 async def test_a_deadline_that_nobody_looked_after_is_late_until_it_is(pod: Pod) -> None:
     placed = await pod.reserve(2)
-    await pod.settle()
+    await pod.reconcile()
     assert late_seconds() == 0
     pod.clock.pass_by(seconds=3600 + 90)
-    await pod.settle()
+    await pod.reconcile()
     assert late_seconds() == 90
     assert (await pod.see(placed)).state is State.DECLINED
-    await pod.settle()
+    await pod.reconcile()
     assert late_seconds() == 0

@@ -13,15 +13,15 @@ import pytest
 from reservation_svc.domain import (
     Acceptance,
     BookingState,
+    Caller,
     DepositState,
     Failure,
     Kind,
-    Person,
     Policy,
     Reservation,
     State,
 )
-from reservation_svc.persistence import allotment
+from reservation_svc.persistence import seat_inventory
 from tests.reservation.conftest import (
     DINNER,
     LATER,
@@ -144,7 +144,7 @@ async def test_a_modification_that_dies_after_the_charge_is_finished_by_the_even
     await pod.deposits.arrived.wait()
     open_one = await pod.see(booked)
     await refused("REQUEST_IN_PROGRESS", pod.modify(booked, party=5, request_id=request_id))
-    await pod.hear_deposit(open_one, pod.deposits.news(open_one.deposits[1].deposit_id))
+    await pod.on_deposit(open_one, pod.deposits.news(open_one.deposits[1].deposit_id))
     assert (await pod.see(booked)).terms.party_size == 5
     assert (await pod.modify(booked, party=5, request_id=request_id)).terms.party_size == 5
     pod.deposits.gate.set()
@@ -161,16 +161,16 @@ async def test_a_modification_that_dies_and_is_not_heard_of_is_voided_and_the_ol
     waiting = asyncio.create_task(pod.modify(booked, party=5))
     await pod.deposits.arrived.wait()
     pod.clock.pass_by(seconds=11)
-    await pod.settle()
+    await pod.reconcile()
     assert (await pod.see(booked)).modification is not None
     pod.clock.pass_by(minutes=3)
-    await pod.settle()
+    await pod.reconcile()
     after = await pod.see(booked)
     assert (after.state, after.terms, after.held_total) == (State.CONFIRMED, booked.terms, 2000)
     assert orders(after) == [(Kind.VOID, 1, 0)]
     assert await pod.sold() == 2
     # The capture that comes now changes nothing any more.
-    await pod.hear_deposit(after, pod.deposits.news(after.deposits[1].deposit_id))
+    await pod.on_deposit(after, pod.deposits.news(after.deposits[1].deposit_id))
     pod.deposits.gate.set()
     await refused("TRY_AGAIN_LATER", waiting)
     late = await pod.see(booked)
@@ -180,7 +180,7 @@ async def test_a_modification_that_dies_and_is_not_heard_of_is_voided_and_the_ol
 @pytest.mark.parametrize("first", ["the reply", "the event"])
 async def test_a_modification_paid_too_late_for_an_answer_is_given_back(pod: Pod, first: str) -> None:
     generous = replace(RESTAURANT, policy=replace(RESTAURANT.policy, free_cancel_window_seconds=0))
-    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, generous))
+    await pod.store.write(lambda tx: seat_inventory.keep_restaurant(tx, generous))
     booked, request_id = await pod.book(2, shown=generous.policy), new_id()
     deadline = DINNER - timedelta(seconds=generous.policy.acceptance_lead_seconds)
     pod.clock.set(deadline - timedelta(seconds=3))
@@ -191,11 +191,11 @@ async def test_a_modification_paid_too_late_for_an_answer_is_given_back(pod: Pod
     pod.clock.set(deadline)
     opened = await pod.see(booked)
     if first == "the event":
-        await pod.hear_deposit(opened, pod.deposits.news(opened.deposits[1].deposit_id))
+        await pod.on_deposit(opened, pod.deposits.news(opened.deposits[1].deposit_id))
     pod.deposits.gate.set()
     await refused("TRY_AGAIN_LATER", waiting)
     await refused("MODIFICATION_CLOSED", pod.modify(booked, party=5, request_id=request_id))
-    await pod.settle()
+    await pod.reconcile()
     after = await pod.see(booked)
     assert (after.state, after.terms, after.held_total) == (State.CONFIRMED, booked.terms, 2000)
     assert orders(after) == [(Kind.VOID, 1, 0)]
@@ -351,7 +351,7 @@ async def test_what_cannot_be_modified_says_why(pod: Pod) -> None:
     await refused("MODIFICATION_CLOSED", pod.modify(booked, party=2, request_id=request_id))
     await pod.hear_booking(booked, BookingState.SEATED)
     await refused("RESERVATION_NOT_MODIFIABLE", pod.modify(booked, party=2, request_id=request_id))
-    await pod.cancel(await pod.book(1, at=LATER), Person(restaurant_id=RESTAURANT.restaurant_id))
+    await pod.cancel(await pod.book(1, at=LATER), Caller(restaurant_id=RESTAURANT.restaurant_id))
 
 
 async def test_too_little_time_stops_what_costs_more_and_nothing_else(pod: Pod) -> None:
@@ -396,7 +396,7 @@ async def test_a_modification_is_held_to_the_frozen_policy_in_everything(pod: Po
         max_party_size=1,
     )
     other = replace(RESTAURANT, policy=now)
-    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, other))
+    await pod.store.write(lambda tx: seat_inventory.keep_restaurant(tx, other))
     modified = await pod.modify(booked, party=3, at=LATER)
     assert modified.terms.price == 3000
     assert modified.policy == POLICY

@@ -15,13 +15,13 @@ from sqlalchemy import select, text, update
 
 from operations import __main__ as operations
 from operations import audit
+from operations.backlog import CLOCK_HELD, BacklogItem, everything
 from operations.checks.seats import Seats
 from operations.limits import Limits
-from operations.picture import Sources, take
-from operations.waiting import CLOCK_HELD, Waiting, everything
+from operations.snapshot import Sources, take
 from reservation_svc.domain import BookingState, DeclineCause, Kind, Reservation, State
-from reservation_svc.persistence import allotment, tables
-from reservation_svc.usecases import settle as settling
+from reservation_svc.persistence import seat_inventory, tables
+from reservation_svc.usecases import reconcile as reconciling
 from tests.reservation.conftest import DINNER, LATER, NOW, POLICY, RULES, OpenPod, Pod
 from tests.reservation.refusals import refused
 
@@ -32,7 +32,7 @@ def measured(name: str) -> float | None:
     return REGISTRY.get_sample_value(f"dinemesh_{name}")
 
 
-async def waiting(database_url: str, kind: str) -> list[Waiting]:
+async def waiting(database_url: str, kind: str) -> list[BacklogItem]:
     """What `make pending` lists of a kind."""
     seen = await take(Sources(reservation_db=database_url))
     return [one for one in everything(seen, Limits()) if one.kind == kind]
@@ -52,21 +52,21 @@ async def states(pod: Pod, *some: Reservation) -> set[State]:
 async def test_rows_that_fail_wait_longer_each_time_and_hold_up_no_other(
     pod: Pod, monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
-    monkeypatch.setattr(settling, "BATCH", 2)
+    monkeypatch.setattr(reconciling, "BATCH", 2)
     *broken, well = await bookings(pod, 4)
     names = [one.reservation_id for one in broken]
     await spoil(pod, *names)
     pod.clock.pass_by(hours=1)
-    await pod.settle()
+    await pod.reconcile()
     assert (await pod.see(well)).state is State.DECLINED
     assert measured("reconcile_failing_rows") == 3
     assert measured("settling_late_seconds") == 0, "nobody is to restart a part for them"
     for tries, pause in ((2, 1), (3, 2), (4, 4)):
         pod.clock.pass_by(seconds=pause)
-        await pod.settle()
+        await pod.reconcile()
         assert await tries_of(pod, *names) == {tries}
         pod.clock.pass_by(seconds=pause * 2 - 0.5)  # the next look comes half a second later
-        await pod.settle()
+        await pod.reconcile()
         assert await tries_of(pod, *names) == {tries}
         pod.clock.pass_by(seconds=-pause * 2 + 0.5)
     listed = await waiting(database_url, "FAILING")
@@ -75,9 +75,9 @@ async def test_rows_that_fail_wait_longer_each_time_and_hold_up_no_other(
 
     await mend(pod)
     pod.clock.pass_by(minutes=5)
-    await pod.settle()
+    await pod.reconcile()
     assert await states(pod, *broken) == {State.DECLINED}
-    await pod.settle()
+    await pod.reconcile()
     assert measured("reconcile_failing_rows") == 0
     assert await waiting(database_url, "FAILING") == []
 
@@ -89,7 +89,7 @@ async def test_a_booking_that_nobody_can_read_is_listed_and_hides_no_other(
     await pod.hear_booking(unreadable, BookingState.ACCEPTED)
     await spoil(pod, unreadable.reservation_id)
     pod.clock.pass_by(days=30)
-    await pod.settle()
+    await pod.reconcile()
     assert await states(pod, other) == {State.DECLINED}
     (listed,) = await waiting(database_url, "FAILING")
     assert listed.subject == unreadable.reservation_id
@@ -101,11 +101,11 @@ async def test_one_that_failed_and_was_cancelled_meanwhile_is_forgotten(pod: Pod
     (booked,) = await bookings(pod, 1)
     await spoil(pod, booked.reservation_id)
     pod.clock.pass_by(hours=1)
-    await pod.settle()
+    await pod.reconcile()
     assert await tries_of(pod, booked.reservation_id) == {1}
     await mend(pod)
     await pod.cancel(booked)
-    await pod.settle()
+    await pod.reconcile()
     assert await tries_of(pod, booked.reservation_id) == set()
 
 
@@ -116,7 +116,7 @@ async def spoil(pod: Pod, *names: str) -> None:
 
 
 async def mend(pod: Pod) -> None:
-    change = update(ALL).values(policy=allotment.policy_text(POLICY), note="")
+    change = update(ALL).values(policy=seat_inventory.policy_text(POLICY), note="")
     await pod.store.write(lambda tx: tx.execute(change))
 
 
@@ -138,7 +138,7 @@ async def declined(pod: Pod, booked: Reservation) -> None:
 
 async def expired(pod: Pod, booked: Reservation) -> None:
     pod.clock.pass_by(hours=1)
-    await pod.settle()
+    await pod.reconcile()
 
 
 async def made_smaller(pod: Pod, booked: Reservation) -> None:
@@ -189,7 +189,7 @@ async def set_sold(pod: Pod, sold: int) -> None:
 @pytest.fixture
 def small(pod: Pod) -> Pod:
     """Of a house in which more than two at once, and more than two of five, are many."""
-    pod.desk = replace(pod.desk, rules=replace(RULES, lapse_floor=2, lapse_share=0.4))
+    pod.ctx = replace(pod.ctx, rules=replace(RULES, lapse_floor=2, lapse_share=0.4))
     return pod
 
 
@@ -206,11 +206,11 @@ async def test_a_clock_that_jumps_ends_nothing_before_an_operator_says_so_and_ea
 ) -> None:
     placed = await bookings(small, 3)
     answered = await small.reserve(1)
-    await small.settle()
+    await small.reconcile()
     small.clock.pass_by(days=1)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            await small.settle()
+            await small.reconcile()
     assert await states(small, *placed, answered) == {State.PENDING_ACCEPTANCE}
     assert measured("lapses_held_reservations") == 4
     (line,) = [one.getMessage() for one in caplog.records if "let-lapse" in one.getMessage()]
@@ -220,18 +220,18 @@ async def test_a_clock_that_jumps_ends_nothing_before_an_operator_says_so_and_ea
     assert (await small.see(answered)).state is State.CONFIRMED
     # So many that those held would be within the share: they were made by the wrong clock.
     new = await bookings(small, 8, LATER)
-    await small.settle()
+    await small.reconcile()
     assert await states(small, *placed) == {State.PENDING_ACCEPTANCE}
 
     await let_lapse(database_url)
-    await small.settle()
+    await small.reconcile()
     assert await states(small, *placed) == {State.DECLINED}
     assert measured("lapses_held_reservations") == 0
     assert await waiting(database_url, CLOCK_HELD) == []
     assert await states(small, *new) == {State.PENDING_ACCEPTANCE}
 
     small.clock.pass_by(days=1)
-    await small.settle()
+    await small.reconcile()
     assert await states(small, *new) == {State.PENDING_ACCEPTANCE}
     assert measured("lapses_held_reservations") == len(new)
 
@@ -240,18 +240,18 @@ async def test_a_clock_that_is_put_right_lets_all_go_on_and_its_next_jump_is_see
     small: Pod, database_url: str, open_pod: OpenPod
 ) -> None:
     placed = await bookings(small, 3)
-    await small.settle()
+    await small.reconcile()
     for _ in range(2):
         small.clock.pass_by(days=1)
-        await small.settle()
+        await small.reconcile()
         assert measured("lapses_held_reservations") == 3
         # A process that starts then has seen no jump.
         successor = open_pod()
-        successor.desk = replace(successor.desk, rules=small.desk.rules)
-        await successor.settle()
+        successor.ctx = replace(successor.ctx, rules=small.ctx.rules)
+        await successor.reconcile()
         assert await states(small, *placed) == {State.PENDING_ACCEPTANCE}
         small.clock.set(NOW + timedelta(minutes=1))
-        await small.settle()
+        await small.reconcile()
         assert measured("lapses_held_reservations") == 0
         assert await waiting(database_url, CLOCK_HELD) == []
         await let_nothing_lapse(database_url)
@@ -266,10 +266,10 @@ async def let_nothing_lapse(database_url: str) -> None:
 async def test_a_word_for_a_time_that_nobody_has_seen_is_refused(small: Pod, database_url: str) -> None:
     placed = await bookings(small, 3)
     small.clock.pass_by(days=1)
-    await small.settle()
+    await small.reconcile()
     words = ["let-lapse", f"--reservation-db={database_url}", "--until=2031-01-01T00:00:00Z"]
     assert await asyncio.to_thread(operations.main, words) == operations.EXIT_CANNOT
-    await small.settle()
+    await small.reconcile()
     assert await states(small, *placed) == {State.PENDING_ACCEPTANCE}
 
 
@@ -279,9 +279,9 @@ async def test_attempts_end_whatever_the_clock_did_since_their_money_must_not_wa
     small.deposits.arrived.clear()
     attempt = asyncio.ensure_future(small.reserve(1))
     await small.deposits.arrived.wait()
-    await small.settle()
+    await small.reconcile()
     small.clock.pass_by(days=1)
-    await small.settle()
+    await small.reconcile()
     assert await states(small, *placed) == {State.PENDING_ACCEPTANCE}
     (failed,) = await small.mine()
     assert failed.state is State.FAILED
@@ -292,9 +292,9 @@ async def test_attempts_end_whatever_the_clock_did_since_their_money_must_not_wa
 async def test_an_evening_that_ends_under_the_eyes_of_a_process_is_no_jump(small: Pod) -> None:
     placed = await bookings(small, 4)
     small.clock.pass_by(minutes=59)
-    await small.settle()
+    await small.reconcile()
     small.clock.pass_by(minutes=1)
-    await small.settle()
+    await small.reconcile()
     assert {(await small.see(one)).decline_cause for one in placed} == {DeclineCause.DEADLINE}
 
 
@@ -306,6 +306,6 @@ async def test_what_is_within_the_share_or_the_floor_ends_after_a_restart(
     await bookings(small, 8, LATER)
     small.clock.pass_by(minutes=31)
     successor = open_pod()
-    successor.desk = replace(successor.desk, rules=replace(RULES, lapse_floor=1))
-    await successor.settle()
+    successor.ctx = replace(successor.ctx, rules=replace(RULES, lapse_floor=1))
+    await successor.reconcile()
     assert await states(small, *early) == {State.DECLINED}

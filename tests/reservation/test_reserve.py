@@ -21,8 +21,8 @@ from reservation_svc.domain import (
     Reservation,
     State,
 )
-from reservation_svc.persistence import allotment, requests
-from reservation_svc.usecases import hear
+from reservation_svc.persistence import requests, seat_inventory
+from reservation_svc.usecases import event_handlers
 from reservation_svc.usecases.circuit_breaker import BreakerState
 from tests.reservation.conftest import (
     ALICE,
@@ -95,7 +95,7 @@ async def test_the_event_of_a_capture_goes_on_where_the_reply_was_lost_with_its_
     await pod.deposits.arrived.wait()
     (held,) = await pod.mine()
     assert held.state is State.PENDING_DEPOSIT
-    await pod.hear_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
+    await pod.on_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
     assert (await pod.see(held)).state is State.PENDING_ACCEPTANCE
     pod.deposits.gate.set()
     assert await waiting == await pod.see(held)
@@ -107,7 +107,7 @@ async def test_an_unknown_reply_after_the_event_of_the_capture_answers_with_the_
     waiting = asyncio.create_task(pod.reserve(card="tok_lostReply"))
     await pod.deposits.arrived.wait()
     (held,) = await pod.mine()
-    await pod.hear_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
+    await pod.on_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
     pod.deposits.gate.set()
     assert (await waiting).state is State.PENDING_ACCEPTANCE
 
@@ -138,7 +138,7 @@ async def test_a_caller_who_hangs_up_does_not_stop_the_work(pod: Pod) -> None:
     said = await refused("REQUEST_IN_PROGRESS", pod.reserve(request_id=request_id))
     assert said.retry_after is not None
     pod.deposits.gate.set()
-    await pod.desk.background.drain(5)
+    await pod.ctx.background.drain(5)
     assert (await pod.reserve(request_id=request_id)).state is State.PENDING_ACCEPTANCE
     assert len(pod.deposits.asked) == 1
 
@@ -191,7 +191,7 @@ CHANGED = replace(POLICY, deposit_per_person=500_000, free_cancel_window_seconds
 
 
 async def terms_become(pod: Pod, policy: Policy) -> None:
-    await pod.store.write(lambda tx: hear.hear_restaurant(tx, replace(RESTAURANT, policy=policy)))
+    await pod.store.write(lambda tx: event_handlers.on_restaurant(tx, replace(RESTAURANT, policy=policy)))
 
 
 async def test_terms_that_were_not_shown_are_refused_before_anything_is_held(pod: Pod) -> None:
@@ -286,12 +286,12 @@ async def test_fifty_repeats_of_one_request_make_one_reservation_and_one_charge(
 
 async def test_a_sale_beyond_the_capacity_changes_nothing(pod: Pod) -> None:
     def sell(seats: int) -> Callable[[Transaction], bool]:
-        return lambda tx: allotment.hold(tx, RESTAURANT.restaurant_id, DINNER, seats)
+        return lambda tx: seat_inventory.hold(tx, RESTAURANT.restaurant_id, DINNER, seats)
 
     # As a pod does that looked before another one sold: 8 of 10, then 3 more, then 2.
     assert [await pod.store.write(sell(seats)) for seats in (8, 3, 2, 1)] == [True, False, True, False]
     assert await pod.sold() == 10
-    await pod.store.write(lambda tx: allotment.release(tx, RESTAURANT.restaurant_id, DINNER, 10))
+    await pod.store.write(lambda tx: seat_inventory.release(tx, RESTAURANT.restaurant_id, DINNER, 10))
 
 
 async def test_a_request_id_is_taken_by_one_pod_only(pod: Pod) -> None:
@@ -325,10 +325,10 @@ async def test_a_hold_that_nobody_finished_ends_with_a_void(pod: Pod) -> None:
     await pod.deposits.arrived.wait()
     (held,) = await pod.mine()
     pod.clock.pass_by(seconds=11)
-    await pod.settle()
+    await pod.reconcile()
     assert (await pod.see(held)).state is State.PENDING_DEPOSIT, "the hold is valid: later"
     pod.clock.pass_by(minutes=2)
-    await pod.settle()
+    await pod.reconcile()
     failed = await pod.see(held)
     assert (failed.state, failed.failure) == (State.FAILED, Failure.DEPOSIT_UNKNOWN)
     assert await pod.sold() == 0
@@ -345,7 +345,7 @@ async def test_a_capture_told_after_the_hold_is_voided(pod: Pod) -> None:
     await pod.deposits.arrived.wait()
     (held,) = await pod.mine()
     pod.clock.pass_by(minutes=3)
-    await pod.hear_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
+    await pod.on_deposit(held, pod.deposits.news(held.deposits[0].deposit_id))
     failed = await pod.see(held)
     assert failed.state is State.FAILED
     assert failed.deposits[0].captured and failed.held_total == 0
@@ -358,7 +358,7 @@ async def test_a_capture_after_not_charged_is_voided_all_the_same(pod: Pod) -> N
     (failed,) = await pod.mine()
     deposit_id = failed.deposits[0].deposit_id
     pod.deposits.charged[deposit_id] = 2000
-    await pod.hear_deposit(failed, pod.deposits.news(deposit_id))
+    await pod.on_deposit(failed, pod.deposits.news(deposit_id))
     after = await pod.see(failed)
     assert [one.kind for one in after.instructions] == [Kind.VOID]
     assert await pod.events(failed) == ["Failed"]
@@ -373,7 +373,7 @@ async def test_too_little_time_is_refused_before_anything_is_begun(pod: Pod) -> 
 
 
 async def test_where_our_own_work_used_up_the_time_deposit_is_neither_asked_nor_blamed(pod: Pod) -> None:
-    pod.desk = replace(pod.desk, limits=replace(pod.desk.limits, least=0.16))
+    pod.ctx = replace(pod.ctx, limits=replace(pod.ctx.limits, least=0.16))
     for _ in range(3):
         with_time_left(0.22)  # more than `least`, and too little for a charge
         await refused("TRY_AGAIN_LATER", pod.reserve())

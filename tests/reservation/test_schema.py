@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, insert, text, update
 from sqlalchemy.exc import IntegrityError
 
 from dinemesh.kit import migrate
-from reservation_svc.persistence import allotment, reservations, tables
+from reservation_svc.persistence import reservations, seat_inventory, tables
 from tests.reservation.conftest import DINNER, Pod
 from tests.support.plans import enters, plans
 from tests.support.postgres import FreshDatabase
@@ -26,7 +26,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) ->
 async def test_a_page_is_read_by_an_index_from_its_place_on(pod: Pod) -> None:
     (plan,) = await plans(pod.store, lambda tx: reservations.page(tx, "alice", (DINNER, "x"), 5))
     assert enters(plan, "reservations", "reservations_of_customer", "(create_time,reservation_id)<"), plan
-    (plan,) = await plans(pod.store, lambda tx: allotment.open_slots(tx, "r", DINNER, DINNER, 5))
+    (plan,) = await plans(pod.store, lambda tx: seat_inventory.open_slots(tx, "r", DINNER, DINNER, 5))
     assert enters(plan, "slots", "slots", "dine_time>"), plan
 
 

@@ -20,7 +20,7 @@ from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.reservation.v1 import reservation_service_pb2 as api
 from dinemesh.watch.v1 import watch_pb2
 from reservation_svc.domain import BookingState
-from reservation_svc.persistence import allotment, tables
+from reservation_svc.persistence import seat_inventory, tables
 from tests.reservation.conftest import DINNER, LATER, POLICY, RESTAURANT, Pod, new_id
 from tests.reservation.serving import Client, serving
 from tests.support.refusals import refused
@@ -32,7 +32,7 @@ Spoil = Callable[[Any], None]
 
 @pytest.fixture
 async def served(pod: Pod, tmp_path: Path) -> AsyncIterator[tuple[Client, Service]]:
-    async with serving(pod.desk, tmp_path) as client_and_service:
+    async with serving(pod.ctx, tmp_path) as client_and_service:
         yield client_and_service
 
 
@@ -242,7 +242,7 @@ async def test_the_etag_of_the_slots_is_that_of_the_policy_that_a_booking_is_hel
     client: Client, pod: Pod
 ) -> None:
     dearer = replace(RESTAURANT, policy=replace(POLICY, deposit_per_person=5000))
-    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
+    await pod.store.write(lambda tx: seat_inventory.keep_restaurant(tx, dearer))
     asked = wish()
     said = await refused(client.call("CreateReservation", asked))
     assert (said.code, said.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "POLICY_CHANGED")
@@ -259,7 +259,7 @@ async def test_the_same_request_id_on_other_terms_is_another_request(client: Cli
     asked = wish()
     await client.call("CreateReservation", asked)
     dearer = replace(RESTAURANT, policy=replace(POLICY, deposit_per_person=5000))
-    await pod.store.write(lambda tx: allotment.keep_restaurant(tx, dearer))
+    await pod.store.write(lambda tx: seat_inventory.keep_restaurant(tx, dearer))
     await client.call("CreateReservation", asked)
     asked.policy_etag = dearer.policy.etag
     assert (await refused(client.call("CreateReservation", asked))).reason == "REQUEST_ID_REUSED"

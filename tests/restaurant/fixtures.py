@@ -21,8 +21,8 @@ from restaurant_svc import messages, persistence
 from restaurant_svc.domain import (
     Acceptance,
     Booking,
-    Heard,
     Policy,
+    ReservationSnapshot,
     ReservationState,
     Span,
     Terms,
@@ -95,10 +95,10 @@ def reservation(
     acceptance: Acceptance = Acceptance.AUTO,
     dine_in: timedelta = timedelta(hours=1),
     accept_in: timedelta = timedelta(minutes=30),
-) -> Heard:
+) -> ReservationSnapshot:
     """What an event of a reservation says; times are counted from now."""
     now = datetime.now(UTC).replace(microsecond=0)
-    return Heard(
+    return ReservationSnapshot(
         reservation_id=reservation_id,
         restaurant_id=restaurant_id,
         customer_id="alice",
@@ -116,10 +116,10 @@ def reservation(
     )
 
 
-async def tell(store: Store, restaurants: Restaurants, *events: Heard) -> None:
+async def tell(store: Store, restaurants: Restaurants, *events: ReservationSnapshot) -> None:
     """Hands events in as the inbox does, each in a transaction of its own."""
     for event in events:
-        await store.write(partial(restaurants.hear, heard=event))
+        await store.write(partial(restaurants.on_reservation, snapshot=event))
 
 
 async def booking(store: Store, reservation_id: str) -> Booking:

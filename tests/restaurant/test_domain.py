@@ -20,8 +20,8 @@ from restaurant_svc.domain import (
     BookingReceived,
     BookingState,
     BookingWithdrawn,
-    Heard,
     Policy,
+    ReservationSnapshot,
     ReservationState,
     Restaurant,
     Span,
@@ -235,22 +235,22 @@ def terms(revision: int = 1, acceptance: Acceptance = Acceptance.AUTO, **changes
 
 def heard(
     version: int, state: ReservationState, revision: int = 1, acceptance: Acceptance = Acceptance.AUTO
-) -> Heard:
-    return Heard("res-1", "r-1", "alice", version, state, terms(revision, acceptance))
+) -> ReservationSnapshot:
+    return ReservationSnapshot("res-1", "r-1", "alice", version, state, terms(revision, acceptance))
 
 
 PENDING, CONFIRMED = ReservationState.PENDING_ACCEPTANCE, ReservationState.CONFIRMED
 CANCELLED, GONE = ReservationState.CANCELLED, ReservationState.COMPLETED
 
 
-def hear_all(*events: Heard) -> Booking | None:
+def hear_all(*events: ReservationSnapshot) -> Booking | None:
     booking: Booking | None = None
     for event in events:
-        booking = domain.hear(booking, event, NOW)
+        booking = domain.on_reservation(booking, event, NOW)
     return booking
 
 
-def listen(*events: Heard) -> Booking:
+def listen(*events: ReservationSnapshot) -> Booking:
     booking = hear_all(*events)
     assert booking is not None
     return booking
@@ -264,7 +264,7 @@ def test_an_automatic_restaurant_accepts_at_once_but_is_confirmed_by_the_reserva
 
 
 def test_an_automatic_restaurant_does_not_accept_after_the_deadline() -> None:
-    booking = domain.hear(None, heard(1, PENDING), NOW + timedelta(hours=1))
+    booking = domain.on_reservation(None, heard(1, PENDING), NOW + timedelta(hours=1))
     assert booking is not None and booking.state is BookingState.RECEIVED
 
 
@@ -283,12 +283,12 @@ def test_the_first_thing_heard_may_be_the_withdrawal() -> None:
 
 def test_a_duplicate_changes_nothing() -> None:
     booking = listen(heard(1, PENDING))
-    assert domain.hear(booking, heard(1, PENDING), NOW + timedelta(minutes=1)) is booking
+    assert domain.on_reservation(booking, heard(1, PENDING), NOW + timedelta(minutes=1)) is booking
 
 
 def test_an_event_without_news_moves_no_version() -> None:
     booking = listen(heard(1, PENDING), heard(2, CONFIRMED))
-    again = domain.hear(booking, heard(3, CONFIRMED), NOW + timedelta(minutes=1))
+    again = domain.on_reservation(booking, heard(3, CONFIRMED), NOW + timedelta(minutes=1))
     assert again == replace(booking, heard_version=3)
 
 
@@ -308,8 +308,8 @@ def test_an_event_without_news_moves_no_version() -> None:
         (heard(1, PENDING, 1, Acceptance.MANUAL), heard(2, PENDING, 2, Acceptance.MANUAL)),
     ],
 )
-def test_every_order_of_a_reservations_events_ends_alike(story: tuple[Heard, ...]) -> None:
-    def end(events: tuple[Heard, ...]) -> tuple[object, ...]:
+def test_every_order_of_a_reservations_events_ends_alike(story: tuple[ReservationSnapshot, ...]) -> None:
+    def end(events: tuple[ReservationSnapshot, ...]) -> tuple[object, ...]:
         booking = listen(*events, *events)
         return booking.state, booking.confirmed, booking.terms, booking.heard_version
 
@@ -320,14 +320,14 @@ def test_every_order_of_a_reservations_events_ends_alike(story: tuple[Heard, ...
 def test_a_new_revision_is_asked_anew() -> None:
     manual = listen(heard(1, PENDING, 1, Acceptance.MANUAL))
     accepted = domain.accept(manual, 1, NOW)
-    asked = domain.hear(accepted, heard(2, PENDING, 2, Acceptance.MANUAL), NOW)
+    asked = domain.on_reservation(accepted, heard(2, PENDING, 2, Acceptance.MANUAL), NOW)
     assert asked is not None
     assert (asked.state, asked.confirmed, asked.terms.revision) == (BookingState.RECEIVED, False, 2)
 
 
 def test_where_a_person_said_no_to_the_old_terms_the_machine_does_not_say_yes_to_the_new() -> None:
     declined = domain.decline(listen(heard(1, PENDING)), 1, NOW)
-    asked = domain.hear(declined, heard(2, PENDING, 2), NOW)
+    asked = domain.on_reservation(declined, heard(2, PENDING, 2), NOW)
     assert asked is not None and asked.state is BookingState.RECEIVED
 
 
@@ -344,15 +344,15 @@ def seated_before_the_news(complete: bool = False) -> Booking:
 @pytest.mark.parametrize("is_complete", [False, True], ids=["seated", "completed"])
 def test_guests_who_are_here_stay_here_when_news_of_other_terms_comes(is_complete: bool) -> None:
     before = seated_before_the_news(is_complete)
-    after = domain.hear(before, heard(3, PENDING, 2), SOON + timedelta(seconds=1))
+    after = domain.on_reservation(before, heard(3, PENDING, 2), SOON + timedelta(seconds=1))
     assert after is not None
     assert (after.state, after.terms.revision, after.confirmed) == (before.state, 2, False)
     # The reservation forgot what was said of the old terms: it is told of the new ones.
     told = domain.BookingCompleted(after) if is_complete else domain.BookingSeated(after)
-    assert (domain.news(before, after), after.accepted_revision) == (told, 2)
-    agreed = domain.hear(after, heard(4, ReservationState.SEATED, 2), SOON + timedelta(seconds=2))
+    assert (domain.booking_event(before, after), after.accepted_revision) == (told, 2)
+    agreed = domain.on_reservation(after, heard(4, ReservationState.SEATED, 2), SOON + timedelta(seconds=2))
     assert agreed is not None and (agreed.state, agreed.confirmed) == (before.state, True)
-    assert domain.news(after, agreed) is None
+    assert domain.booking_event(after, agreed) is None
 
 
 def test_guests_who_are_here_stay_here_whichever_news_comes_first() -> None:
@@ -362,7 +362,7 @@ def test_guests_who_are_here_stay_here_whichever_news_comes_first() -> None:
     for order in permutations((modified, cancelled)):
         booking: Booking | None = before
         for event in order:
-            booking = domain.hear(booking, event, SOON)
+            booking = domain.on_reservation(booking, event, SOON)
         assert booking is not None
         ends.add((booking.state, booking.terms.revision, booking.confirmed))
     assert ends == {(BookingState.SEATED, 2, False)}
@@ -370,20 +370,20 @@ def test_guests_who_are_here_stay_here_whichever_news_comes_first() -> None:
 
 def test_guests_of_tonight_are_not_the_guests_of_another_day() -> None:
     moved = replace(heard(3, PENDING, 2), terms=terms(2, dine_time=DINE_TIME + timedelta(days=1)))
-    asked = domain.hear(seated_before_the_news(), moved, SOON)
+    asked = domain.on_reservation(seated_before_the_news(), moved, SOON)
     assert asked is not None
     assert (asked.state, asked.confirmed) == (BookingState.RECEIVED, False)
 
 
 def test_a_declined_booking_stays_declined_when_the_reservation_ends() -> None:
     declined = domain.decline(listen(heard(1, PENDING)), 1, NOW)
-    after = domain.hear(declined, heard(2, ReservationState.CANCELLED), NOW)
+    after = domain.on_reservation(declined, heard(2, ReservationState.CANCELLED), NOW)
     assert after is not None and after.state is BookingState.DECLINED
 
 
 def test_a_confirmation_under_way_does_not_revive_a_declined_booking() -> None:
     declined = domain.decline(listen(heard(1, PENDING)), 1, NOW)
-    after = domain.hear(declined, heard(2, CONFIRMED), NOW)
+    after = domain.on_reservation(declined, heard(2, CONFIRMED), NOW)
     assert after is not None and (after.state, after.confirmed) == (BookingState.DECLINED, False)
 
 
@@ -392,15 +392,15 @@ def test_a_confirmation_under_way_does_not_revive_a_declined_booking() -> None:
 
 def test_what_was_heard_is_told_once() -> None:
     manual = listen(heard(1, PENDING, 1, Acceptance.MANUAL))
-    assert domain.news(None, manual) == BookingReceived(manual)
+    assert domain.booking_event(None, manual) == BookingReceived(manual)
     automatic = listen(heard(1, PENDING))
-    assert domain.news(None, automatic) == BookingAccepted(automatic)
+    assert domain.booking_event(None, automatic) == BookingAccepted(automatic)
     confirmed = listen(heard(1, PENDING), heard(2, CONFIRMED))
-    assert domain.news(automatic, confirmed) is None
+    assert domain.booking_event(automatic, confirmed) is None
     again = listen(heard(1, PENDING), heard(2, PENDING, 2))
-    assert domain.news(automatic, again) == BookingAccepted(again)
+    assert domain.booking_event(automatic, again) == BookingAccepted(again)
     withdrawn = listen(heard(1, ReservationState.CANCELLED))
-    assert domain.news(None, withdrawn) == BookingWithdrawn(withdrawn)
+    assert domain.booking_event(None, withdrawn) == BookingWithdrawn(withdrawn)
 
 
 # --- bookings: what staff say

@@ -28,7 +28,7 @@ def a_booking(**changes: Any) -> Booking:
     heard = reservation(
         1, ReservationState.PENDING_ACCEPTANCE, reservation_id=new_id(), restaurant_id=new_id()
     )
-    booking = domain.hear(None, heard, datetime.now(UTC))
+    booking = domain.on_reservation(None, heard, datetime.now(UTC))
     assert booking is not None
     return replace(booking, **changes)
 

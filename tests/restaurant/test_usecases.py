@@ -22,7 +22,7 @@ from restaurant_svc.domain import (
     BookingFilter,
     BookingState,
     Cursor,
-    Heard,
+    ReservationSnapshot,
     ReservationState,
     Restaurant,
     Span,
@@ -59,7 +59,7 @@ async def opened(
 
 
 class Telling(Protocol):
-    def __call__(self, version: int, state: ReservationState, revision: int = 1) -> Heard: ...
+    def __call__(self, version: int, state: ReservationState, revision: int = 1) -> ReservationSnapshot: ...
 
 
 def about(
@@ -67,7 +67,7 @@ def about(
 ) -> Telling:
     """Makes events of one reservation."""
 
-    def event(version: int, state: ReservationState, revision: int = 1) -> Heard:
+    def event(version: int, state: ReservationState, revision: int = 1) -> ReservationSnapshot:
         return reservation(
             version,
             state,
@@ -586,7 +586,7 @@ async def many_bookings(store: Store, restaurant_id: str) -> dict[BookingState, 
 
     Many of them share their dine time and their last change.
     """
-    base = domain.hear(None, about(restaurant_id, new_id())(1, PENDING), datetime.now(UTC))
+    base = domain.on_reservation(None, about(restaurant_id, new_id())(1, PENDING), datetime.now(UTC))
     assert base is not None
     dine_time, long_ago = base.terms.dine_time, base.terms.dine_time - timedelta(days=9)
     made: dict[BookingState, list[str]] = defaultdict(list)
@@ -656,13 +656,15 @@ async def test_a_feed_looks_again_at_the_last_while_in_pages(store: Store, resta
     feed = await restaurants.watch(restaurant_id, None)
     assert await drained(feed) == []
     keys = [new_id() for _ in range(2 * WATCH_BATCH + 5)]
-    late = domain.hear(None, about(restaurant_id, new_id())(1, PENDING), await store.read(lambda tx: tx.now))
+    late = domain.on_reservation(
+        None, about(restaurant_id, new_id())(1, PENDING), await store.read(lambda tx: tx.now)
+    )
     assert late is not None
     events = [about(restaurant_id, key)(1, PENDING) for key in keys]
 
     def hear_all(tx: Transaction) -> None:
         for one in events:
-            restaurants.hear(tx, one)
+            restaurants.on_reservation(tx, one)
 
     await store.write(hear_all)
     assert sorted(one.reservation_id for one, _ in await drained(feed)) == sorted(keys)

@@ -62,7 +62,7 @@ FAST: dict[str, dict[str, str]] = {
         "DEPOSIT_DEADLINE_MS": "1500",
         "RETRY_AFTER_SECONDS": "0.5",
         "ATTEMPT_DEADLINE_SECONDS": "2.5",
-        # After deposit has settled what a crash left undecided.
+        # After deposit has reconciled what a crash left undecided.
         "HOLD_EXPIRE_SECONDS": "6",
         "SETTLE_INTERVAL_SECONDS": "0.2",
         "BREAKER_REST_SECONDS": "0.3",

@@ -1,6 +1,6 @@
-"""What the answers are held against: the audit's picture, and what the services said of themselves over time.
+"""What the answers are held against: the audit's snapshot, and what the services said over time.
 
-Read from outside like the picture. The outbox keeps every event, and each carries the whole state.
+Read from outside like the snapshot. The outbox keeps every event, and each carries the whole state.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dinemesh.reservation.v1 import events_pb2 as reservation_events
 from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events
 from dinemesh.restaurant.v1 import restaurant_pb2
-from operations import picture
-from operations.picture import Picture, Sources
+from operations import snapshot
+from operations.snapshot import Snapshot, Sources
 from tests.torture.record import Terms
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Books:
     """`requests`: the reservation that a (customer, request_id) ended with. `stages` and `bookings`: what was
     told of each reservation, oldest first."""
 
-    picture: Picture
+    snapshot: Snapshot
     requests: Mapping[tuple[str, str], str] = field(default_factory=dict)
     stages: Mapping[str, Sequence[Stage]] = field(default_factory=dict)
     bookings: Mapping[str, Sequence[BookingStage]] = field(default_factory=dict)
@@ -66,14 +66,14 @@ class Books:
         """What the provider gave back, by deposit."""
         return {
             charge.key: sum(refund.minor for refund in charge.refunds if refund.succeeded)
-            for charge in self.picture.charges
+            for charge in self.snapshot.charges
         }
 
     @cached_property
     def forfeited(self) -> Mapping[str, int]:
         """What was kept for good, by deposit."""
         sums: Counter[str] = Counter()
-        for forfeit in self.picture.forfeits:
+        for forfeit in self.snapshot.forfeits:
             sums[forfeit.deposit_id] += forfeit.amount_minor
         return sums
 
@@ -91,14 +91,14 @@ _LISTENS: Mapping[str, tuple[str, ...]] = {
 def missing(books: Books) -> Iterator[tuple[str, str, str]]:
     """(queue, routing key, event id) of each event that was committed, and that a subscriber never took."""
     for queue, sources in _LISTENS.items():
-        for event in books.picture.outgoing:
+        for event in books.snapshot.outgoing:
             if event.source in sources and event.event_id not in books.taken[queue]:
                 yield queue, event.routing_key, event.event_id
 
 
 async def read(sources: Sources) -> Books:
     assert sources.reservation_db is not None and sources.restaurant_db is not None
-    seen = await picture.take(sources)
+    seen = await snapshot.take(sources)
     requests, stages = await asyncio.to_thread(look, sources.reservation_db, _reservation)
     bookings = await asyncio.to_thread(look, sources.restaurant_db, _restaurant)
     taken: dict[str, set[str]] = {queue: set() for queue in _LISTENS}

@@ -41,7 +41,7 @@ def _ended(jump: Jump, books: Books) -> Mapping[str, list[float]]:
     many seconds after the jump."""
     last = jump.first + timedelta(seconds=jump.end - jump.begin)
     found: dict[str, list[float]] = defaultdict(list)
-    for one in books.picture.reservations.values():
+    for one in books.snapshot.reservations.values():
         stages = books.stages.get(one.reservation_id, ())
         if not stages or one.state not in _ENDS or not jump.first <= stages[-1].time <= last:
             continue

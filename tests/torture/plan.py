@@ -199,7 +199,7 @@ def blows_to_topology(seed: int) -> Iterator[Blow]:
         deck = [
             (Fault.BINDING_LOST, deal.choice(QUEUES)),
             (Fault.EXCHANGE_LOST, deal.choice(EXCHANGES)),
-            (Fault.QUEUE_FULL, "torture.guest"),
+            (Fault.QUEUE_FULL, "torture.subscriber"),
             (Fault.KILL_NODE, deal.choice(QUEUES)),
         ]
         yield from _dealt(deal, deck)

@@ -24,12 +24,12 @@ from dinemesh.kit.bus import Bus
 from dinemesh.sandbox.v1 import sandbox_pb2
 from local_mesh.broker import RunningBroker
 from local_mesh.settings import service_settings
-from operations import events, picture
+from operations import events, snapshot
 from operations.audit import look as audit_once
 from operations.broker import QUEUES
 from operations.limits import Limits
-from operations.picture import Sources
 from operations.report import Report
+from operations.snapshot import Sources
 from operations.streams import Unreadable
 from tests.mesh.people import City
 from tests.support.broker_cluster import RunningCluster
@@ -296,7 +296,7 @@ class _Run:
         ]
 
     async def _retry_refunds(self) -> None:
-        for refund in (await picture.take(self._sources)).refunds:
+        for refund in (await snapshot.take(self._sources)).refunds:
             if refund.state == "FAILED":
                 request = deposit_service_pb2.RetryRefundRequest(
                     deposit_id=refund.deposit_id, refund_id=refund.refund_id
@@ -332,12 +332,12 @@ class _Run:
         outcome = self._outcome
         found = await books.read(self._sources)
         outcome.violations += [f"lie: {lie}" for lie in truth.check(outcome.record, found)]
-        outcome.events = len(found.picture.outgoing)
+        outcome.events = len(found.snapshot.outgoing)
         outcome.violations += [
             f"lost: {queue} never took {event_id} ({key})" for queue, key, event_id in books.missing(found)
         ]
         outcome.violations += clocks.complaints(outcome.record.jumps, found)
-        for slot in found.picture.slots:
+        for slot in found.snapshot.slots:
             if slot.sold > slot.capacity:
                 outcome.violations.append(f"oversold: {slot.sold} of {slot.capacity} at {slot.dine_time}")
         self._find_the_dead()

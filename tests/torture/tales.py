@@ -251,10 +251,10 @@ _TALES: Mapping[Tale, Callable[[Visitor, Story, Town], Awaitable[None]]] = {
 
 def outcome(story: Story, books: Books) -> str | None:
     """Who won the race of a story, read from the books; None if it was not run to its end."""
-    found = [one for one in books.picture.reservations.values() if one.customer_id == story.customer]
+    found = [one for one in books.snapshot.reservations.values() if one.customer_id == story.customer]
     booked = next((one for one in found if one.state != "FAILED"), None)
     if story.tale is Tale.LAST_SEAT:
-        rivals = [one.customer_id for one in books.picture.reservations.values() if one.state != "FAILED"]
+        rivals = [one.customer_id for one in books.snapshot.reservations.values() if one.state != "FAILED"]
         if booked is not None:
             return "the first"
         return "the second" if f"{story.customer}-rival" in rivals else None
@@ -271,7 +271,7 @@ def outcome(story: Story, books: Books) -> str | None:
         case Tale.CANCEL_OR_NO_SHOW if cancelled or booked.state == "NO_SHOW":
             return "cancel" if cancelled else "no-show"
         case Tale.CANCEL_OR_WINDOW if cancelled:
-            lines = books.picture.lines_of(booked.reservation_id)
+            lines = books.snapshot.lines_of(booked.reservation_id)
             return "too late" if any(books.forfeited.get(one.deposit_id) for one in lines) else "free"
         case Tale.ACCEPT_OR_DEADLINE if booked.state in ("CONFIRMED", "DECLINED"):
             return "accept" if booked.state == "CONFIRMED" else "deadline"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 
-from operations.picture import Picture
+from operations.snapshot import Snapshot
 from tests.torture.books import BookingStage, Books, Stage
 from tests.torture.clocks import complaints
 from tests.torture.record import Jump, Terms
@@ -40,7 +40,7 @@ def ended(
     found = {name: reservation("DECLINED", reservation_id=name, accept_deadline=deadline) for name in names}
     said = (BookingStage("DECLINED", 1),) if by_restaurant else (BookingStage("WITHDRAWN", 1),)
     return Books(
-        Picture(NOW, reservations=found),
+        Snapshot(NOW, reservations=found),
         stages=dict.fromkeys(names, stages),
         bookings=dict.fromkeys(names, said),
     )

@@ -23,7 +23,7 @@ OUTAGES = (
 )
 BESIDES = (
     Blow(Fault.HELD_LOCK, "restaurant", 0.5, 0.5, 3),
-    Blow(Fault.QUEUE_FULL, "torture.guest", 0.5, 0.2, 4),
+    Blow(Fault.QUEUE_FULL, "torture.subscriber", 0.5, 0.2, 4),
 )
 LEAST_REFUSALS = 15
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from operations import rows
-from operations.picture import Picture
 from operations.rows import Charge, ProviderRefund, Slot
+from operations.snapshot import Snapshot
 from tests.torture.books import BookingStage, Books, Stage
 from tests.torture.record import Answer, Call, Record, Refusal, Seen, SeenBooking, Terms
 from tests.torture.truth import check
@@ -53,7 +53,7 @@ def books(
 ) -> Books:
     """Alice's one reservation r1, paid by d1, of which the provider holds `kept`."""
     back = (ProviderRefund("back", PRICE - kept, True),) if kept < PRICE else ()
-    seen = Picture(
+    seen = Snapshot(
         NOW,
         reservations={one.reservation_id: one for one in reservations},
         lines={"d1": rows.Line("d1", "r1", PRICE, "CAPTURED", True)},
@@ -316,8 +316,8 @@ def test_a_refusal_to_try_again_later_speaks_of_its_own_call() -> None:
     told = [reserved(), refused("TRY_AGAIN_LATER", 2.0), reserved(4.0)]
     assert check(Record(told), found) == []
     # Any other refusal knows what the request id led to.
-    settled = Record([lost(), refused("SLOT_UNAVAILABLE", 2.0)], given_up={"wish"})
-    assert rules(settled, found) == {"nothing stays"}
+    at_rest = Record([lost(), refused("SLOT_UNAVAILABLE", 2.0)], given_up={"wish"})
+    assert rules(at_rest, found) == {"nothing stays"}
 
 
 def test_a_call_still_under_way_may_have_booked_after_a_refusal() -> None:

@@ -65,7 +65,7 @@ def check(record: Record, books: Books) -> list[Lie]:
     """All lies of the record, none if every answer is true."""
     lies: list[Lie] = []
     attempts: dict[str, list[Reservation]] = defaultdict(list)
-    for reservation in books.picture.reservations.values():
+    for reservation in books.snapshot.reservations.values():
         attempts[reservation.customer_id].append(reservation)
     by_customer: dict[str, list[Answer]] = defaultdict(list)
     for answer in record.answers:
@@ -116,7 +116,7 @@ def _shown(customer: str, answers: Sequence[Answer], books: Books) -> Iterator[L
         seen = answer.seen
         if seen is None:
             continue
-        known = books.picture.reservations.get(seen.reservation_id)
+        known = books.snapshot.reservations.get(seen.reservation_id)
         if known is None or known.customer_id != customer or seen.customer_id != customer:
             yield Lie(
                 "shown", customer, f"was shown {seen.reservation_id}, which is not theirs, or is nothing"
@@ -197,9 +197,11 @@ def _as_asked(answer: Answer, books: Books) -> Iterator[Lie]:
         yield Lie("same answer", seen.reservation_id, f"was answered as booked, and shown {seen.state}")
     if asked is not None and seen.revision == 1 and seen.terms != asked:
         yield Lie("same answer", seen.reservation_id, f"was asked for {asked}, and made for {seen.terms}")
-    lines = books.picture.lines_of(seen.reservation_id)
+    lines = books.snapshot.lines_of(seen.reservation_id)
     paid = [
-        one for one in lines if (known := books.picture.deposits.get(one.deposit_id)) and known.captured_minor
+        one
+        for one in lines
+        if (known := books.snapshot.deposits.get(one.deposit_id)) and known.captured_minor
     ]
     if seen.state != "CANCELLED" and not paid:
         yield Lie("same answer", seen.reservation_id, "was answered as booked, and no deposit was captured")
@@ -226,7 +228,7 @@ def _seats(record: Record, books: Books) -> Iterator[Lie]:
         if one.asked is not None:
             slot = asked[one.asked.restaurant_id, one.asked.dine_time]
             slot[one.customer, one.request_id] = one.asked.party_size
-    room = {(slot.restaurant_id, slot.dine_time): slot.capacity for slot in books.picture.slots}
+    room = {(slot.restaurant_id, slot.dine_time): slot.capacity for slot in books.snapshot.slots}
     for one in record.answers:
         if one.outcome == "SLOT_UNAVAILABLE" and one.asked is not None:
             key = one.asked.restaurant_id, one.asked.dine_time
@@ -239,7 +241,7 @@ def _seats(record: Record, books: Books) -> Iterator[Lie]:
 def _known_to_be_there(answers: Iterable[Answer], books: Books) -> Iterator[Lie]:
     """A customer finds what is theirs, and may change what stands."""
     for one in answers:
-        known = books.picture.reservations.get(one.reservation_id)
+        known = books.snapshot.reservations.get(one.reservation_id)
         if known is None or one.call not in (Call.READ, Call.MODIFY):
             continue
         if one.outcome == "NOT_FOUND":
@@ -252,7 +254,7 @@ def _cancels(answers: Iterable[Answer], books: Books) -> Iterator[Lie]:
     cancels = [one for one in answers if one.call is Call.CANCEL]
     amounts: dict[str, tuple[int, int]] = {}
     for one in cancels:
-        known = books.picture.reservations.get(one.reservation_id)
+        known = books.snapshot.reservations.get(one.reservation_id)
         if known is None:
             continue
         if one.good:
@@ -272,7 +274,7 @@ def _returned(answer: Answer, known: Reservation, books: Books) -> Iterator[Lie]
     if known.state != "CANCELLED":
         yield Lie("cancel", known.reservation_id, f"was answered as cancelled, and is {known.state}")
         return
-    mine = [line.deposit_id for line in books.picture.lines_of(known.reservation_id)]
+    mine = [line.deposit_id for line in books.snapshot.lines_of(known.reservation_id)]
     forfeited = sum(books.forfeited.get(deposit_id, 0) for deposit_id in mine)
     if forfeited != answer.forfeited:
         what = f"was told that {answer.forfeited} are forfeited, and {forfeited} were"
@@ -335,7 +337,7 @@ def _staff(answers: Iterable[Answer], books: Books) -> Iterator[Lie]:
         if booking.state not in _SAID_BY_STAFF[one.call]:
             yield Lie("staff", booking.reservation_id, f"{one.call} was answered with {booking.state}")
         told = {(stage.state, stage.revision) for stage in books.bookings.get(booking.reservation_id, ())}
-        stands = books.picture.bookings.get(booking.reservation_id)
+        stands = books.snapshot.bookings.get(booking.reservation_id)
         if stands is not None:
             told.add((stands.state, stands.revision))
         if (booking.state, booking.revision) not in told:
@@ -346,8 +348,8 @@ def _staff(answers: Iterable[Answer], books: Books) -> Iterator[Lie]:
 def _kept(books: Books) -> Mapping[str, int]:
     """What the provider holds of each customer's money."""
     kept: Counter[str] = Counter()
-    for charge in books.picture.charges:
-        deposit = books.picture.deposits.get(charge.key)
+    for charge in books.snapshot.charges:
+        deposit = books.snapshot.deposits.get(charge.key)
         if deposit is not None and charge.captured:
             kept[deposit.customer_id] += charge.minor - books.returned[charge.key]
     return kept

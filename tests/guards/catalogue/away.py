@@ -6,7 +6,7 @@ from tests.guards.guard import Edit, Guard, Witness
 
 BREAKER = "reservation_svc.usecases.circuit_breaker"
 BULKHEAD = "reservation_svc.usecases.bulkhead"
-DESK = "reservation_svc.usecases.desk"
+SAGA = "reservation_svc.usecases.saga"
 _RESERVE = "tests/reservation/test_reserve.py::"
 _ADMISSION = "tests/reservation/test_admission.py::"
 
@@ -182,7 +182,7 @@ GUARDS = (
             Witness(
                 "tests/deposit/test_usecases.py::"
                 "test_more_charges_than_allowed_are_shed_before_anything_is_recorded[sqlite]",
-                "await asyncio.wait_for(desk.create(shed), 5)",
+                "await asyncio.wait_for(pod.create(shed), 5)",
             ),
         ),
     ),
@@ -190,7 +190,7 @@ GUARDS = (
         "callers-deadline",
         (7,),
         "The charge gets the smaller of our own time and what the caller has left.",
-        (Edit(DESK, "timeout = min(timeout, left - self.limits.margin)", "pass"),),
+        (Edit(SAGA, "timeout = min(timeout, left - ctx.limits.margin)", "pass"),),
         (
             Witness(
                 _RESERVE + "test_the_charge_gets_the_smaller_of_our_time_and_the_callers[sqlite]",
@@ -205,7 +205,7 @@ GUARDS = (
         "With too little time left nothing is begun.",
         (
             Edit(
-                DESK, "if left is not None and left < self.limits.least:", "if left is not None and left < 0:"
+                SAGA, "if left is not None and left < ctx.limits.least:", "if left is not None and left < 0:"
             ),
         ),
         (

@@ -226,7 +226,7 @@ GUARDS = (
         (
             Witness(
                 _KIT + "test_a_guest_reads_all_that_was_said_before_it_came",
-                "await asyncio.wait_for(guest.caught_up.wait(), 30)",
+                "await asyncio.wait_for(subscriber.caught_up.wait(), 30)",
             ),
         ),
     ),
@@ -349,8 +349,8 @@ GUARDS = (
         (
             Edit(
                 CANARIES,
-                "news = await self._read_again(seen.through_time - _MARGIN)",
-                "news = 0",
+                "fresh = await self._read_again(seen.through_time - _MARGIN)",
+                "fresh = 0",
             ),
         ),
         (
@@ -434,9 +434,9 @@ GUARDS = (
         ),
     ),
     Guard(
-        "guest-loses-its-place",
+        "subscriber-loses-its-place",
         (4, 6),
-        "Of a guest's full queue the oldest messages fall out, and no publisher is held up.",
+        "Of a subscriber's full queue the oldest messages fall out, and no publisher is held up.",
         (
             Edit(
                 BUS,
@@ -452,9 +452,9 @@ GUARDS = (
         ),
     ),
     Guard(
-        "guest-reads-the-log",
+        "subscriber-reads-the-log",
         (4,),
-        "A guest that lost its place reads the log.",
+        "A subscriber that lost its place reads the log.",
         (
             Edit(
                 CONSUMER,

@@ -178,7 +178,7 @@ GUARDS = (
         "Nobody waits until the outcome of a charge can be recorded; it is recorded all the same.",
         (
             Edit(
-                "reservation_svc.usecases.desk",
+                "reservation_svc.usecases.context",
                 "await asyncio.wait((trying,), timeout=_RECORD_WAIT_SECONDS)",
                 "await asyncio.wait((trying,))",
             ),

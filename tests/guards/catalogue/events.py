@@ -41,7 +41,7 @@ GUARDS = (
         "A move of a reservation and its event are one transaction, not one after the other.",
         (
             Edit(
-                "reservation_svc.usecases.desk",
+                "reservation_svc.usecases.context",
                 "self.outbox.add(tx, ReservationEvent(move.event, after, before.terms, failure))",
                 "event = ReservationEvent(move.event, after, before.terms, failure)\n"
                 "            add = lambda: self.store.write(lambda later: self.outbox.add(later, event))\n"
@@ -147,7 +147,9 @@ GUARDS = (
         "A booking follows the newest event of its reservation, whichever came last.",
         (
             Edit(
-                "restaurant_svc.domain", "if heard.version <= booking.heard_version:", "if heard is booking:"
+                "restaurant_svc.domain",
+                "if snapshot.version <= booking.heard_version:",
+                "if heard is booking:",
             ),
         ),
         (
@@ -157,7 +159,7 @@ GUARDS = (
             ),
             Witness(
                 "tests/restaurant/test_domain.py::test_a_duplicate_changes_nothing",
-                "assert domain.hear(booking, heard(1, PENDING), NOW +",
+                "assert domain.on_reservation(booking, heard(1, PENDING), NOW +",
             ),
         ),
         quick=True,
@@ -211,8 +213,8 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.domain.reservations",
-                "if news.revision != self.terms.revision:",
-                "if not news.revision:",
+                "if snapshot.revision != self.terms.revision:",
+                "if not snapshot.revision:",
             ),
         ),
         (

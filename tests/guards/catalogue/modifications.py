@@ -144,7 +144,7 @@ GUARDS = (
         (
             Edit(
                 "restaurant_svc.domain",
-                "if heard.terms.revision > booking.terms.revision and _are_here(booking, heard.terms):",
+                "if snapshot.terms.revision > booking.terms.revision and _are_here(booking, snapshot.terms):",
                 "if heard is None:",
             ),
         ),
@@ -174,7 +174,7 @@ GUARDS = (
         (
             Witness(
                 _BOOKINGS + "test_guests_who_are_here_stay_here_when_news_of_other_terms_comes",
-                "assert (domain.news(before, after), after.accepted_revision) == (told, 2)",
+                "assert (domain.booking_event(before, after), after.accepted_revision) == (told, 2)",
             ),
         ),
         quick=True,
@@ -185,7 +185,7 @@ GUARDS = (
         "Who is told that the outcome is not known is told when to ask again.",
         (
             Edit(
-                "reservation_svc.usecases.desk",
+                "reservation_svc.usecases.context",
                 'repeat with the same request_id.",\n            retry_after=self.limits.retry_after,',
                 'repeat with the same request_id.",',
             ),
@@ -194,7 +194,7 @@ GUARDS = (
             Witness(
                 "tests/reservation/test_faults.py::"
                 "test_an_outcome_that_is_not_known_comes_with_a_time_to_ask_again[sqlite]",
-                "assert said.retry_after == pod.desk.limits.retry_after",
+                "assert said.retry_after == pod.ctx.limits.retry_after",
             ),
         ),
         quick=True,

@@ -33,7 +33,7 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_crash_between_charge_and_capture_is_settled_by_the_next_process[sqlite]",
-                "assert (await desk.read(deposit_id)).state is State.PENDING",
+                "assert (await pod.read(deposit_id)).state is State.PENDING",
             ),
         ),
         quick=True,
@@ -41,7 +41,7 @@ GUARDS = (
     Guard(
         "provider-key",
         (1, 2),
-        "The provider is asked under the deposit_id, by which settling finds the charge again.",
+        "The provider is asked under the deposit_id, by which reconciling finds the charge again.",
         (
             Edit(
                 USECASES,
@@ -51,8 +51,8 @@ GUARDS = (
         ),
         (
             Witness(
-                _DEPOSIT + "test_a_lost_reply_is_in_doubt_and_settling_finds_the_capture[sqlite]",
-                "assert (await desk.read(deposit_id)).held == 3000",
+                _DEPOSIT + "test_a_lost_reply_is_in_doubt_and_reconciling_finds_the_capture[sqlite]",
+                "assert (await pod.read(deposit_id)).held == 3000",
             ),
         ),
         quick=True,
@@ -65,7 +65,7 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_caller_that_leaves_during_the_charge_does_not_lose_the_outcome[sqlite]",
-                "assert (await desk.read(deposit_id)).standing is",
+                "assert (await pod.read(deposit_id)).standing is",
             ),
             Witness(
                 _RESERVE + "test_a_caller_who_hangs_up_does_not_stop_the_work[sqlite]",
@@ -79,9 +79,9 @@ GUARDS = (
         quick=True,
     ),
     Guard(
-        "deposit-settling",
+        "deposit-reconciling",
         (1,),
-        "Deposit settles what a crash or a silent provider left undecided.",
+        "Deposit reconciles what a crash or a silent provider left undecided.",
         (
             Edit(
                 USECASES,
@@ -92,19 +92,19 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_crash_between_charge_and_capture_is_settled_by_the_next_process[sqlite]",
-                "assert (await desk.read(deposit_id)).held == 3000",
+                "assert (await pod.read(deposit_id)).held == 3000",
             ),
             Witness(
                 _DEPOSIT + "test_a_charge_that_never_arrived_is_closed_and_ends_void[sqlite]",
-                "assert (await desk.read(deposit_id)).state is State.VOIDED",
+                "assert (await pod.read(deposit_id)).state is State.VOIDED",
             ),
         ),
         quick=True,
     ),
     Guard(
-        "settling-lease",
+        "reconciling-lease",
         (1,),
-        "What is being settled is claimed for a while, so that two pods do not both ask the provider.",
+        "What is being reconciled is claimed for a while, so that two pods do not both ask the provider.",
         (
             Edit(
                 "deposit_svc.persistence",
@@ -122,7 +122,7 @@ GUARDS = (
         quick=True,
     ),
     Guard(
-        "settling-window",
+        "reconciling-window",
         (1,),
         "A place at the provider that gets free is taken at once: what hangs holds up only itself.",
         (Edit(USECASES, "await self._until_something_changes(window)", "await window.wait()"),),
@@ -157,7 +157,7 @@ GUARDS = (
         "A reservation that fails while it is reconciled waits, and the others go on.",
         (
             Edit(
-                "reservation_svc.usecases.settle",
+                "reservation_svc.usecases.reconcile",
                 "except (StoreUnavailable, CommitInDoubt):",
                 "except Exception:",
             ),
@@ -166,7 +166,7 @@ GUARDS = (
             Witness(
                 "tests/reservation/test_reconcile.py::"
                 "test_rows_that_fail_wait_longer_each_time_and_hold_up_no_other[sqlite]",
-                "await pod.settle()",
+                "await pod.reconcile()",
             ),
         ),
         quick=True,
@@ -206,12 +206,12 @@ GUARDS = (
         quick=True,
     ),
     Guard(
-        "reservation-settling",
+        "reservation-reconciling",
         (1, 3, 6),
         "Reservation ends what nobody finished: attempts, deadlines, bookings that nobody marked.",
         (
             Edit(
-                "reservation_svc.usecases.settle",
+                "reservation_svc.usecases.reconcile",
                 "LATE.set(lateness.total_seconds())",
                 "due = []",
             ),
@@ -236,8 +236,8 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.domain.reservations",
-                "return Move(late._void(deposit_id, Cause.FAILED)._moved(now), Happened.FAILED)",
-                "return Move(late._moved(now), Happened.FAILED)",
+                "return Move(late._void(deposit_id, Cause.FAILED)._moved(now), EventType.FAILED)",
+                "return Move(late._moved(now), EventType.FAILED)",
             ),
         ),
         (
@@ -279,7 +279,7 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_overload_is_never_said_of_a_deposit_that_may_be_charged[sqlite]",
-                'assert await refused(desk, ids[0]) == "DEPOSIT_IN_DOUBT"',
+                'assert await refused(pod, ids[0]) == "DEPOSIT_IN_DOUBT"',
             ),
         ),
         quick=True,
@@ -298,12 +298,12 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_void_of_an_unseen_deposit_leaves_a_tombstone_for_the_late_charge[sqlite]",
-                "assert (await desk.read(deposit_id)).state is State.VOIDED -> AssertionError",
+                "assert (await pod.read(deposit_id)).state is State.VOIDED -> AssertionError",
             ),
             Witness(
                 "tests/deposit/test_handlers.py::"
                 "test_a_failed_reservation_voids_a_deposit_that_was_never_seen[sqlite]",
-                "stone = await desk.read(deposit_id)",
+                "stone = await pod.read(deposit_id)",
             ),
         ),
         quick=True,
@@ -316,7 +316,7 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_void_of_an_unseen_deposit_leaves_a_tombstone_for_the_late_charge[sqlite]",
-                "assert desk.provider.charge_calls == 0",
+                "assert pod.provider.charge_calls == 0",
             ),
         ),
         quick=True,
@@ -335,11 +335,11 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_capture_that_comes_back_after_the_void_is_returned[sqlite]",
-                "assert (await desk.read(deposit_id)).standing is",
+                "assert (await pod.read(deposit_id)).standing is",
             ),
             Witness(
                 _DEPOSIT + "test_a_void_that_reaches_the_provider_after_the_charge_returns_it[sqlite]",
-                "assert (await desk.read(deposit_id)).standing is",
+                "assert (await pod.read(deposit_id)).standing is",
             ),
         ),
         quick=True,
@@ -357,7 +357,8 @@ GUARDS = (
         ),
         (
             Witness(
-                _DEPOSIT + "test_a_forfeit_told_twice_is_kept_once[sqlite]", "await desk.obey(order, order)"
+                _DEPOSIT + "test_a_forfeit_told_twice_is_kept_once[sqlite]",
+                "await pod.apply_instructions(order, order)",
             ),
         ),
         quick=True,
@@ -411,7 +412,7 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_a_refund_whose_reply_is_lost_is_asked_for_again_under_the_same_key[sqlite]",
-                "assert (await desk.read(deposit.deposit_id)).standing is Standing.REFUNDED",
+                "assert (await pod.read(deposit.deposit_id)).standing is Standing.REFUNDED",
             ),
         ),
         quick=True,
@@ -449,7 +450,7 @@ GUARDS = (
         (
             Witness(
                 _DEPOSIT + "test_the_ledger_shows_where_each_cent_is[sqlite]",
-                "assert await desk.store.read(persistence.ledger_balances) == {",
+                "assert await pod.store.read(persistence.ledger_balances) == {",
             ),
         ),
         quick=True,

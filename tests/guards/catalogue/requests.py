@@ -118,7 +118,7 @@ GUARDS = (
         (
             Witness(
                 "tests/deposit/test_usecases.py::test_thirty_at_once_with_one_id_charge_once[sqlite]",
-                "assert desk.provider.charge_calls == 1",
+                "assert pod.provider.charge_calls == 1",
             ),
         ),
         quick=True,
@@ -164,15 +164,8 @@ GUARDS = (
     Guard(
         "commit-in-doubt-is-looked-up",
         (2,),
-        "A commit whose outcome is unknown is written again under the same ids, which finds its own work.",
-        (
-            Edit(
-                RESERVE,
-                "held = await desk.write_at_last(partial(_hold, desk, order, ids))",
-                "ids = _Ids(str(uuid.uuid4()), str(uuid.uuid4()))\n"
-                "            held = await desk.write_at_last(partial(_hold, desk, order, ids))",
-            ),
-        ),
+        "A first step in doubt is written again under the same ids, which finds its own work.",
+        (Edit("reservation_svc.usecases.saga", "return await ctx.write_durably(change)", "raise"),),
         (
             Witness(
                 "tests/reservation/test_faults.py::test_a_reservation_survives_a_stumbling_database",

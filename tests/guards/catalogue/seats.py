@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.guards.guard import Edit, Guard, Witness
 
-ALLOTMENT = "reservation_svc.persistence.allotment"
+ALLOTMENT = "reservation_svc.persistence.seat_inventory"
 _RESERVE = "tests/reservation/test_reserve.py::"
 _ENDS = "tests/reservation/test_ends.py::"
 
@@ -34,8 +34,8 @@ GUARDS = (
         "A reservation that ends gives its seats back in the transaction that ends it.",
         (
             Edit(
-                "reservation_svc.usecases.desk",
-                "allotment.release(tx, after.restaurant_id, dine_time, less)",
+                "reservation_svc.usecases.context",
+                "seat_inventory.release(tx, after.restaurant_id, dine_time, less)",
                 "pass",
             ),
         ),
@@ -87,7 +87,7 @@ GUARDS = (
             Witness(
                 "tests/reservation/test_domain.py::"
                 "test_an_open_modification_holds_what_it_needs_besides_and_no_more",
-                "assert opened(Wish(party_size=6)).seats == {DINNER: 6}",
+                "assert opened(RequestedChange(party_size=6)).seats == {DINNER: 6}",
             ),
             Witness(
                 "tests/reservation/test_modify.py::"

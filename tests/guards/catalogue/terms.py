@@ -14,7 +14,7 @@ GUARDS = (
         "Another policy than the one that the customer was shown is refused before anything is held.",
         (
             Edit(
-                "reservation_svc.domain.places",
+                "reservation_svc.domain.restaurants",
                 "if shown == policy.etag or not now",
                 "if shown or not now",
             ),
@@ -57,7 +57,7 @@ GUARDS = (
         "The etag of a policy names all of its fields, and both services name it alike.",
         (
             Edit(
-                "reservation_svc.domain.places",
+                "reservation_svc.domain.restaurants",
                 "return digest(asdict(policy))",
                 'return digest({"deposit": policy.deposit_per_person, "currency": policy.currency})',
             ),

@@ -1,10 +1,8 @@
-"""What every use case stands at: the store, the outbox, the way to deposit_svc, and how a move is carried
-out."""
+"""What a use case needs: the store, the outbox, the way to deposit_svc; and how a transition is recorded."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from dinemesh.kit import call, crash
+from dinemesh.kit import crash
 from dinemesh.kit.outbox import Outbox
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store import CommitInDoubt, Store, StoreUnavailable, Transaction
@@ -22,27 +20,20 @@ from reservation_svc.domain import (
     Charge,
     DepositOutcome,
     Move,
-    NotCharged,
     Reservation,
     ReservationEvent,
     Restaurant,
     Rules,
     Slot,
-    Unknown,
 )
-from reservation_svc.persistence import allotment, reservations
-from reservation_svc.usecases.admission import Admission, Attempt
+from reservation_svc.persistence import reservations, seat_inventory
+from reservation_svc.usecases.admission import Admission
 from reservation_svc.usecases.clock import Clock
 
 T = TypeVar("T")
 
-# deposit_svc, asked directly, says this long before its caller's deadline that it does not know, or earlier.
-_EARLY_ANSWER_SECONDS = 0.2
-
 # Another process got in between this often in a row: then something else is wrong.
 _TRIES = 8
-# With less than this deposit_svc begins nothing, and says so too late to be heard.
-_SHORTEST_CHARGE_SECONDS = 0.1
 # A database that is away for a moment is back by then; nobody is to wait for one that is down.
 _RECORD_WAIT_SECONDS = 1.0
 
@@ -73,7 +64,9 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Desk:
+class ReservationContext:
+    """What the use cases of one process share."""
+
     store: Store
     outbox: Outbox
     deposits: Deposits
@@ -86,7 +79,7 @@ class Desk:
     clock: Clock = field(default_factory=Clock)
     """How far the database's clock is trusted."""
 
-    def carry_out(self, tx: Transaction, before: Reservation, move: Move) -> bool:
+    def apply_move(self, tx: Transaction, before: Reservation, move: Move) -> bool:
         """Seats, reservation and event, all in this transaction. False, and nothing written, if somebody
         else moved the reservation meanwhile. Refuses with SLOT_UNAVAILABLE before anything is written."""
         after = move.after
@@ -94,16 +87,16 @@ class Desk:
         taken: dict[datetime, int] = {}
         for dine_time, seats in wants.items():
             if (more := seats - had.get(dine_time, 0)) > 0:
-                if not allotment.hold(tx, after.restaurant_id, dine_time, more):
+                if not seat_inventory.hold(tx, after.restaurant_id, dine_time, more):
                     raise no_seats()
                 taken[dine_time] = more
         if not reservations.save(tx, before, after, self.rules):
             for dine_time, more in taken.items():
-                allotment.release(tx, after.restaurant_id, dine_time, more)
+                seat_inventory.release(tx, after.restaurant_id, dine_time, more)
             return False
         for dine_time, seats in had.items():
             if (less := seats - wants.get(dine_time, 0)) > 0:
-                allotment.release(tx, after.restaurant_id, dine_time, less)
+                seat_inventory.release(tx, after.restaurant_id, dine_time, less)
         if __debug__:
             crash.point("reservation.moved", move.event or after.state)
         closed = move.closed_modification
@@ -115,7 +108,7 @@ class Desk:
         tx.after_commit(partial(self.tell, after.reservation_id))
         return True
 
-    def follow(
+    def transition(
         self,
         tx: Transaction,
         reservation_id: str,
@@ -131,14 +124,14 @@ class Desk:
                 return None
             moves = decide(current)
             for move in moves:
-                if not self.carry_out(tx, current, move):
+                if not self.apply_move(tx, current, move):
                     break
                 current = move.after
             else:
                 return current
         raise Refusal("TRY_AGAIN_LATER", "The reservation is being changed by many at once.", retry_after=1.0)
 
-    async def write_at_last(self, change: Callable[[Transaction], T], *, goes_on: bool = False) -> T:
+    async def write_durably(self, change: Callable[[Transaction], T], *, goes_on: bool = False) -> T:
         """Writes what has happened already and cannot be taken back. `change` must be harmless when it is
         done twice: it runs again after a commit in doubt and while the database is away or busy. A caller
         hears after a second that it is not known; with `goes_on` it is still tried without one, up to
@@ -178,39 +171,6 @@ class Desk:
             retry_after=self.limits.retry_after,
         )
 
-    def check_time(self) -> Refusal | None:
-        """Why a charge cannot be begun in the time that the caller has left, if so."""
-        left = call.time_left()
-        if left is not None and left < self.limits.least:
-            least_ms = int(self.limits.least * 1000)
-            return Refusal("DEADLINE_TOO_SHORT", f"At least {least_ms} ms are needed; nothing was begun.")
-        return None
-
-    def patience(self) -> float:
-        """How long the caller can wait for a place and still be charged, in seconds."""
-        left = call.time_left()
-        return self.limits.queue if left is None else min(self.limits.queue, left - self.limits.least)
-
-    async def charge(self, attempt: Attempt, charge: Charge) -> DepositOutcome:
-        """Asks deposit_svc, once, for no longer than the caller waits."""
-        left = call.time_left()
-        timeout = self.limits.deposit_deadline
-        if left is not None:
-            timeout = min(timeout, left - self.limits.margin)
-        if timeout < _SHORTEST_CHARGE_SECONDS:
-            return NotCharged()  # the time was used up before deposit was asked, and says nothing of deposit
-        begun = time.monotonic()
-        if __debug__:
-            crash.point("deposit.call.before")
-        outcome = await self.deposits.create(charge, timeout)
-        if __debug__:
-            crash.point("deposit.call.after", type(outcome).__name__)
-        ran_out = isinstance(outcome, Unknown) and time.monotonic() - begun > timeout - _EARLY_ANSWER_SECONDS
-        # A caller's own deadline that ran out says nothing of deposit_svc: one client must not shut out all.
-        if not (ran_out and timeout < self.limits.deposit_deadline):
-            attempt.outcome = outcome
-        return outcome
-
 
 def _passes(error: BaseException) -> bool:
     busy = isinstance(error, Refusal) and error.reason == "TRY_AGAIN_LATER"
@@ -218,6 +178,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def no_seats() -> Refusal:
+    """SLOT_UNAVAILABLE: fewer seats are left than the party needs."""
     return Refusal("SLOT_UNAVAILABLE", "There are not enough seats left at this time.")
 
 
@@ -230,6 +191,6 @@ def check_slot(
             raise no_seats()
         return
     first, end = restaurant.day_bounds(restaurant.local_day(dine_time))
-    if allotment.is_open_between(tx, restaurant.restaurant_id, first, end):
+    if seat_inventory.is_open_between(tx, restaurant.restaurant_id, first, end):
         raise Refusal("SLOT_UNAVAILABLE", "The restaurant has no table at this time.")
     raise Refusal("RESTAURANT_CLOSED", "The restaurant is closed on that day.")

@@ -14,7 +14,7 @@ from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dinemesh.kit.store import Instant, Transaction
-from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant, Slot, SlotNews
+from reservation_svc.domain import Acceptance, Policy, RequestRecord, Restaurant, Slot, SlotSnapshot
 from reservation_svc.persistence.tables import requests, restaurants, slots
 
 log = logging.getLogger(__name__)
@@ -110,11 +110,12 @@ def policy_text(policy: Policy) -> str:
 
 @lru_cache(maxsize=1024)
 def read_policy(text: str) -> Policy:
+    """The policy that `policy_text` stored; cached, since many reservations have the same."""
     values = json.loads(text)
     return Policy(**{**values, "acceptance": Acceptance(values["acceptance"])})
 
 
-class Look:
+class SlotView:
     """What a new reservation needs to know, fetched at once: the restaurant, the slot, the request id's
     record."""
 
@@ -126,9 +127,9 @@ class Look:
         self.record = record
 
 
-def look(
+def view(
     tx: Transaction, *, restaurant_id: str, dine_time: datetime, customer_id: str, request_id: str
-) -> Look | None:
+) -> SlotView | None:
     """None if the restaurant is unknown."""
     row = tx.execute(
         _LOOK,
@@ -144,7 +145,7 @@ def look(
     record = None
     if row.body_hash is not None:
         record = RequestRecord(row.body_hash, row.reservation_id, row.modification_id)
-    return Look(
+    return SlotView(
         Restaurant(restaurant_id, row.time_zone, read_policy(row.policy)),
         None if row.capacity is None else Slot(dine_time, row.capacity, row.sold),
         record,
@@ -152,11 +153,13 @@ def look(
 
 
 def restaurant(tx: Transaction, restaurant_id: str) -> Restaurant | None:
+    """Our copy of the restaurant; None if no event of it has come yet."""
     row = tx.execute(_RESTAURANT, {"at_restaurant": restaurant_id}).one_or_none()
     return None if row is None else Restaurant(restaurant_id, row.time_zone, read_policy(row.policy))
 
 
 def slot(tx: Transaction, restaurant_id: str, dine_time: datetime) -> Slot | None:
+    """The slot with the seats sold so far; None if the restaurant never opened one at that time."""
     row = tx.execute(_SLOT, {"at_restaurant": restaurant_id, "at_time": dine_time}).one_or_none()
     return None if row is None else Slot(row.dine_time, row.capacity, row.sold)
 
@@ -203,7 +206,7 @@ def keep_restaurant(tx: Transaction, copy: Restaurant) -> None:
     )
 
 
-def set_capacities(tx: Transaction, restaurant_id: str, news: Iterable[SlotNews]) -> None:
+def set_capacities(tx: Transaction, restaurant_id: str, snapshots: Iterable[SlotSnapshot]) -> None:
     """Sets capacities where no newer version is known. What is sold stays sold."""
     rows = [
         {
@@ -214,7 +217,7 @@ def set_capacities(tx: Transaction, restaurant_id: str, news: Iterable[SlotNews]
             "version": slot.version,
         }
         # Always in the same order, so that two pods that lock several slots do not wait for each other.
-        for slot in sorted(news, key=lambda one: one.dine_time)
+        for slot in sorted(snapshots, key=lambda one: one.dine_time)
     ]
     if rows:
         tx.execute(_SET_CAPACITY[tx.dialect], rows)

@@ -16,7 +16,7 @@ from reservation_svc.persistence import clock, reservations
 from reservation_svc.persistence.reservations import Due
 from reservation_svc.persistence.tables import failures
 from reservation_svc.usecases.clock import Verdict
-from reservation_svc.usecases.desk import Desk
+from reservation_svc.usecases.context import ReservationContext
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +34,12 @@ HELD = telemetry.gauge(
 )
 
 
-async def settle(desk: Desk) -> None:
-    """One turn of the settling task. Several pods may run it: every move is guarded."""
+async def reconcile(ctx: ReservationContext) -> None:
+    """One turn of the reconciling task. Several pods may run it: every move is guarded."""
     while True:
-        verdict = await _judge(desk)
+        verdict = await _judge(ctx)
         until = verdict.until or _NEVER
-        due, lateness, failed = await desk.store.read(
+        due, lateness, failed = await ctx.store.read(
             lambda tx: (
                 reservations.due(tx, verdict.now, BATCH, until),  # noqa: B023  awaited at once
                 reservations.lateness(tx, verdict.now, until),  # noqa: B023
@@ -49,10 +49,10 @@ async def settle(desk: Desk) -> None:
         LATE.set(lateness.total_seconds())
         FAILING.set(failed)
         if failed:
-            await desk.store.write(reservations.forget_failures)
+            await ctx.store.write(reservations.forget_failures)
         if __debug__:
-            crash.point("settle.due", "some" if due else "nothing")
-        results = await asyncio.gather(*(_reconcile(desk, one) for one in due), return_exceptions=True)
+            crash.point("reconcile.due", "some" if due else "nothing")
+        results = await asyncio.gather(*(_reconcile_one(ctx, one) for one in due), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -60,15 +60,15 @@ async def settle(desk: Desk) -> None:
             return
 
 
-async def _judge(desk: Desk) -> Verdict:
+async def _judge(ctx: ReservationContext) -> Verdict:
     """How far the clock is trusted in this step."""
     own_time = time.monotonic()
-    verdict = await desk.store.read(lambda tx: desk.clock.judge(tx, desk.rules, own_time))
-    desk.clock.keep(verdict, own_time)
+    verdict = await ctx.store.read(lambda tx: ctx.clock.judge(tx, ctx.rules, own_time))
+    ctx.clock.keep(verdict, own_time)
     HELD.set(verdict.held)
     if verdict.is_news and not verdict.held:
-        await desk.store.write(partial(clock.rely, until=verdict.now))
-    elif verdict.is_news and await desk.store.write(
+        await ctx.store.write(partial(clock.rely, until=verdict.now))
+    elif verdict.is_news and await ctx.store.write(
         lambda tx: clock.hold(tx, verdict.until, verdict.held, verdict.alive)
     ):
         log.error(
@@ -80,14 +80,14 @@ async def _judge(desk: Desk) -> Verdict:
     return verdict
 
 
-async def _reconcile(desk: Desk, one: Due) -> None:
+async def _reconcile_one(ctx: ReservationContext, one: Due) -> None:
     """One that fails is looked at again later, and holds up no other."""
     try:
-        await desk.store.write(partial(_look_at, desk, one))
+        await ctx.store.write(partial(_look_at, ctx, one))
     except (StoreUnavailable, CommitInDoubt):
         raise
     except Exception as error:
-        pause = await desk.store.write(
+        pause = await ctx.store.write(
             lambda tx, why=error: failing.put_off(tx, failures, one.reservation_id, why)  # type: ignore[misc]
         )
         log.error(
@@ -99,15 +99,15 @@ async def _reconcile(desk: Desk, one: Due) -> None:
         )
 
 
-def _look_at(desk: Desk, one: Due, tx: Transaction) -> None:
+def _look_at(ctx: ReservationContext, one: Due, tx: Transaction) -> None:
     def decide(current: Reservation) -> list[Move]:
-        move = current.lapse(tx.now, desk.rules)
+        move = current.lapse(tx.now, ctx.rules)
         return [move] if move is not None else []
 
     seen = reservations.find(tx, one.reservation_id)
-    stands = desk.follow(tx, one.reservation_id, decide, seen=seen)
+    stands = ctx.transition(tx, one.reservation_id, decide, seen=seen)
     if stands is not None and stands is seen:
         # Its deposit is undecided and the seats are still held: later.
-        reservations.postpone(tx, stands, stands.due_time(tx.now, desk.rules))
+        reservations.postpone(tx, stands, stands.due_time(tx.now, ctx.rules))
     if one.tries:
         failing.forget(tx, failures, [one.reservation_id])

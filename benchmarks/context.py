@@ -14,7 +14,7 @@ from reservation_svc.persistence import tables
 from reservation_svc.usecases.admission import Admission
 from reservation_svc.usecases.bulkhead import Bulkhead
 from reservation_svc.usecases.circuit_breaker import Thresholds
-from reservation_svc.usecases.desk import Deposits, Desk, Limits
+from reservation_svc.usecases.context import Deposits, Limits, ReservationContext
 
 _MANY = 100_000
 
@@ -25,9 +25,9 @@ class HealthyDeposits(Deposits, Protocol):
     async def is_healthy(self) -> bool: ...
 
 
-def open_desk(store: Store, deposits: HealthyDeposits, background: Background) -> Desk:
+def open_context(store: Store, deposits: HealthyDeposits, background: Background) -> ReservationContext:
     """What every use case stands at, over a store that has reservation's schema."""
-    return Desk(
+    return ReservationContext(
         store=store,
         outbox=Outbox(tables.outbox, messages.encode_event, source="reservation"),
         deposits=deposits,

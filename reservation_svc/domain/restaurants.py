@@ -17,6 +17,8 @@ _DAY = timedelta(days=1)
 
 
 class Acceptance(StrEnum):
+    """AUTO accepts at once; MANUAL asks a person at the restaurant, within the policy's time limit."""
+
     AUTO = "AUTO"
     MANUAL = "MANUAL"
 
@@ -26,7 +28,7 @@ class Rules:
     """The service's own time limits."""
 
     attempt: timedelta
-    """An attempt older than this is nobody's any more: the settling task may take it."""
+    """An attempt older than this is nobody's any more: the reconciling task may take it."""
     hold: timedelta
     """Seats are held this long for a deposit that is neither captured nor refused."""
     unmarked: timedelta
@@ -85,9 +87,12 @@ class Policy:
         return _etag(self)
 
     def price(self, party_size: int) -> int:
+        """The deposit of a whole party, in minor units of the policy's currency."""
         return self.deposit_per_person * party_size
 
     def free_cancel_time(self, dine_time: datetime) -> datetime:
+        """When free cancellation of a meal at `dine_time` ends; for a late booking that is past from the
+        start."""
         return dine_time - timedelta(seconds=self.free_cancel_window_seconds)
 
     def accept_deadline(self, dine_time: datetime, asked_time: datetime) -> datetime:
@@ -119,6 +124,7 @@ class Restaurant:
     policy: Policy
 
     def local_day(self, instant: datetime) -> date:
+        """The calendar day on which an aware `instant` falls where the restaurant is."""
         return instant.astimezone(ZoneInfo(self.time_zone)).date()
 
     def day_bounds(self, day: date) -> tuple[datetime, datetime]:
@@ -130,16 +136,20 @@ class Restaurant:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
+    """A dine time with its seats: on sale (0: closed) and sold, which is more than `capacity` if that was
+    lowered later."""
+
     dine_time: datetime
     capacity: int
     sold: int
 
     def can_take(self, party_size: int) -> bool:
+        """Whether so many seats are free as it was read; only the conditional update of the hold decides."""
         return self.sold + party_size <= self.capacity
 
 
 @dataclass(frozen=True, slots=True)
-class SlotNews:
+class SlotSnapshot:
     """A slot as the restaurant last set it."""
 
     dine_time: datetime
@@ -203,8 +213,6 @@ def check_policy(
 
 
 def check_party(policy: Policy, party_size: int) -> Iterable[Violation]:
+    """What is wrong with a party: at most that it is larger than the policy allows."""
     if party_size > policy.max_party_size:
         yield Violation("party_size", f"must be between 1 and {policy.max_party_size} at this restaurant")
-
-
-# What CreateDeposit came to. Only a reply that says so means "not charged"; everything else is unknown.

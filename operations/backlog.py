@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from dinemesh.kit.canaries import HEALED_SECONDS
 from operations.broker import LISTENS
 from operations.limits import Limits
-from operations.picture import About, Picture, Reader, aggregate_of
 from operations.rows import Outgoing, Reservation
+from operations.snapshot import About, Reader, Snapshot, aggregate_of
 from operations.text import indented
 
 EACH_ONCE = frozenset({"restaurant.v1.slots_changed"})
@@ -24,13 +24,13 @@ _SPARE = 1000
 REFUND_FAILED = "REFUND FAILED"
 CLOCK_HELD = "CLOCK HELD"
 _RESTART = (
-    "make logs SERVICE={0}; its settling task is stuck: make stop SERVICE={0}, then make start SERVICE={0}"
+    "make logs SERVICE={0}; its reconciling task is stuck: make stop SERVICE={0}, then make start SERVICE={0}"
 )
 _PROVIDER = "make status: is the provider up? Deposit asks it again and again: make logs SERVICE=deposit"
 
 
 @dataclass(frozen=True)
-class Waiting:
+class BacklogItem:
     """One thing that is not at its end. `subject` is its id; `until` is when it should have gone on, None if
     only a person can end it and no time makes it right."""
 
@@ -43,39 +43,41 @@ class Waiting:
 
     @property
     def limit(self) -> timedelta:
+        """Returns the time from `since` to `until`, never negative; zero if only a person can end it."""
         return timedelta(0) if self.until is None else max(self.until - self.since, timedelta(0))
 
     def is_late(self, now: datetime) -> bool:
+        """Returns True after `until`, and always if only a person can end it; `now` is aware UTC."""
         return self.until is None or now > self.until
 
 
 ABOUT = frozenset({About.RESERVATIONS, About.EVENTS, About.REST})
-"""The parts of a picture that something can wait in."""
+"""The parts of a snapshot that something can wait in."""
 
 
-def everything(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    """All that waits, of each kind, in a part or a whole picture."""
-    yield from bookings_and_money(picture, limits)
-    yield from blocked(picture)
-    yield from unsent(picture, limits)
-    yield from unheard(picture, limits)
-    yield from dead_letters(picture)
+def everything(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
+    """All that waits, of each kind, in a part or a whole snapshot."""
+    yield from bookings_and_money(snapshot, limits)
+    yield from blocked(snapshot)
+    yield from unsent(snapshot, limits)
+    yield from unheard(snapshot, limits)
+    yield from dead_letters(snapshot)
 
 
-def bookings_and_money(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+def bookings_and_money(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
     """Of reservation and deposit."""
-    yield from _held(picture)
-    yield from _failing(picture)
-    yield from _reservations(picture, limits)
-    yield from _modifications(picture, limits)
-    yield from _deposits(picture, limits)
-    yield from _refunds(picture, limits)
-    yield from _instructions(picture, limits)
+    yield from _held(snapshot)
+    yield from _failing(snapshot)
+    yield from _reservations(snapshot, limits)
+    yield from _modifications(snapshot, limits)
+    yield from _deposits(snapshot, limits)
+    yield from _refunds(snapshot, limits)
+    yield from _instructions(snapshot, limits)
 
 
-def _held(picture: Picture) -> Iterator[Waiting]:
-    held = picture.held
-    if held is None or About.REST not in picture.about:
+def _held(snapshot: Snapshot) -> Iterator[BacklogItem]:
+    held = snapshot.held
+    if held is None or About.REST not in snapshot.about:
         return  # other parts only have to know of it
     trusted = "" if held.trusted_time is None else f", and is trusted until {_time(held.trusted_time)}"
     what = (
@@ -87,24 +89,24 @@ def _held(picture: Picture) -> Iterator[Waiting]:
         "was it ever so late? If not, put that clock right, and they go on by themselves. If it was, after a"
         f" long outage say, let them end: make let-lapse UNTIL={until}"
     )
-    yield Waiting(CLOCK_HELD, "reservation", what, held.held_time, None, remedy)
+    yield BacklogItem(CLOCK_HELD, "reservation", what, held.held_time, None, remedy)
 
 
-def _failing(picture: Picture) -> Iterator[Waiting]:
-    for one in picture.failing:
+def _failing(snapshot: Snapshot) -> Iterator[BacklogItem]:
+    for one in snapshot.failing:
         what = f"{one.service} fails at it ({one.tries} times, again at {_time(one.next_time)}): {one.error}"
         remedy = (
             f"put right what make logs SERVICE={one.service} complains of (a row changed by hand, a bug); it"
             " is tried again by itself, at least every five minutes"
         )
-        yield Waiting("FAILING", one.subject, what, one.since_time, one.since_time, remedy)
+        yield BacklogItem("FAILING", one.subject, what, one.since_time, one.since_time, remedy)
 
 
-def _reservations(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+def _reservations(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
     """The limits are taken from what was agreed (the meal, the hold): `due_time` is only reservation's note
     of when to look, and may be wrong."""
     restart = _RESTART.format("reservation")
-    for one in picture.reservations.values():
+    for one in snapshot.reservations.values():
         if one.state == "PENDING_DEPOSIT":
             until = one.hold_expire_time
             what = f"its seats are held until {until:%H:%M:%S} UTC"
@@ -117,16 +119,16 @@ def _reservations(picture: Picture, limits: Limits) -> Iterator[Waiting]:
             what = f"nobody said how it went; it ends by itself at {_time(until)}"
         else:
             continue
-        if one.state != "PENDING_DEPOSIT" and _is_held(picture, one):
+        if one.state != "PENDING_DEPOSIT" and _is_held(snapshot, one):
             continue  # it is among those that are listed together
         until += limits.on_the_way
         if one.due_time is None or (one.state == "PENDING_ACCEPTANCE" and one.accept_deadline is None):
             what, until = "its clock is not set: it would never end by itself", one.update_time
-        yield Waiting(one.state, one.reservation_id, what, one.update_time, until, restart)
+        yield BacklogItem(one.state, one.reservation_id, what, one.update_time, until, restart)
 
 
-def _is_held(picture: Picture, one: Reservation) -> bool:
-    held = picture.held
+def _is_held(snapshot: Snapshot, one: Reservation) -> bool:
+    held = snapshot.held
     if held is None or one.due_time is None:
         return False
     return held.trusted_time is None or one.due_time > held.trusted_time
@@ -136,64 +138,66 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _modifications(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    for one in picture.modifications:
+def _modifications(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
+    for one in snapshot.modifications:
         what = f"extra seats of {one.reservation_id} are held until {one.hold_expire_time:%H:%M:%S} UTC"
         until = one.hold_expire_time + limits.on_the_way
         # When it began is not on record; its own attempt was to be over by then.
         since, restart = min(one.attempt_deadline, one.hold_expire_time), _RESTART.format("reservation")
-        yield Waiting("MODIFYING", one.modification_id, what, since, until, restart)
+        yield BacklogItem("MODIFYING", one.modification_id, what, since, until, restart)
 
 
-def _deposits(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    for one in picture.deposits.values():
+def _deposits(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
+    for one in snapshot.deposits.values():
         if one.state in ("PENDING", "VOIDING"):
             what = f"whether it was charged for {one.reservation_id} is not known"
             until = one.update_time + limits.undecided
             kind = f"DEPOSIT {one.state}"
-            yield Waiting(kind, one.deposit_id, what, one.update_time, until, _PROVIDER)
+            yield BacklogItem(kind, one.deposit_id, what, one.update_time, until, _PROVIDER)
 
 
-def _refunds(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    for one in picture.refunds:
-        amount = picture.deposits[one.deposit_id].money(one.amount_minor)
+def _refunds(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
+    for one in snapshot.refunds:
+        amount = snapshot.deposits[one.deposit_id].money(one.amount_minor)
         since = one.update_time
         if one.state == "FAILED":
             what = f"{amount} of {one.deposit_id} refused by the provider ({one.failure_code})"
             remedy = (
                 f"put right what the provider complains of, then: make retry-refund DEPOSIT={one.deposit_id}"
             )
-            yield Waiting(REFUND_FAILED, one.refund_id, what, since, None, remedy)
+            yield BacklogItem(REFUND_FAILED, one.refund_id, what, since, None, remedy)
         elif one.state == "PENDING":
             what = f"{amount} of {one.deposit_id} are on their way back"
-            yield Waiting("REFUND PENDING", one.refund_id, what, since, since + limits.undecided, _PROVIDER)
+            yield BacklogItem(
+                "REFUND PENDING", one.refund_id, what, since, since + limits.undecided, _PROVIDER
+            )
 
 
-def _instructions(picture: Picture, limits: Limits) -> Iterator[Waiting]:
-    for one in picture.applied:
+def _instructions(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
+    for one in snapshot.applied:
         if one.state == "WAITING":
             what = (
                 f"the {one.kind.lower()} of {one.deposit_id} waits until it is known whether it was charged"
             )
             until = one.create_time + limits.undecided + limits.on_the_way
             remedy = f"is that deposit listed too? If not: {_RESTART.format('deposit')}"
-            yield Waiting("INSTRUCTION", one.instruction_id, what, one.create_time, until, remedy)
+            yield BacklogItem("INSTRUCTION", one.instruction_id, what, one.create_time, until, remedy)
 
 
-def blocked(picture: Picture) -> Iterator[Waiting]:
+def blocked(snapshot: Snapshot) -> Iterator[BacklogItem]:
     """A broker that takes no messages."""
-    if picture.broker_blocks:
+    if snapshot.broker_blocks:
         what = "rabbitmq is short of memory or disk and takes no messages from anybody"
         remedy = (
             "free disk, or memory of its machine (make logs SERVICE=rabbitmq: which alarm is set?);"
             " then all that is unsent follows by itself"
         )
-        yield Waiting("BROKER BLOCKS", "rabbitmq", what, picture.now, None, remedy)
+        yield BacklogItem("BROKER BLOCKS", "rabbitmq", what, snapshot.now, None, remedy)
 
 
-def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+def unsent(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
     """Events that no broker has, or that one of its queues refuses."""
-    for event in picture.outgoing:
+    for event in snapshot.outgoing:
         if not event.sent:
             what = f"{event.routing_key} of {event.source} is not published"
             remedy = (
@@ -208,16 +212,16 @@ def unsent(picture: Picture, limits: Limits) -> Iterator[Waiting]:
                     " (rabbitmqctl list_queues name messages arguments); the event follows within a minute"
                 )
             until = event.create_time + limits.on_the_way
-            yield Waiting("EVENT UNSENT", event.event_id, what, event.create_time, until, remedy)
+            yield BacklogItem("EVENT UNSENT", event.event_id, what, event.create_time, until, remedy)
 
 
-def unheard(picture: Picture, limits: Limits) -> Iterator[Waiting]:
+def unheard(snapshot: Snapshot, limits: Limits) -> Iterator[BacklogItem]:
     """Events published within the retention that a subscriber has neither taken nor refused."""
-    for queue, event in missed(picture, limits, LISTENS):
+    for queue, event in missed(snapshot, limits, LISTENS):
         until = event.create_time + limits.on_the_way
         what = f"{event.routing_key} has not been taken by {queue}"
         remedy = untaken(queue, event.source)
-        yield Waiting("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
+        yield BacklogItem("EVENT UNHEARD", event.event_id, what, event.create_time, until, remedy)
 
 
 def untaken(queue: str, source: str) -> str:
@@ -231,17 +235,17 @@ def untaken(queue: str, source: str) -> str:
     )
 
 
-def missed(picture: Picture, limits: Limits, queues: Iterable[str]) -> Iterator[tuple[str, Outgoing]]:
+def missed(snapshot: Snapshot, limits: Limits, queues: Iterable[str]) -> Iterator[tuple[str, Outgoing]]:
     """Of these subscribers, each with an event, the oldest first. One whose inbox was not looked at misses
     nothing that we know of."""
-    dead = {(letter.queue, letter.event_id) for letter in picture.dead_letters}
-    told = {entry.event_id for entry in picture.told}
+    dead = {(letter.queue, letter.event_id) for letter in snapshot.dead_letters}
+    told = {entry.event_id for entry in snapshot.told}
     sent: dict[str, dict[str, Outgoing]] = defaultdict(dict)
-    for event in picture.outgoing:
-        if event.sent and picture.is_younger(event.create_time, limits.recorded):
+    for event in snapshot.outgoing:
+        if event.sent and snapshot.is_younger(event.create_time, limits.recorded):
             sent[event.source][event.event_id] = event
     for queue in queues:
-        taken = picture.taken.get(queue)
+        taken = snapshot.taken.get(queue)
         if taken is None:
             continue
         effects = told if queue.startswith("history.") else frozenset[str]()
@@ -249,27 +253,28 @@ def missed(picture: Picture, limits: Limits, queues: Iterable[str]) -> Iterator[
             # As sets: what is not missed, nearly all, costs little.
             for event_id in sorted(events.keys() - taken - effects):
                 event = events[event_id]
-                if (queue, event_id) not in dead and not _is_replaced(picture, queue, event):
+                if (queue, event_id) not in dead and not _is_replaced(snapshot, queue, event):
                     yield queue, event
 
 
-def _is_replaced(picture: Picture, queue: str, event: Outgoing) -> bool:
+def _is_replaced(snapshot: Snapshot, queue: str, event: Outgoing) -> bool:
     """Each event carries the whole state of its aggregate: who has taken a newer one has its effect."""
     if event.routing_key in EACH_ONCE:
         return False
-    return picture.versions.get((queue, aggregate_of(event)), -1) >= event.aggregate_version
+    return snapshot.versions.get((queue, aggregate_of(event)), -1) >= event.aggregate_version
 
 
-def dead_letters(picture: Picture) -> Iterator[Waiting]:
-    if About.REST not in picture.about:
+def dead_letters(snapshot: Snapshot) -> Iterator[BacklogItem]:
+    """Yields an item for each dead letter, late from the start since only a person can redrive it."""
+    if About.REST not in snapshot.about:
         return  # other parts only have to know of them
-    for letter in picture.dead_letters:
+    for letter in snapshot.dead_letters:
         kind = letter.type or f"an unreadable message of {letter.size_bytes} bytes"
         what = f"{kind} could not be taken by {letter.queue} ({letter.reason})"
         service = letter.queue.partition(".")[0]
         remedy = f"put right what make logs SERVICE={service} complains of: make redrive QUEUE={letter.queue}"
-        since = letter.since or picture.now
-        yield Waiting("DEAD LETTER", letter.event_id or "-", what, since, None, remedy)
+        since = letter.since or snapshot.now
+        yield BacklogItem("DEAD LETTER", letter.event_id or "-", what, since, None, remedy)
 
 
 def listed(reader: Reader, limits: Limits, most: int) -> Listing:
@@ -287,7 +292,7 @@ class Listing:
     def __init__(self, now: datetime, most: int) -> None:
         self._now = now
         self._most = most
-        self._late: dict[str, list[Waiting]] = {}
+        self._late: dict[str, list[BacklogItem]] = {}
         self._counts: Counter[str] = Counter()
         self._on_time = 0
 
@@ -296,7 +301,8 @@ class Listing:
         """Nothing is late."""
         return not self._counts
 
-    def add(self, found: Iterable[Waiting]) -> None:
+    def add(self, found: Iterable[BacklogItem]) -> None:
+        """Counts every item and keeps the oldest late ones of each kind, so that memory stays bounded."""
         for one in found:
             if not one.is_late(self._now):
                 self._on_time += 1
@@ -307,7 +313,7 @@ class Listing:
             if len(kept) > 2 * self._most + _SPARE:
                 self._keep_oldest(kept)
 
-    def _keep_oldest(self, kept: list[Waiting]) -> None:
+    def _keep_oldest(self, kept: list[BacklogItem]) -> None:
         kept.sort(key=lambda one: one.since)
         del kept[self._most :]
 

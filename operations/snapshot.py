@@ -88,13 +88,13 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Snapshot:
     """What was read, or a part of it; `now` is the reader's clock when it began. Empty where there was no
     source."""
 
     now: datetime
     about: Set[About] = frozenset(About)
-    """Of these it has everything, or everything about some; a whole picture is about all."""
+    """Of these it has everything, or everything about some; a whole snapshot is about all."""
     reservations: dict[str, Reservation] = field(default_factory=dict)
     lines: dict[str, Line] = field(default_factory=dict)
     orders: Sequence[Instruction] = ()
@@ -161,10 +161,11 @@ class Picture:
         return found
 
     def is_younger(self, moment: datetime, age: timedelta) -> bool:
+        """Compares with `now`; returns True at exactly `age`, and for a moment in the future."""
         return self.now - moment <= age
 
 
-async def take(sources: Sources) -> Picture:
+async def take(sources: Sources) -> Snapshot:
     """All parts in one, in memory: of a mesh that is small. Raises Unreadable."""
     async with opened(sources) as reader:
         return await asyncio.to_thread(_joined, reader)
@@ -264,6 +265,7 @@ class Reader:
         self._broker_blocks = False
 
     def close(self) -> None:
+        """Closes the databases and deletes the spooled charges from disk."""
         for database in self.databases.values():
             database.close()
         if self._charges is not None:
@@ -297,7 +299,9 @@ class Reader:
         except NoBroker as error:
             raise Unreadable(str(error)) from error
 
-    def parts(self, about: Set[About], *, waiting: bool = False, complete: bool = False) -> Iterator[Picture]:
+    def parts(
+        self, about: Set[About], *, waiting: bool = False, complete: bool = False
+    ) -> Iterator[Snapshot]:
         """Everything about these things, part by part; with `waiting`, of reservations and deposits only what
         has not come to its end; with `complete`, also the events that are as they should be. Blocks. Raises
         Unreadable."""
@@ -319,7 +323,7 @@ class Reader:
             return None
         return next(iter(database.all(Held, "reconcile_clock WHERE held_time IS NOT NULL")), None)
 
-    def _reservations(self, held: Held | None) -> Iterator[Picture]:
+    def _reservations(self, held: Held | None) -> Iterator[Snapshot]:
         streams: dict[str, Iterator[Keyed[Any]]] = {}
         reservation, deposit = self.databases.get("reservation"), self.databases.get("deposit")
         if reservation is not None:
@@ -346,7 +350,7 @@ class Reader:
             here = self._of_reservations(held, part)
             yield replace(here, elsewhere=self._elsewhere(here))
 
-    def _waiting(self, held: Held | None) -> Iterator[Picture]:
+    def _waiting(self, held: Held | None) -> Iterator[Snapshot]:
         streams: dict[str, Iterator[Keyed[Any]]] = {}
         if (reservation := self.databases.get("reservation")) is not None:
             alive = ", ".join(f"'{state}'" for state in sorted(ALIVE))
@@ -377,8 +381,8 @@ class Reader:
         for part in in_step(streams):
             yield self._of_reservations(held, part)
 
-    def _of_reservations(self, held: Held | None, part: Mapping[str, list[Any]]) -> Picture:
-        return Picture(
+    def _of_reservations(self, held: Held | None, part: Mapping[str, list[Any]]) -> Snapshot:
+        return Snapshot(
             self.now,
             {About.RESERVATIONS},
             reservations={one.reservation_id: one for one in part.get("reservations", ())},
@@ -394,7 +398,7 @@ class Reader:
             held=held,
         )
 
-    def _elsewhere(self, here: Picture) -> Elsewhere:
+    def _elsewhere(self, here: Snapshot) -> Elsewhere:
         """A deposit that says of itself another reservation than reservation does, a return that was ordered
         for another one: they are looked up one by one."""
         reservation, deposit = self.databases.get("reservation"), self.databases.get("deposit")
@@ -426,7 +430,7 @@ class Reader:
             },
         )
 
-    def _deposits(self) -> Iterator[Picture]:
+    def _deposits(self) -> Iterator[Snapshot]:
         database = self.databases.get("deposit")
         if database is None:
             return
@@ -440,7 +444,7 @@ class Reader:
         if self._charges is not None:
             streams["charges"] = self._charges
         for part in in_step(streams):
-            yield Picture(
+            yield Snapshot(
                 self.now,
                 {About.DEPOSITS},
                 deposits={one.deposit_id: one for one in part["deposits"]},
@@ -450,7 +454,7 @@ class Reader:
                 charges=[_charge(one) for one in part.get("charges", ())],
             )
 
-    def _slots(self) -> Iterator[Picture]:
+    def _slots(self) -> Iterator[Snapshot]:
         database = self.databases.get("reservation")
         if database is None:
             return
@@ -487,9 +491,9 @@ class Reader:
             ),
         }
         for part in in_step(streams):
-            yield Picture(self.now, {About.SLOTS}, slots=part["slots"], holdings=part["holdings"])
+            yield Snapshot(self.now, {About.SLOTS}, slots=part["slots"], holdings=part["holdings"])
 
-    def _events(self, *, complete: bool = False) -> Iterator[Picture]:
+    def _events(self, *, complete: bool = False) -> Iterator[Snapshot]:
         """Nearly all events are as they should be: sent, taken and told. They are counted, and only the
         others are shown, if not `complete`."""
         sources = sorted(self.databases.keys() - {"history"})
@@ -527,7 +531,7 @@ class Reader:
             if complete:
                 notable = {*known, *told}
             shown = [outgoing(row) for name in sources for row in part[name] if row[event] in notable]
-            yield Picture(
+            yield Snapshot(
                 self.now,
                 {About.EVENTS},
                 outgoing=shown,
@@ -555,9 +559,9 @@ class Reader:
                     found[queue, one.aggregate] = one.version
         return found
 
-    def _rest(self, held: Held | None) -> Picture:
+    def _rest(self, held: Held | None) -> Snapshot:
         deposit = self.databases.get("deposit")
-        return Picture(
+        return Snapshot(
             self.now,
             {About.REST},
             applied=[] if deposit is None else deposit.all(Applied, "instructions WHERE state = 'WAITING'"),
@@ -583,7 +587,7 @@ def aggregate_of(event: Outgoing) -> str:
     return f"{event.source}/{event.aggregate_id}"
 
 
-def _joined(reader: Reader) -> Picture:
+def _joined(reader: Reader) -> Snapshot:
     parts = {one: list(reader.parts({one}, complete=True)) for one in About}
     mine, theirs, events = parts[About.RESERVATIONS], parts[About.DEPOSITS], parts[About.EVENTS]
     (rest,) = parts[About.REST]
@@ -626,7 +630,7 @@ def _joined(reader: Reader) -> Picture:
 class _Everything:
     """Of several parts."""
 
-    def __init__(self, parts: Sequence[Picture]) -> None:
+    def __init__(self, parts: Sequence[Snapshot]) -> None:
         self._parts = parts
 
     def named(self, what: str) -> dict[str, Any]:
