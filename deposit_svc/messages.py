@@ -13,6 +13,7 @@ from dinemesh.deposit.v1 import deposit_service_pb2 as service_pb
 from dinemesh.deposit.v1 import events_pb2
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import paging, wire
+from dinemesh.kit.form import Form
 from dinemesh.kit.outbox import OutgoingEvent
 from dinemesh.kit.refusal import invalid
 from dinemesh.reservation.v1 import events_pb2 as reservation_events
@@ -37,16 +38,23 @@ RESERVATION_EVENTS = (
 
 def order(request: service_pb.CreateDepositRequest) -> tuple[Order, str]:
     """What to charge, and the payment token, which goes to the provider and nowhere else."""
-    deposit_id = wire.uuid_field("deposit_id", request.deposit_id)
-    reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
-    customer_id = wire.text("customer_id", request.customer_id, MAX_CUSTOMER_ID)
+    form = Form()
+    deposit_id = form.read(wire.uuid_field, "deposit_id", request.deposit_id)
+    reservation_id = form.read(wire.uuid_field, "reservation_id", request.reservation_id)
+    customer_id = form.read(wire.text, "customer_id", request.customer_id, MAX_CUSTOMER_ID)
+    amount = form.read(_amount, request)
+    token = form.read(wire.text, "payment_token", request.payment_token, MAX_PAYMENT_TOKEN)
+    form.close()
+    body_hash = domain.body_hash(customer_id, reservation_id, amount, token)
+    return Order(deposit_id, customer_id, reservation_id, amount, body_hash), token
+
+
+def _amount(request: service_pb.CreateDepositRequest) -> Money:
     wire.present(request, "amount")
     amount = Money(*wire.from_money(request.amount, "amount"))
     if amount.minor <= 0:
         raise invalid("amount", "must be greater than zero")
-    token = wire.text("payment_token", request.payment_token, MAX_PAYMENT_TOKEN)
-    body_hash = domain.body_hash(customer_id, reservation_id, amount, token)
-    return Order(deposit_id, customer_id, reservation_id, amount, body_hash), token
+    return amount
 
 
 def instructions(snapshot: reservation_events.ReservationSnapshot) -> Sequence[Instruction]:

@@ -12,6 +12,7 @@ from dinemesh.deposit.v1 import deposit_service_pb2 as pb
 from dinemesh.deposit.v1 import deposit_service_pb2_grpc
 from dinemesh.kit import paging, wire
 from dinemesh.kit.call import CUSTOMER, OPERATOR, SERVICE, identity
+from dinemesh.kit.form import Form
 from dinemesh.kit.refusal import Refusal
 
 SERVICE_NAME = "dinemesh.deposit.v1.DepositService"
@@ -23,6 +24,9 @@ ACCESS = {
 }
 # The one service that may charge.
 CHARGING_SERVICE = "reservation"
+
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 200
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,8 +54,11 @@ class DepositServicer(deposit_service_pb2_grpc.DepositServiceServicer):
     async def ListDeposits(
         self, request: pb.ListDepositsRequest, context: Context
     ) -> pb.ListDepositsResponse:
-        reservation_id = request.reservation_id and wire.uuid_field("reservation_id", request.reservation_id)
-        size = paging.page_size(request.page_size, default=50, maximum=200)
+        form = Form()
+        asked = request.reservation_id
+        reservation_id = form.read(wire.uuid_field, "reservation_id", asked) if asked else ""
+        size = form.read(paging.page_size, request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        form.close()
         scope = identity().subject, reservation_id
         before = messages.PAGES.decode(request.page_token, *scope)
         found = await self._deposits.list(*scope, before, size + 1)
@@ -64,7 +71,9 @@ class DepositServicer(deposit_service_pb2_grpc.DepositServiceServicer):
         )
 
     async def RetryRefund(self, request: pb.RetryRefundRequest, context: Context) -> pb.RetryRefundResponse:
-        deposit_id = wire.uuid_field("deposit_id", request.deposit_id)
-        refund_id = wire.uuid_field("refund_id", request.refund_id)
+        form = Form()
+        deposit_id = form.read(wire.uuid_field, "deposit_id", request.deposit_id)
+        refund_id = form.read(wire.uuid_field, "refund_id", request.refund_id)
+        form.close()
         deposit = await self._deposits.retry_refund(deposit_id, refund_id)
         return pb.RetryRefundResponse(deposit=messages.deposit_message(deposit))

@@ -20,7 +20,7 @@ from dinemesh.kit.store import Store, StoreInUse
 from dinemesh.kit.workers import cancel
 from history_svc import handlers, messages, persistence
 from history_svc.domain import Archived, Entry
-from history_svc.servicer import ACCESS, HistoryServicer
+from history_svc.servicer import ACCESS, SERVICE_NAME, HistoryServicer
 from history_svc.settings import HistorySettings
 from history_svc.usecases import Digest, Remade, Timeline
 
@@ -47,7 +47,7 @@ async def run() -> None:
     process.add_servicer(
         history_service_pb2_grpc.add_HistoryServiceServicer_to_server,
         HistoryServicer(timeline, process.changes, process.pace),
-        "dinemesh.history.v1.HistoryService",
+        SERVICE_NAME,
         ACCESS,
     )
     await process.run()

@@ -11,19 +11,20 @@ import grpc
 from dinemesh.history.v1 import history_service_pb2 as api
 from dinemesh.history.v1 import history_service_pb2_grpc
 from dinemesh.kit import call, paging, wire
+from dinemesh.kit.form import Form
 from dinemesh.kit.interceptors import Access
 from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
 from history_svc import messages
 from history_svc.usecases import Timeline
 
-_SERVICE = "/dinemesh.history.v1.HistoryService/"
+SERVICE_NAME = "dinemesh.history.v1.HistoryService"
 ACCESS: Mapping[str, Access] = {
-    f"{_SERVICE}ListTimelineEntries": frozenset({call.CUSTOMER}),
-    f"{_SERVICE}WatchTimeline": frozenset({call.CUSTOMER}),
+    f"/{SERVICE_NAME}/ListTimelineEntries": frozenset({call.CUSTOMER}),
+    f"/{SERVICE_NAME}/WatchTimeline": frozenset({call.CUSTOMER}),
 }
 
-DEFAULT_PAGE = 50
-MAX_PAGE = 200
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 200
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,8 +40,10 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
     async def ListTimelineEntries(
         self, request: api.ListTimelineEntriesRequest, context: _Context
     ) -> api.ListTimelineEntriesResponse:
-        reservation_id = _reservation_id(request.reservation_id)
-        size = paging.page_size(request.page_size, DEFAULT_PAGE, MAX_PAGE)
+        form = Form()
+        reservation_id = form.read(_reservation_id, request.reservation_id)
+        size = form.read(paging.page_size, request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        form.close()
         scope = call.identity().subject, reservation_id
         after = messages.PAGES.decode(request.page_token, *scope)
         page = await self._timeline.entries(*scope, after, size)

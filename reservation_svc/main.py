@@ -72,7 +72,7 @@ async def run() -> None:
     service.add_servicer(
         reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server,
         servicer.ReservationServicer(ctx, service.changes, service.pace),
-        servicer.SERVICE,
+        servicer.SERVICE_NAME,
         servicer.ACCESS,
     )
     service.add_worker(bus, "bus")

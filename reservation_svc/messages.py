@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from dinemesh.deposit.v1 import deposit_pb2, deposit_service_pb2
 from dinemesh.deposit.v1 import events_pb2 as deposit_events_pb2
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import paging, wire
+from dinemesh.kit.form import Form
 from dinemesh.kit.outbox import OutgoingEvent
-from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
+from dinemesh.kit.refusal import invalid
 from dinemesh.reservation.v1 import events_pb2, reservation_pb2, reservation_service_pb2
 from dinemesh.restaurant.v1 import events_pb2 as restaurant_events_pb2
 from dinemesh.restaurant.v1 import restaurant_pb2
@@ -45,8 +46,6 @@ from reservation_svc.domain import (
     SlotSnapshot,
     State,
 )
-
-V = TypeVar("V")
 
 MAX_NOTE = 500
 MAX_TOKEN = 128
@@ -80,124 +79,77 @@ _HEARD_BOOKING_STATE = {
 # --- requests -------------------------------------------------------------------------------------------
 
 
-class Form:
-    """A request that is read field by field. Everything wrong with it is told at once."""
+_WithDineTime = (
+    reservation_service_pb2.CreateReservationRequest | reservation_service_pb2.ModifyReservationRequest
+)
 
-    def __init__(self) -> None:
-        self._wrong: list[Violation] = []
 
-    def uuid(self, field: str, value: str) -> str:
-        """A UUID in lower case; "" stands in for a wrong one until `close` refuses it."""
-        try:
-            return wire.uuid_field(field, value)
-        except Refusal as refusal:
-            return self._note(refusal, "")
+def dine_time(message: _WithDineTime) -> datetime:
+    """The `dine_time` of a request, aware UTC in whole seconds."""
+    wire.present(message, "dine_time")
+    if message.dine_time.nanos:
+        raise invalid("dine_time", "must be in whole seconds")
+    return wire.from_timestamp(message.dine_time, "dine_time")
 
-    def text(
-        self, field: str, value: str, longest: int, *, optional: bool = False, lines: bool = False
-    ) -> str:
-        """A text of at most `longest` characters by the rules of `wire.text`; "" stands in for a wrong
-        one."""
-        try:
-            return wire.text(field, value, longest, optional=optional, lines=lines)
-        except Refusal as refusal:
-            return self._note(refusal, "")
 
-    def number(self, field: str, value: int, lowest: int, highest: int) -> int:
-        """A number between `lowest` and `highest`, both included; `lowest` stands in for a wrong one."""
-        try:
-            return wire.between(field, value, lowest, highest)
-        except Refusal as refusal:
-            return self._note(refusal, lowest)
-
-    def dine_time(self, message: Message) -> datetime:
-        """The `dine_time` of the request, aware UTC in whole seconds; the epoch stands in for a wrong one."""
-        try:
-            wire.present(message, "dine_time")
-            value: Timestamp = message.dine_time  # type: ignore[attr-defined]  # both requests have it
-            if value.nanos:
-                raise invalid("dine_time", "must be in whole seconds")
-            return wire.from_timestamp(value, "dine_time")
-        except Refusal as refusal:
-            return self._note(refusal, _EPOCH)
-
-    def day(self, field: str, value: str) -> date:
-        """A day in the form YYYY-MM-DD whose bounds are instants in every time zone; `date.min` stands in for
-        a wrong one."""
-        try:
-            # date.fromisoformat alone takes the week dates of ISO 8601 too, such as 2027-W18-6.
-            if not _DAY.fullmatch(wire.required(field, value)):
-                raise ValueError("not in the form YYYY-MM-DD")
-            day = date.fromisoformat(value)
-            if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
-                raise ValueError("of no year that a table can be booked for")
-            return day
-        except ValueError:
-            return self._note(invalid(field, _WHICH_DAY), date.min)
-        except Refusal as refusal:
-            return self._note(refusal, date.min)
-
-    def wrong(self, field: str, description: str) -> None:
-        """Adds what the caller found wrong itself, to be told by `close`."""
-        self._wrong.append(Violation(field, description))
-
-    def close(self) -> None:
-        """Refuses the request if anything was wrong."""
-        if self._wrong:
-            raise invalid_all(self._wrong)
-
-    def _note(self, refusal: Refusal, instead: V) -> V:
-        self._wrong.extend(refusal.violations)
-        return instead
+def day(field: str, value: str) -> date:
+    """A day in the form YYYY-MM-DD whose bounds are instants in every time zone."""
+    # date.fromisoformat alone takes the week dates of ISO 8601 too, such as 2027-W18-6.
+    if _DAY.fullmatch(wire.required(field, value)):
+        with suppress(ValueError):
+            found = date.fromisoformat(value)
+            if _FIRST_YEAR <= found.year <= _LAST_YEAR:
+                return found
+    raise invalid(field, _WHICH_DAY)
 
 
 def from_create(request: reservation_service_pb2.CreateReservationRequest, customer_id: str) -> Order:
     """The order of the customer whose token came with the call. Refuses with all that is wrong with the
     request."""
     form = Form()
-    request_id = form.uuid("request_id", request.request_id)
-    restaurant_id = form.uuid("restaurant_id", request.restaurant_id)
-    dine_time = form.dine_time(request)
-    party_size = form.number("party_size", request.party_size, 1, MAX_PARTY)
+    request_id = form.read(wire.uuid_field, "request_id", request.request_id)
+    restaurant_id = form.read(wire.uuid_field, "restaurant_id", request.restaurant_id)
+    at = form.read(dine_time, request)
+    party_size = form.read(wire.between, "party_size", request.party_size, 1, MAX_PARTY)
     shown = request.policy_etag
     if shown:
-        form.text("policy_etag", shown, MAX_ETAG)
+        form.read(wire.text, "policy_etag", shown, MAX_ETAG)
     else:
         form.wrong("policy_etag", _WHICH_POLICY)
-    token = form.text("payment_token", request.payment_token, MAX_TOKEN)
-    note = form.text("note", request.note, MAX_NOTE, optional=True, lines=True)
+    token = form.read(wire.text, "payment_token", request.payment_token, MAX_TOKEN)
+    note = form.read(wire.text, "note", request.note, MAX_NOTE, optional=True, lines=True)
     form.close()
-    body = _hash("CreateReservation", restaurant_id, _micros(dine_time), party_size, shown, token, note)
-    return Order(customer_id, request_id, restaurant_id, dine_time, party_size, shown, note, token, body)
+    body = _hash("CreateReservation", restaurant_id, _micros(at), party_size, shown, token, note)
+    return Order(customer_id, request_id, restaurant_id, at, party_size, shown, note, token, body)
 
 
 def from_modify(request: reservation_service_pb2.ModifyReservationRequest, customer_id: str) -> Change:
     """The change of the customer whose token came with the call; what the request leaves out stays as it is.
     Refuses with all that is wrong with it, also if nothing is to change."""
     form = Form()
-    reservation_id = form.uuid("reservation_id", request.reservation_id)
-    request_id = form.uuid("request_id", request.request_id)
-    etag = form.text("etag", request.etag, MAX_ETAG)
-    dine_time = form.dine_time(request) if request.HasField("dine_time") else None
+    reservation_id = form.read(wire.uuid_field, "reservation_id", request.reservation_id)
+    request_id = form.read(wire.uuid_field, "request_id", request.request_id)
+    etag = form.read(wire.text, "etag", request.etag, MAX_ETAG)
+    at = form.read(dine_time, request) if request.HasField("dine_time") else None
     party_size = None
     if request.HasField("party_size"):
-        party_size = form.number("party_size", request.party_size, 1, MAX_PARTY)
+        party_size = form.read(wire.between, "party_size", request.party_size, 1, MAX_PARTY)
     note = None
     if request.HasField("note"):
-        note = form.text("note", request.note, MAX_NOTE, optional=True, lines=True)
-    token = form.text("payment_token", request.payment_token, MAX_TOKEN, optional=True)
+        note = form.read(wire.text, "note", request.note, MAX_NOTE, optional=True, lines=True)
+    token = form.read(wire.text, "payment_token", request.payment_token, MAX_TOKEN, optional=True)
     if not any(request.HasField(field) for field in ("dine_time", "party_size", "note")):
         for field in ("dine_time", "party_size", "note"):
             form.wrong(field, "one of dine_time, party_size and note is required")
     form.close()
-    time = None if dine_time is None else _micros(dine_time)
+    time = None if at is None else _micros(at)
     body = _hash("ModifyReservation", reservation_id, etag, time, party_size, token, note)
     return Change(
         customer_id,
         request_id,
         reservation_id,
         etag,
-        RequestedChange(dine_time, party_size, note),
+        RequestedChange(at, party_size, note),
         token,
         body,
     )

@@ -9,6 +9,7 @@ import grpc
 
 from dinemesh.kit import call, paging, wire
 from dinemesh.kit.call import CUSTOMER, STAFF
+from dinemesh.kit.form import Form
 from dinemesh.kit.interceptors import ANYONE, Access
 from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
 from dinemesh.reservation.v1 import reservation_service_pb2 as pb
@@ -18,12 +19,12 @@ from reservation_svc.domain import FINAL, Caller, Reservation
 from reservation_svc.usecases import cancel, modify, read, reserve
 from reservation_svc.usecases.context import ReservationContext
 
-SERVICE = "dinemesh.reservation.v1.ReservationService"
+SERVICE_NAME = "dinemesh.reservation.v1.ReservationService"
 
 _CUSTOMER: Access = frozenset({CUSTOMER})
 _BOTH: Access = frozenset({CUSTOMER, STAFF})
 ACCESS: dict[str, Access] = {
-    f"/{SERVICE}/{method}": access
+    f"/{SERVICE_NAME}/{method}": access
     for method, access in {
         "CreateReservation": _CUSTOMER,
         "GetReservation": _BOTH,
@@ -129,10 +130,10 @@ class ReservationServicer(reservation_service_pb2_grpc.ReservationServiceService
     async def ListAvailableSlots(
         self, request: pb.ListAvailableSlotsRequest, context: Context
     ) -> pb.ListAvailableSlotsResponse:
-        form = messages.Form()
-        restaurant_id = form.uuid("restaurant_id", request.restaurant_id)
-        day = form.day("date", request.date)
-        party_size = form.number("party_size", request.party_size, 1, messages.MAX_PARTY)
+        form = Form()
+        restaurant_id = form.read(wire.uuid_field, "restaurant_id", request.restaurant_id)
+        day = form.read(messages.day, "date", request.date)
+        party_size = form.read(wire.between, "party_size", request.party_size, 1, messages.MAX_PARTY)
         form.close()
         size = paging.page_size(request.page_size, SLOT_PAGE_SIZE, MAX_SLOT_PAGE_SIZE)
         scope = restaurant_id, day.isoformat(), party_size

@@ -14,12 +14,12 @@ from dinemesh.kit.settings import load
 from dinemesh.restaurant.v1 import events_pb2
 from dinemesh.restaurant.v1.restaurant_service_pb2_grpc import add_RestaurantServiceServicer_to_server
 from restaurant_svc import handlers, messages, persistence
-from restaurant_svc.servicer import ACCESS, SERVICE, RestaurantServicer
-from restaurant_svc.settings import Settings
+from restaurant_svc.servicer import ACCESS, SERVICE_NAME, RestaurantServicer
+from restaurant_svc.settings import RestaurantSettings
 from restaurant_svc.usecases import Restaurants
 
 
-def build(settings: Settings) -> Service:
+def build(settings: RestaurantSettings) -> Service:
     """The service with all its parts; `run` starts them."""
     service = Service("restaurant", settings)
     store = service.open_store("restaurant_svc")
@@ -50,13 +50,13 @@ def build(settings: Settings) -> Service:
     service.add_servicer(
         add_RestaurantServiceServicer_to_server,
         RestaurantServicer(restaurants, service.changes, service.pace),
-        SERVICE,
+        SERVICE_NAME,
         ACCESS,
     )
     return service
 
 
-def quota(settings: Settings) -> Quota:
+def quota(settings: RestaurantSettings) -> Quota:
     """What one restaurant may change."""
     return Quota(
         at_once=settings.changes_at_once,
@@ -67,7 +67,7 @@ def quota(settings: Settings) -> Quota:
 
 async def run() -> None:
     """Until SIGTERM or SIGINT."""
-    await build(load(Settings)).run()
+    await build(load(RestaurantSettings)).run()
 
 
 if __name__ == "__main__":

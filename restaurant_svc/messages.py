@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import date, datetime, time, timedelta
+from typing import Any, Literal, NamedTuple
 
 from google.protobuf.message import Message
 from google.type import timeofday_pb2
 
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import paging, wire
+from dinemesh.kit.form import Form
 from dinemesh.kit.outbox import OutgoingEvent
-from dinemesh.kit.refusal import Violation, invalid, invalid_all
+from dinemesh.kit.refusal import invalid
 from dinemesh.reservation.v1 import events_pb2 as reservation_events_pb2
 from dinemesh.reservation.v1 import reservation_pb2
 from dinemesh.restaurant.v1 import events_pb2, restaurant_pb2, restaurant_service_pb2
@@ -94,11 +95,13 @@ def to_policy(policy: Policy) -> restaurant_pb2.Policy:
 
 def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
     """The policy of a request; its bounds are the domain's to check."""
-    wire.present(policy, "deposit_per_person", f"{field}.deposit_per_person")
-    amount, currency = wire.from_money(policy.deposit_per_person, f"{field}.deposit_per_person")
-    acceptance = _ACCEPTANCE.get(policy.acceptance)
-    if acceptance is None:
-        raise invalid(f"{field}.acceptance", "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")
+    form = Form()
+    deposit = form.read(_deposit_of, policy, f"{field}.deposit_per_person")
+    acceptance = _ACCEPTANCE.get(policy.acceptance, Acceptance.AUTO)
+    if policy.acceptance not in _ACCEPTANCE:
+        form.wrong(f"{field}.acceptance", "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")
+    form.close()
+    amount, currency = deposit
     return Policy(
         deposit_per_person=amount,
         currency=currency,
@@ -113,6 +116,11 @@ def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
     )
 
 
+def _deposit_of(policy: restaurant_pb2.Policy, field: str) -> tuple[int, str]:
+    wire.present(policy, "deposit_per_person", field)
+    return wire.from_money(policy.deposit_per_person, field)
+
+
 def to_slot(slot: Slot) -> restaurant_pb2.Slot:
     """A slot for answers and events; a capacity of 0 is a closed one."""
     return restaurant_pb2.Slot(
@@ -122,44 +130,51 @@ def to_slot(slot: Slot) -> restaurant_pb2.Slot:
 
 def from_opening(request: restaurant_service_pb2.OpenSlotsRequest) -> Span:
     """Which slots to open. An empty list of times is refused: what was lost on the way must not mean all."""
-    span = _span(request, request.times)
-    if not span.times:
-        raise invalid("times", "must have at least one entry, such as 19:00; nothing stands for all of them")
+    form = Form()
+    span = form.read(_span, request, request.times)
+    if not request.times:
+        form.wrong("times", "must have at least one entry, such as 19:00; nothing stands for all of them")
+    form.close()
     return span
 
 
 def from_closing(request: restaurant_service_pb2.CloseSlotsRequest) -> Span:
     """Which slots to close: exactly one of `times` and `all_times` says so, for the reason above."""
+    form = Form()
+    span = form.read(_span, request, None if request.all_times else request.times)
     if bool(request.times) == request.all_times:
-        raise invalid_all(
-            [
-                Violation("times", "must have at least one entry, unless all_times is true"),
-                Violation(
-                    "all_times", "must be true to close all slots of the days, and only if times is empty"
-                ),
-            ]
-        )
-    return _span(request, None if request.all_times else request.times)
+        form.wrong("times", "must have at least one entry, unless all_times is true")
+        form.wrong("all_times", "must be true to close all slots of the days, and only if times is empty")
+    form.close()
+    return span
 
 
 def _span(
     request: restaurant_service_pb2.OpenSlotsRequest | restaurant_service_pb2.CloseSlotsRequest,
     times: Sequence[timeofday_pb2.TimeOfDay] | None,
 ) -> Span:
-    wire.present(request, "first_date")
-    wire.present(request, "last_date")
+    form = Form()
+    first, last = form.read(_date, request, "first_date"), form.read(_date, request, "last_date")
     # Before any of them is looked at: a call over gRPC may bring hundreds of thousands.
+    read: tuple[time, ...] | None = None
     if times is not None and len(times) > domain.MAX_SLOTS_OF_DAY:
-        raise invalid(
+        form.wrong(
             "times", f"must have at most {domain.MAX_SLOTS_OF_DAY} entries, one for each minute of a day"
         )
-    return Span(
-        first_date=wire.from_date(request.first_date, "first_date"),
-        last_date=wire.from_date(request.last_date, "last_date"),
-        times=None
-        if times is None
-        else tuple(wire.from_time_of_day(at, f"times[{number}]") for number, at in enumerate(times)),
-    )
+    elif times is not None:
+        read = tuple(
+            form.read(wire.from_time_of_day, at, f"times[{number}]") for number, at in enumerate(times)
+        )
+    form.close()
+    return Span(first_date=first, last_date=last, times=read)
+
+
+def _date(
+    request: restaurant_service_pb2.OpenSlotsRequest | restaurant_service_pb2.CloseSlotsRequest,
+    field: Literal["first_date", "last_date"],
+) -> date:
+    wire.present(request, field)
+    return wire.from_date(getattr(request, field), field)
 
 
 # --- bookings

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from dinemesh.kit import call, paging, wire
 from dinemesh.kit.call import OPERATOR, STAFF
+from dinemesh.kit.form import Form
 from dinemesh.kit.interceptors import ANYONE, Access
 from dinemesh.kit.refusal import Refusal, invalid
 from dinemesh.kit.watch import Changes, End, Heartbeat, Pace, tail
@@ -21,12 +22,12 @@ from restaurant_svc import domain, messages
 from restaurant_svc.domain import Booking, BookingFilter, Cursor
 from restaurant_svc.usecases import Restaurants
 
-SERVICE = "dinemesh.restaurant.v1.RestaurantService"
+SERVICE_NAME = "dinemesh.restaurant.v1.RestaurantService"
 
 _STAFF: Access = frozenset({STAFF})
 _OPERATOR: Access = frozenset({OPERATOR})
 ACCESS: dict[str, Access] = {
-    f"/{SERVICE}/{method}": access
+    f"/{SERVICE_NAME}/{method}": access
     for method, access in {
         "ListRestaurants": ANYONE,
         "GetRestaurant": ANYONE,
@@ -48,6 +49,7 @@ PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 MAX_NAME = domain.MAX_NAME
 MAX_STATES = 20
+MAX_ETAG = 64
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 _StaffRequest: TypeAlias = (
@@ -91,11 +93,12 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
     async def CreateRestaurant(
         self, request: pb.CreateRestaurantRequest, context: Context
     ) -> pb.CreateRestaurantResponse:
-        request_id = wire.uuid_field("request_id", request.request_id)
-        name = wire.text("name", request.name, MAX_NAME)
-        time_zone = wire.required("time_zone", request.time_zone)
-        wire.present(request, "policy")
-        policy = messages.from_policy(request.policy, "policy")
+        form = Form()
+        request_id = form.read(wire.uuid_field, "request_id", request.request_id)
+        name = form.read(wire.text, "name", request.name, MAX_NAME)
+        time_zone = form.read(wire.required, "time_zone", request.time_zone)
+        policy = form.read(_policy, request)
+        form.close()
         restaurant = await self._restaurants.create(
             call.identity().subject, request_id, name, time_zone, policy
         )
@@ -105,18 +108,22 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
         self, request: pb.UpdateRestaurantRequest, context: Context
     ) -> pb.UpdateRestaurantResponse:
         restaurant_id = _own_restaurant(request.restaurant_id)
-        etag = wire.text("etag", request.etag, 64)
-        name = wire.text("name", request.name, MAX_NAME) if request.HasField("name") else None
-        policy = messages.from_policy(request.policy, "policy") if request.HasField("policy") else None
-        if name is None and policy is None:
-            raise invalid("name", "name or policy is required")
+        form = Form()
+        etag = form.read(wire.text, "etag", request.etag, MAX_ETAG)
+        name = form.read(wire.text, "name", request.name, MAX_NAME) if request.HasField("name") else None
+        policy = form.read(_policy, request) if request.HasField("policy") else None
+        if not request.HasField("name") and not request.HasField("policy"):
+            form.wrong("name", "name or policy is required")
+        form.close()
         restaurant = await self._restaurants.update(restaurant_id, etag, name, policy)
         return pb.UpdateRestaurantResponse(restaurant=messages.to_restaurant(restaurant))
 
     async def OpenSlots(self, request: pb.OpenSlotsRequest, context: Context) -> pb.OpenSlotsResponse:
         restaurant_id = _own_restaurant(request.restaurant_id)
-        span = messages.from_opening(request)
-        capacity = wire.between("capacity", request.capacity, 1, domain.MAX_CAPACITY)
+        form = Form()
+        span = form.read(messages.from_opening, request)
+        capacity = form.read(wire.between, "capacity", request.capacity, 1, domain.MAX_CAPACITY)
+        form.close()
         slots = await self._restaurants.open_slots(restaurant_id, span, capacity)
         return pb.OpenSlotsResponse(slots=[messages.to_slot(one) for one in slots])
 
@@ -128,15 +135,15 @@ class RestaurantServicer(restaurant_service_pb2_grpc.RestaurantServiceServicer):
     async def ListBookings(
         self, request: pb.ListBookingsRequest, context: Context
     ) -> pb.ListBookingsResponse:
-        which = BookingFilter(
-            restaurant_id=_own_restaurant(request.restaurant_id),
-            start=_time(request, "start_time"),
-            end=_time(request, "end_time"),
-            states=_states(request),
-        )
-        if which.start is not None and which.end is not None and which.end <= which.start:
-            raise invalid("end_time", "must be after start_time")
-        size = paging.page_size(request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        restaurant_id = _own_restaurant(request.restaurant_id)
+        form = Form()
+        start, end = form.read(_time, request, "start_time"), form.read(_time, request, "end_time")
+        states = form.read(_states, request)
+        size = form.read(paging.page_size, request.page_size, PAGE_SIZE, MAX_PAGE_SIZE)
+        if start is not None and end is not None and end <= start:
+            form.wrong("end_time", "must be after start_time")
+        form.close()
+        which = BookingFilter(restaurant_id, start, end, states)
         scope = messages.scope_of(which)
         after = messages.BOOKING_PAGES.decode(request.page_token, *scope)
         found = await self._restaurants.list_bookings(which, after, size + 1)
@@ -209,18 +216,29 @@ def _own_restaurant(value: str) -> str:
 def _staff_call(request: _StaffRequest) -> tuple[str, str, int]:
     """(restaurant_id, reservation_id, revision)"""
     restaurant_id = _own_restaurant(request.restaurant_id)
-    reservation_id = wire.uuid_field("reservation_id", request.reservation_id)
+    form = Form()
+    reservation_id = form.read(wire.uuid_field, "reservation_id", request.reservation_id)
     if request.revision < 1:
-        raise invalid("revision", "must be 1 or more")
+        form.wrong("revision", "must be 1 or more")
+    form.close()
     return restaurant_id, reservation_id, request.revision
 
 
 def _states(request: pb.ListBookingsRequest) -> frozenset[domain.BookingState]:
     if len(request.states) > MAX_STATES:
         raise invalid("states", f"must have at most {MAX_STATES} entries")
-    return frozenset(
-        messages.from_booking_state(state, f"states[{number}]") for number, state in enumerate(request.states)
+    form = Form()
+    states = frozenset(
+        form.read(messages.from_booking_state, state, f"states[{number}]")
+        for number, state in enumerate(request.states)
     )
+    form.close()
+    return states
+
+
+def _policy(request: pb.CreateRestaurantRequest | pb.UpdateRestaurantRequest) -> domain.Policy:
+    wire.present(request, "policy")
+    return messages.from_policy(request.policy, "policy")
 
 
 def _time(request: pb.ListBookingsRequest, field: str) -> datetime | None:

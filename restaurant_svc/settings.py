@@ -7,7 +7,7 @@ from pydantic import Field
 from dinemesh.kit.settings import ServiceSettings
 
 
-class Settings(ServiceSettings):
+class RestaurantSettings(ServiceSettings):
     """Settings of the restaurant service, DINEMESH_* in the environment."""
 
     changes_at_once: int = Field(default=4, ge=1)

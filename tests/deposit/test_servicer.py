@@ -336,6 +336,9 @@ async def test_bad_questions_are_named_too(client: Client) -> None:
         assert (await refused(client.list(page_token=junk))).fields == ("page_token",)
     assert (await refused(client.retry("x", new_id()))).fields == ("deposit_id",)
     assert (await refused(client.retry(new_id(), ""))).fields == ("refund_id",)
+    assert (await refused(client.retry("", ""))).fields == ("deposit_id", "refund_id")
+    everything = await refused(client.list(reservation_id="x", page_size=-1))
+    assert everything.fields == ("reservation_id", "page_size")
 
 
 # When the outcome is unknown

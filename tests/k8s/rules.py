@@ -15,7 +15,7 @@ from dinemesh.kit.settings import PREFIX, ServiceSettings
 from history_svc.settings import HistorySettings
 from local_mesh.cluster import SECRETS
 from reservation_svc.settings import ReservationSettings
-from restaurant_svc.settings import Settings as RestaurantSettings
+from restaurant_svc.settings import RestaurantSettings
 from tests.k8s import schemas
 from tests.k8s.rendered import Cluster, Object, Workload
 

@@ -46,7 +46,7 @@ class Client:
 
     async def call_raw(self, method: str, body: bytes) -> bytes:
         """A call whose request is these bytes."""
-        path = f"/{servicer.SERVICE}/{method}"
+        path = f"/{servicer.SERVICE_NAME}/{method}"
         raw: Any = self.channel.unary_unary(path)
         answer: bytes = await raw(body, metadata=self.token("alice"), timeout=SECONDS)
         return answer
@@ -71,7 +71,7 @@ async def serving(ctx: ReservationContext, folder: Path) -> AsyncIterator[tuple[
     service.add_servicer(
         reservation_service_pb2_grpc.add_ReservationServiceServicer_to_server,
         servicer.ReservationServicer(ctx, service.changes, service.pace),
-        servicer.SERVICE,
+        servicer.SERVICE_NAME,
         servicer.ACCESS,
     )
     task = asyncio.create_task(service.run())

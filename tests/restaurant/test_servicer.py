@@ -715,10 +715,23 @@ async def test_other_bad_requests_are_refused_by_field(client: Client) -> None:
             "MarkNoShow",
             pb.MarkNoShowRequest(restaurant_id=key, reservation_id="x\0", revision=1),
         ),
+        # All that is wrong is told at once.
+        ("reservation_id revision", "AcceptBooking", pb.AcceptBookingRequest(restaurant_id=key)),
+        ("etag name", "UpdateRestaurant", pb.UpdateRestaurantRequest(restaurant_id=key)),
+        ("first_date last_date times capacity", "OpenSlots", pb.OpenSlotsRequest(restaurant_id=key)),
+        ("first_date last_date times all_times", "CloseSlots", pb.CloseSlotsRequest(restaurant_id=key)),
+        (
+            "states[0] page_size",
+            "ListBookings",
+            pb.ListBookingsRequest(restaurant_id=key, states=[0], page_size=-1),  # type: ignore[list-item]
+        ),
     ]
-    for field, name, request in cases:
+    for fields, name, request in cases:
         told = await client.refused(name, request, staff)
-        assert (told.code, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,)), (name, request)
+        wanted = grpc.StatusCode.INVALID_ARGUMENT, tuple(fields.split())
+        assert (told.code, told.fields) == wanted, (name, request)
+    told = await client.refused("CreateRestaurant", pb.CreateRestaurantRequest(), client.operator())
+    assert told.fields == ("request_id", "name", "time_zone", "policy")
 
 
 async def test_a_junk_resume_token_is_refused_by_field(client: Client) -> None:

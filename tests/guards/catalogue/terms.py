@@ -38,7 +38,7 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.messages",
-                "_micros(dine_time), party_size, shown, token, note)\n    return Order",
+                "_micros(at), party_size, shown, token, note)\n    return Order",
                 "_micros(dine_time), party_size, token, note)\n    return Order",
             ),
         ),
