@@ -18,7 +18,7 @@ def subscription(deposits: Deposits) -> Subscription:
     def on_reservation(tx: Transaction, event: Received[Any]) -> None:
         snapshot = event.message.reservation
         deposits.apply_instructions(
-            tx, messages.instructions(snapshot), snapshot.customer_id, snapshot.reservation_id
+            tx, messages.from_reservation(snapshot), snapshot.customer_id, snapshot.reservation_id
         )
 
     return Subscription(

@@ -36,7 +36,7 @@ RESERVATION_EVENTS = (
 )
 
 
-def order(request: service_pb.CreateDepositRequest) -> tuple[Order, str]:
+def from_create(request: service_pb.CreateDepositRequest) -> tuple[Order, str]:
     """What to charge, and the payment token, which goes to the provider and nowhere else."""
     form = Form()
     deposit_id = form.read(wire.uuid_field, "deposit_id", request.deposit_id)
@@ -57,14 +57,14 @@ def _amount(request: service_pb.CreateDepositRequest) -> Money:
     return amount
 
 
-def instructions(snapshot: reservation_events.ReservationSnapshot) -> Sequence[Instruction]:
+def from_reservation(snapshot: reservation_events.ReservationSnapshot) -> Sequence[Instruction]:
     """All money instructions so far. Voids come last, so that parts ordered back keep their own ids."""
     refunds = (RefundOrder(one.refund_id, one.deposit_id, _money(one.amount)) for one in snapshot.refunds)
     forfeits = (ForfeitOrder(one.forfeit_id, one.deposit_id, _money(one.amount)) for one in snapshot.forfeits)
     return [*refunds, *forfeits, *(VoidOrder(one.deposit_id) for one in snapshot.voids)]
 
 
-def deposit_message(deposit: Deposit) -> pb.Deposit:
+def to_deposit(deposit: Deposit) -> pb.Deposit:
     """A deposit as an answer shows it: its state is `standing`, and a tombstone has no amounts."""
     return pb.Deposit(
         **_state(deposit),

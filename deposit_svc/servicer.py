@@ -42,14 +42,14 @@ class DepositServicer(deposit_service_pb2_grpc.DepositServiceServicer):
     ) -> pb.CreateDepositResponse:
         if identity().subject != CHARGING_SERVICE:
             raise Refusal("PERMISSION_DENIED", f"only the service {CHARGING_SERVICE} may charge")
-        order, payment_token = messages.order(request)
+        order, payment_token = messages.from_create(request)
         deposit = await self._deposits.create(order, payment_token)
-        return pb.CreateDepositResponse(deposit=messages.deposit_message(deposit))
+        return pb.CreateDepositResponse(deposit=messages.to_deposit(deposit))
 
     async def GetDeposit(self, request: pb.GetDepositRequest, context: Context) -> pb.GetDepositResponse:
         deposit_id = wire.uuid_field("deposit_id", request.deposit_id)
         deposit = await self._deposits.get(deposit_id, identity().subject)
-        return pb.GetDepositResponse(deposit=messages.deposit_message(deposit))
+        return pb.GetDepositResponse(deposit=messages.to_deposit(deposit))
 
     async def ListDeposits(
         self, request: pb.ListDepositsRequest, context: Context
@@ -66,9 +66,7 @@ class DepositServicer(deposit_service_pb2_grpc.DepositServiceServicer):
         if len(found) > size:
             last = found[size - 1]
             more = messages.PAGES.encode(messages.Place(last.create_time, last.deposit_id), *scope)
-        return pb.ListDepositsResponse(
-            deposits=map(messages.deposit_message, found[:size]), next_page_token=more
-        )
+        return pb.ListDepositsResponse(deposits=map(messages.to_deposit, found[:size]), next_page_token=more)
 
     async def RetryRefund(self, request: pb.RetryRefundRequest, context: Context) -> pb.RetryRefundResponse:
         form = Form()
@@ -76,4 +74,4 @@ class DepositServicer(deposit_service_pb2_grpc.DepositServiceServicer):
         refund_id = form.read(wire.uuid_field, "refund_id", request.refund_id)
         form.close()
         deposit = await self._deposits.retry_refund(deposit_id, refund_id)
-        return pb.RetryRefundResponse(deposit=messages.deposit_message(deposit))
+        return pb.RetryRefundResponse(deposit=messages.to_deposit(deposit))

@@ -20,7 +20,7 @@ def subscription(timeline: Timeline) -> Subscription:
         on_events(tx, [event])
 
     def on_events(tx: Transaction, events: Sequence[Received[Any]]) -> None:
-        timeline.record(tx, *messages.recorded(events))
+        timeline.record(tx, *messages.from_events(events))
 
     return Subscription(
         queue=QUEUE,

@@ -102,7 +102,7 @@ async def rebuild_view(store: Store, amqp_url: str) -> Rebuilt:
 
     def read(event: Archived) -> Entry | None:
         try:
-            return messages.entry_of(inbox.decode(event.envelope))
+            return messages.from_event(inbox.decode(event.envelope))
         except (Undecodable, Refusal):
             return None
 

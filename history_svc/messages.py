@@ -37,7 +37,7 @@ from history_svc.domain import (
 # Events in
 
 
-def entry_of(event: Received[Any]) -> Entry:
+def from_event(event: Received[Any]) -> Entry:
     """The entry of an event. One whose type is not among `READERS` is kept by its type and its ids."""
     reader = READERS.get(type(event.message))
     if reader is None:
@@ -46,10 +46,10 @@ def entry_of(event: Received[Any]) -> Entry:
     return domain.entry(_origin(event), kind, facts)
 
 
-def recorded(events: Sequence[Received[Any]]) -> tuple[list[Entry], list[Archived]]:
+def from_events(events: Sequence[Received[Any]]) -> tuple[list[Entry], list[Archived]]:
     """The entries of events, and the events as they came."""
     archived = [Archived(event.event_id, event.envelope.SerializeToString()) for event in events]
-    return [entry_of(event) for event in events], archived
+    return [from_event(event) for event in events], archived
 
 
 Reader = Callable[[Any], tuple[Kind, Facts]]
@@ -212,7 +212,7 @@ def _name(enum: Any, value: int, prefix: str) -> str:
 # Entries out
 
 
-def entry_message(entry: Entry) -> history_pb2.TimelineEntry:
+def to_entry(entry: Entry) -> history_pb2.TimelineEntry:
     """An entry as the contract shows it."""
     origin, facts = entry.origin, entry.facts
     message = history_pb2.TimelineEntry(

@@ -49,7 +49,7 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
         page = await self._timeline.entries(*scope, after, size)
         token = messages.PAGES.encode(page.next_place, *scope) if page.next_place else ""
         return api.ListTimelineEntriesResponse(
-            entries=map(messages.entry_message, page.entries), next_page_token=token
+            entries=map(messages.to_entry, page.entries), next_page_token=token
         )
 
     async def WatchTimeline(
@@ -68,7 +68,7 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
                 else:
                     entry, place = item
                     yield api.WatchTimelineResponse(
-                        entry=messages.entry_message(entry),
+                        entry=messages.to_entry(entry),
                         resume_token=messages.resume_token(place, customer_id, reservation_id),
                     )
 

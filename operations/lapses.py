@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from dinemesh.kit.instants import from_micros, to_micros
 from dinemesh.kit.store import Store, StoreUnavailable, Transaction
 from operations.events import existing
 from operations.refunds import NotDone
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HELD = text("SELECT trusted_time, held_time, held_count FROM reconcile_clock WHERE held_time IS NOT NULL")
 _LET = text(
     "UPDATE reconcile_clock SET trusted_time = :until, held_time = NULL, held_count = 0, alive_count = 0"
@@ -24,7 +24,7 @@ async def let_lapse(database_url: str, until: datetime) -> str:
     does it within seconds. What becomes due later is judged by itself, so a second jump needs a second word.
     Answers with what was done. Raises NotDone for a time that nobody has looked at, Unwritable."""
     name = existing(database_url)
-    moment = (until - _EPOCH) // timedelta(microseconds=1)
+    moment = to_micros(until)
 
     def change(tx: Transaction) -> str:
         held = tx.execute(_HELD).one_or_none()
@@ -49,5 +49,5 @@ async def let_lapse(database_url: str, until: datetime) -> str:
 
 
 def _told(microseconds: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=microseconds)
+    moment = from_micros(microseconds)
     return moment.isoformat().replace("+00:00", "Z")

@@ -9,13 +9,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, bindparam, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
+
+from dinemesh.kit.instants import from_micros
 
 CONNECT_SECONDS = 5
 BUSY_SECONDS = 10
@@ -24,7 +26,6 @@ PART = 2000
 _PAGE = 1000
 _CACHE_KILOBYTES = 16_384
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
 Keyed = tuple[Any, T]
 """A row and its key. Text is ordered by code points, on both engines."""
@@ -190,7 +191,7 @@ def in_step(
 
 def instant(microseconds: int) -> datetime:
     """Times are microseconds since 1970 in every database."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return from_micros(microseconds)
 
 
 def place(kind: type[Any], name: str) -> int:

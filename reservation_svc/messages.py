@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -16,6 +16,7 @@ from dinemesh.deposit.v1 import events_pb2 as deposit_events_pb2
 from dinemesh.event.v1 import envelope_pb2
 from dinemesh.kit import paging, wire
 from dinemesh.kit.form import Form
+from dinemesh.kit.instants import to_micros
 from dinemesh.kit.outbox import OutgoingEvent
 from dinemesh.kit.refusal import invalid
 from dinemesh.reservation.v1 import events_pb2, reservation_pb2, reservation_service_pb2
@@ -51,8 +52,6 @@ MAX_NOTE = 500
 MAX_TOKEN = 128
 MAX_ETAG = 64
 MAX_PARTY = 1000  # the largest that any policy allows
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _WHICH_POLICY = (
     "is required: the policy_etag of the answer of ListAvailableSlots (or GetRestaurant) that was shown"
 )
@@ -119,7 +118,7 @@ def from_create(request: reservation_service_pb2.CreateReservationRequest, custo
     token = form.read(wire.text, "payment_token", request.payment_token, MAX_TOKEN)
     note = form.read(wire.text, "note", request.note, MAX_NOTE, optional=True, lines=True)
     form.close()
-    body = _hash("CreateReservation", restaurant_id, _micros(at), party_size, shown, token, note)
+    body = _hash("CreateReservation", restaurant_id, to_micros(at), party_size, shown, token, note)
     return Order(customer_id, request_id, restaurant_id, at, party_size, shown, note, token, body)
 
 
@@ -142,7 +141,7 @@ def from_modify(request: reservation_service_pb2.ModifyReservationRequest, custo
         for field in ("dine_time", "party_size", "note"):
             form.wrong(field, "one of dine_time, party_size and note is required")
     form.close()
-    time = None if at is None else _micros(at)
+    time = None if at is None else to_micros(at)
     body = _hash("ModifyReservation", reservation_id, etag, time, party_size, token, note)
     return Change(
         customer_id,
@@ -158,10 +157,6 @@ def from_modify(request: reservation_service_pb2.ModifyReservationRequest, custo
 def _hash(*values: object) -> str:
     """Of the contents of a request; the payment token is in it, and cannot be read from it."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
-def _micros(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MICROSECOND
 
 
 class Place(NamedTuple):

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from dinemesh.kit.currency import is_means_of_payment
 from dinemesh.kit.digest import digest
+from dinemesh.kit.instants import EPOCH
 from dinemesh.kit.refusal import Refusal, Violation, invalid, invalid_all
 
 DAY_SECONDS = 86_400
@@ -22,7 +23,7 @@ DAY_SECONDS = 86_400
 MAX_NAME = 200
 
 # Before any booking.
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST = EPOCH
 
 # One call speaks of at most this many slots: a year of evenings, with a table each quarter of an hour.
 MAX_SLOTS = 10_000

@@ -243,7 +243,7 @@ class World:
         message: Any = event.message
         if source == "reservation":
             if self.is_news("deposit", source, event):
-                for order in deposit_messages.instructions(message.reservation):
+                for order in deposit_messages.from_reservation(message.reservation):
                     key = (type(order).__name__, order.instruction_id)
                     if key not in self.obeyed:
                         self.obey(key, order)

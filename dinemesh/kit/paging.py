@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from dinemesh.kit import wire
+from dinemesh.kit.instants import EPOCH, from_micros, to_micros
 from dinemesh.kit.refusal import Refusal, invalid
 
 P = TypeVar("P", bound=tuple[Any, ...])
 Scalar: TypeAlias = str | int | None
 
 _MAX_TOKEN = 2048  # the longest that is made here, a name of 200 characters outside of Latin, has 1,200
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
 _BIGINT = 2**63 - 1
 
 
@@ -101,17 +100,17 @@ class Number:
 class Instant:
     """An aware UTC datetime to the microsecond, both bounds included; written as microseconds since 1970."""
 
-    first: dt.datetime = _EPOCH
+    first: dt.datetime = EPOCH
     last: dt.datetime = _LAST
 
     def pack(self, value: dt.datetime) -> int:
-        return (value - _EPOCH) // _MICROSECOND
+        return to_micros(value)
 
     def unpack(self, packed: object) -> dt.datetime:
         micros = _a(int, packed)
         if not self.pack(self.first) <= micros <= self.pack(self.last):
             raise ValueError("out of range")
-        return _EPOCH + micros * _MICROSECOND
+        return from_micros(micros)
 
 
 @dataclass(frozen=True, slots=True)

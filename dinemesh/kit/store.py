@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from sqlalchemy import BigInteger
@@ -33,6 +33,7 @@ from sqlalchemy.sql.schema import Table
 from sqlalchemy.types import TypeDecorator
 
 from dinemesh.kit import crash, engines, rounds, telemetry
+from dinemesh.kit.instants import from_micros, to_micros
 from dinemesh.kit.refusal import Refusal
 from dinemesh.kit.store_errors import CommitInDoubt, StoreInUse, StoreUnavailable
 
@@ -83,9 +84,6 @@ READER_REST_SECONDS = 0.5
 _IN_DOUBT = "the outcome of a commit is unknown"
 _STALLED = "the database does not answer"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
 
 class Instant(TypeDecorator[datetime]):
     """An aware UTC datetime, stored as BIGINT microseconds since the epoch on both engines."""
@@ -94,10 +92,10 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else to_micros(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else from_micros(value)
 
 
 class _Moment:

@@ -19,14 +19,13 @@ from google.type.money_pb2 import Money
 from google.type.timeofday_pb2 import TimeOfDay
 
 from dinemesh.kit.currency import decimals
+from dinemesh.kit.instants import EPOCH, to_micros
 from dinemesh.kit.refusal import invalid
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
 _NANOS = 1_000_000_000
 # Years 1 to 9999, as google.protobuf.Timestamp promises.
-_FIRST_SECOND = int((dt.datetime.min.replace(tzinfo=dt.UTC) - _EPOCH).total_seconds())
-_LAST_SECOND = int((dt.datetime.max.replace(tzinfo=dt.UTC) - _EPOCH).total_seconds())
+_FIRST_SECOND = int((dt.datetime.min.replace(tzinfo=dt.UTC) - EPOCH).total_seconds())
+_LAST_SECOND = int((dt.datetime.max.replace(tzinfo=dt.UTC) - EPOCH).total_seconds())
 _MAX_MINOR = 10**15  # far above any amount of money, far below what a BIGINT holds
 
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
@@ -41,8 +40,7 @@ V = TypeVar("V")
 
 def to_timestamp(instant: dt.datetime) -> Timestamp:
     """An aware datetime as Timestamp, to the microsecond."""
-    micros = (instant - _EPOCH) // _MICROSECOND
-    seconds, rest = divmod(micros, 1_000_000)
+    seconds, rest = divmod(to_micros(instant), 1_000_000)
     return Timestamp(seconds=seconds, nanos=rest * 1000)
 
 
@@ -50,7 +48,7 @@ def from_timestamp(value: Timestamp, field: str) -> dt.datetime:
     """A Timestamp as aware UTC datetime; what is finer than a microsecond is cut off."""
     if not (_FIRST_SECOND <= value.seconds <= _LAST_SECOND and 0 <= value.nanos < _NANOS):
         raise invalid(field, "is not a valid timestamp")
-    return _EPOCH + dt.timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
+    return EPOCH + dt.timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
 
 
 def to_duration(value: dt.timedelta | float) -> Duration:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
+from dinemesh.kit.instants import to_micros
 from operations.checks.check import Check
 from operations.limits import Limits
 from operations.report import Pending, Violation
@@ -60,7 +61,7 @@ def _remedy(key: _Key, held: int, is_known: bool) -> str:
     if not is_known:
         return f"{kept} The slot is not on record: open it again."
     restaurant_id, dine_time = key
-    micros = (dine_time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    micros = to_micros(dine_time)
     return (
         f"{kept} make stop SERVICE=reservation, then in its database: UPDATE slots SET sold = {held} WHERE"
         f" restaurant_id = '{restaurant_id}' AND dine_time = {micros}; then make start SERVICE=reservation"

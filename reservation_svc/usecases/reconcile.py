@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
 from functools import partial
 
 from dinemesh.kit import crash, failing, telemetry
+from dinemesh.kit.instants import EPOCH
 from dinemesh.kit.store import CommitInDoubt, StoreUnavailable, Transaction
 from reservation_svc.domain import Move, Reservation
 from reservation_svc.persistence import clock, reservations
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 # One turn takes this many, so that a long outage is worked off in steps beside the calls.
 BATCH = 100
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 LATE = telemetry.gauge(
     "settling_late_seconds", "How long an attempt, deadline or unmarked booking has waited past its time."
@@ -38,7 +37,7 @@ async def reconcile(ctx: ReservationContext) -> None:
     """One turn of the reconciling task. Several pods may run it: every move is guarded."""
     while True:
         verdict = await _judge(ctx)
-        until = verdict.until or _NEVER
+        until = verdict.until or EPOCH
         due, lateness, failed = await ctx.store.read(
             lambda tx: (
                 reservations.due(tx, verdict.now, BATCH, until),  # noqa: B023  awaited at once

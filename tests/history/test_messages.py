@@ -33,12 +33,12 @@ def concerns_a_customer(event: type[Message]) -> bool:
 
 @pytest.mark.parametrize("event", stories.all_events(), ids=lambda event: event.__name__)
 def test_every_event_of_a_customer_has_a_kind_of_its_name(event: type[Message]) -> None:
-    entry = messages.entry_of(received(stories.envelope(event(), aggregate_id="a-1", customer_id="alice")))
+    entry = messages.from_event(received(stories.envelope(event(), aggregate_id="a-1", customer_id="alice")))
     if not concerns_a_customer(event):
         assert entry.kind is Kind.UNKNOWN
         return
     assert entry.kind.value.replace("_", "").lower() == event.__name__.lower()
-    shown = messages.entry_message(entry)
+    shown = messages.to_entry(entry)
     assert history_pb2.TimelineEntryKind.Name(shown.kind) == f"TIMELINE_ENTRY_KIND_{entry.kind.value}"
 
 
@@ -64,7 +64,7 @@ def test_an_entry_shows_what_the_event_said() -> None:
     body = stories.envelope(
         event, aggregate_id="r-1", customer_id="alice", reservation_id="r-1", event_id="e-1"
     )
-    shown = messages.entry_message(messages.entry_of(received(body)))
+    shown = messages.to_entry(messages.from_event(received(body)))
     assert shown == history_pb2.TimelineEntry(
         event_id="e-1",
         kind=history_pb2.TIMELINE_ENTRY_KIND_RESERVATION_CANCELLED,
@@ -93,7 +93,7 @@ def test_a_no_show_shows_all_that_was_forfeited() -> None:
     event = reservation_events.ReservationNoShowRecorded(
         reservation=stories.reservation("r-1", "alice", forfeits=forfeits)
     )
-    entry = messages.entry_of(received(stories.envelope(event, aggregate_id="r-1")))
+    entry = messages.from_event(received(stories.envelope(event, aggregate_id="r-1")))
     assert entry.facts.forfeited == Money(12000, "EUR")
 
 
@@ -106,7 +106,7 @@ def test_an_event_type_of_tomorrow_is_kept_by_type_and_ids() -> None:
         reservation_id="r-1",
         kind="dinemesh.marketing.v1.DishRecommended",
     )
-    entry = messages.entry_of(received(body))
+    entry = messages.from_event(received(body))
     assert entry.kind is Kind.UNKNOWN
     assert (entry.origin.type, entry.origin.source) == ("dinemesh.marketing.v1.DishRecommended", "marketing")
     assert (entry.origin.aggregate_id, entry.origin.aggregate_version) == ("m-1", 7)
@@ -117,7 +117,7 @@ def test_an_event_type_of_tomorrow_is_kept_by_type_and_ids() -> None:
 def test_a_state_of_tomorrow_is_shown_by_its_number() -> None:
     event = reservation_events.ReservationPlaced()
     event.reservation.state = 99  # type: ignore[assignment]
-    assert messages.entry_of(received(stories.envelope(event, aggregate_id="r-1"))).facts.state == "99"
+    assert messages.from_event(received(stories.envelope(event, aggregate_id="r-1"))).facts.state == "99"
 
 
 PLACE = Place(stories.START + timedelta(microseconds=7), "e-9")

@@ -38,8 +38,8 @@ GUARDS = (
         (
             Edit(
                 "reservation_svc.messages",
-                "_micros(at), party_size, shown, token, note)\n    return Order",
-                "_micros(dine_time), party_size, token, note)\n    return Order",
+                "to_micros(at), party_size, shown, token, note)\n    return Order",
+                "to_micros(at), party_size, token, note)\n    return Order",
             ),
         ),
         (
