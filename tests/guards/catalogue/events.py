@@ -149,7 +149,7 @@ GUARDS = (
             Edit(
                 "restaurant_svc.domain",
                 "if snapshot.version <= booking.heard_version:",
-                "if heard is booking:",
+                "if snapshot is booking:",
             ),
         ),
         (

@@ -145,7 +145,7 @@ GUARDS = (
             Edit(
                 "restaurant_svc.domain",
                 "if snapshot.terms.revision > booking.terms.revision and _are_here(booking, snapshot.terms):",
-                "if heard is None:",
+                "if snapshot is None:",
             ),
         ),
         (
