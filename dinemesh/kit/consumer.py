@@ -324,11 +324,11 @@ class Consumer:
         must not go with the others; and from a subscriber's queue messages also fall out, which are no dead
         letters.
         """
-        is_guest, is_single = self.subscription.max_length is not None, len(parts) == 1
-        if is_single and not is_guest:
+        is_outside, is_single = self.subscription.max_length is not None, len(parts) == 1
+        if is_single and not is_outside:
             return False
         # The broker itself puts away what was delivered more often than the limit.
-        limit = DELIVERY_LIMIT if is_guest else DELIVERY_LIMIT - 1
+        limit = DELIVERY_LIMIT if is_outside else DELIVERY_LIMIT - 1
         deliveries_before = int(str(message.headers.get("x-delivery-count", 0)))
         if deliveries_before < limit and any(outcome == _FAILED for _, outcome in missed):
             return False

@@ -429,7 +429,7 @@ GUARDS = (
         (
             Witness(
                 _TOPOLOGY + "test_a_full_queue_of_somebody_elses_holds_up_nobody",
-                "await until(hears(sqlite_store, *said))",
+                "await until(all_refused)",
             ),
         ),
     ),

@@ -18,7 +18,8 @@ GUARDS = (
             Edit(
                 "dinemesh.kit.outbox",
                 "tx.append(\n            self._insert,",
-                "second = tx._connection.engine.connect()\n"
+                "import sqlalchemy\n\n"
+                "        second = sqlalchemy.create_engine(tx._connection.engine.url).connect()\n"
                 "        second.execute(\n            self._insert,",
             ),
             Edit(
