@@ -97,9 +97,7 @@ def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
     """The policy of a request; its bounds are the domain's to check."""
     form = Form()
     deposit = form.read(_deposit_of, policy, f"{field}.deposit_per_person")
-    acceptance = _ACCEPTANCE.get(policy.acceptance, Acceptance.AUTO)
-    if policy.acceptance not in _ACCEPTANCE:
-        form.wrong(f"{field}.acceptance", "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")
+    acceptance = form.read(_acceptance_of, policy, f"{field}.acceptance")
     form.close()
     amount, currency = deposit
     return Policy(
@@ -119,6 +117,13 @@ def from_policy(policy: restaurant_pb2.Policy, field: str) -> Policy:
 def _deposit_of(policy: restaurant_pb2.Policy, field: str) -> tuple[int, str]:
     wire.present(policy, "deposit_per_person", field)
     return wire.from_money(policy.deposit_per_person, field)
+
+
+def _acceptance_of(policy: restaurant_pb2.Policy, field: str) -> Acceptance:
+    acceptance = _ACCEPTANCE.get(policy.acceptance)
+    if acceptance is None:
+        raise invalid(field, "must be ACCEPTANCE_MODE_AUTO or ACCEPTANCE_MODE_MANUAL")
+    return acceptance
 
 
 def to_slot(slot: Slot) -> restaurant_pb2.Slot:

@@ -35,6 +35,7 @@ QUICK = (
     "tests/reservation",
     "tests/restaurant",
     "tests/test_any_order",
+    "tests/test_architecture",
     "tests/test_checklist",
     "tests/test_promises",
     "tests/test_readme",

@@ -113,7 +113,7 @@ async def together(*coros: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        await asyncio.gather(*map(cancel, tasks))
+        await asyncio.gather(*(cancel(one) for one in tasks if not one.done()))
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
